@@ -1,0 +1,44 @@
+# Needs only Python 3.11+ and make. The virtual environment is made once and again only when the lock changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.PHONY: help demo test lint bench soak lock clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (once, about a minute)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP)  ## PostgreSQL and a MongoDB-protocol server, synchronised both ways, verified
+	@$(BIN)/sync-worker demo $(ARGS)
+
+test: $(STAMP)  ## the whole suite, real servers included
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP)  ## every figure of the budget in one run
+	@$(BIN)/python -m load.bench $(ARGS)
+
+soak: $(STAMP)  ## schedules and kills without end; SCHEDULES=1000000 KILLS=200
+	@$(BIN)/python -m load.soak $(ARGS)
+
+lock: $(STAMP)  ## resolve pyproject.toml again
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --all-extras --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements.lock pyproject.toml
+
+clean:  ## remove the virtual environment
+	rm -rf $(VENV)

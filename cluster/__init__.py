@@ -1,0 +1,1 @@
+"""Configuration, topology, launch, supervision and the command line."""

@@ -1,0 +1,1 @@
+"""The audit log: every change, decision and conflict, durable before its position is released."""

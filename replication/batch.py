@@ -1,0 +1,129 @@
+"""Batches to apply: one marker, and per table one Arrow record batch of rows to write.
+
+System columns of an apply batch, before the table's data columns in schema order:
+
+    _op      int8     UPDATE writes the row (insert or update), DELETE removes it
+    _key     binary   canonical key; each key once per batch
+    _have    binary   bit per data column to write (little-endian); null means all
+    _origin  int16    index of the node where the version was written, in the sorted node names
+    _hi, _lo uint64, uint32   the version's order in that node's log
+    _hlc     int64    hybrid time, microseconds since 1970 and up
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import pyarrow as pa
+
+from replication.marker import Marker
+
+APPLY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
+    ("_op", pa.int8()),
+    ("_key", pa.binary()),
+    ("_have", pa.binary()),
+    ("_origin", pa.int16()),
+    ("_hi", pa.uint64()),
+    ("_lo", pa.uint32()),
+    ("_hlc", pa.int64()),
+)
+VERSION_COLUMNS = ("_op", "_key", "_origin", "_hi", "_lo", "_hlc")
+
+
+def apply_schema(data: pa.Schema) -> pa.Schema:
+    """The schema of an apply batch whose table has the data columns `data`."""
+    return pa.schema([pa.field(n, t) for n, t in APPLY_COLUMNS] + list(data))
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """Rows to write to one table; see the module's docstring for the columns."""
+
+    table: str
+    rows: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyBatch:
+    """One transaction for one node: the marker, then the rows of every table."""
+
+    node: str
+    marker: Marker
+    tables: Sequence[TableRows]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it writes or deletes."""
+        return sum(t.rows.num_rows for t in self.tables)
+
+
+class Outcome(StrEnum):
+    """What became of an apply batch."""
+
+    COMMITTED = "committed"
+    FENCED = "fenced"
+    """The node refused it: a newer incarnation of the shard is at work, or a batch before it is missing."""
+    ALREADY = "already"
+    """The node held it: an earlier try had committed although its answer was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A row that a node keeps refusing, set aside so that every other key flows on."""
+
+    table: str
+    key: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The answer of an applier.
+
+    Attributes:
+        outcome: see `Outcome`.
+        held: rows that were left out of the transaction because the node refuses them.
+        missing: (table, key) of partial rows that the node does not hold, so nothing could be updated;
+            they must be sent again in full.
+    """
+
+    outcome: Outcome
+    held: Sequence[HeldRow] = ()
+    missing: Sequence[tuple[str, bytes]] = field(default=())
+
+
+def pack_versions(tables: Sequence[TableRows]) -> bytes:
+    """Pack key, origin, order and hybrid time of every row: one zstd-compressed Arrow IPC stream.
+
+    Args:
+        tables: the batch's tables; the table's name is added as a dictionary column `_table`.
+    """
+    parts = []
+    for t in tables:
+        arrays = [t.rows.column(name) for name in VERSION_COLUMNS]
+        name = pa.DictionaryArray.from_arrays(
+            pa.array([0] * t.rows.num_rows, pa.int32()), pa.array([t.table])
+        )
+        parts.append(
+            pa.RecordBatch.from_arrays([name.cast(pa.utf8()), *arrays], ["_table", *VERSION_COLUMNS])
+        )
+    if not parts:
+        return b""
+    table = pa.Table.from_batches(parts).combine_chunks()
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def unpack_versions(packed: bytes) -> pa.Table:
+    """Undo `pack_versions`: columns `_table` and `VERSION_COLUMNS`. Empty bytes give an empty table."""
+    if not packed:
+        types = dict(APPLY_COLUMNS)
+        fields = [("_table", pa.utf8())] + [(n, types[n]) for n in VERSION_COLUMNS]
+        return pa.schema(fields).empty_table()
+    with pa.ipc.open_stream(packed) as reader:
+        return reader.read_all()

@@ -1,0 +1,121 @@
+"""Changes as they travel from a log to the resolver: one Arrow record batch per table.
+
+Every batch holds the system columns below, then the table's data columns in schema order. A delete
+fills the key columns only. The rows of one batch are in log order.
+
+    _op       int8     one of `Op`
+    _hi, _lo  uint64, uint32   the change's order in its log, see `position.order_of`
+    _ts       int64    commit time by the node's own clock, microseconds since 1970
+    _key      binary   the canonical key, see `key.encode_keys`
+    _have     binary   bit per data column that holds a value (little-endian); null means all
+    _changed  binary   bit per data column that differs from the before-image; null means unknown
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import pyarrow as pa
+
+from replication.marker import Marker
+from replication.position import Position
+
+
+class Op(IntEnum):
+    """What happened to the row."""
+
+    INSERT = 1
+    UPDATE = 2
+    DELETE = 3
+    READ = 4
+    """Not a change: a row as the initial copy read it. It never wins over a change."""
+
+
+SYSTEM_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
+    ("_op", pa.int8()),
+    ("_hi", pa.uint64()),
+    ("_lo", pa.uint32()),
+    ("_ts", pa.int64()),
+    ("_key", pa.binary()),
+    ("_have", pa.binary()),
+    ("_changed", pa.binary()),
+)
+
+
+def change_schema(data: pa.Schema) -> pa.Schema:
+    """The schema of a change batch whose table has the data columns `data`."""
+    return pa.schema([pa.field(n, t) for n, t in SYSTEM_COLUMNS] + list(data))
+
+
+@dataclass(frozen=True, slots=True)
+class TableChanges:
+    """Rows of one table, in log order; see the module's docstring for the columns."""
+
+    table: str
+    rows: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes that applications made, of whole transactions or of a part of one too large to hold.
+
+    `end` is the position of the last change; resuming there re-reads nothing of this event.
+    """
+
+    tables: Sequence[TableChanges]
+    end: Position
+
+    @property
+    def rows(self) -> int:
+        """How many changes."""
+        return sum(t.rows.num_rows for t in self.tables)
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """One of our own apply transactions, seen in the node's log.
+
+    `rows` is filled only while the source decodes echoes (replay, initial copy); the values are what
+    the node made of them. `end` is the last position of the transaction where the engine knows it,
+    else the marker's.
+    """
+
+    marker: Marker
+    end: Position
+    rows: Sequence[TableChanges] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """A watermark of the initial copy, seen in the log; `ident` is what was written."""
+
+    ident: str
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Nothing for us up to `end`: an idle log, or other people's tables."""
+
+    end: Position
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """The log says that a mapped table is no longer what it was: DDL, truncate, drop, rename.
+
+    Attributes:
+        table: canonical table name.
+        what: `truncate`, `alter`, `drop` or `rename`.
+        detail: a sentence for the operator.
+    """
+
+    table: str
+    what: str
+    detail: str
+    end: Position = field(default=Position(0))
+
+
+LogEvent = Changes | Echo | Watermark | Progress | SchemaChange

@@ -1,0 +1,25 @@
+"""The engines, by the name that the configuration uses."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from replication.engine import Engine
+from replication.errors import ConfigError
+from replication.schema import NodeConfig
+
+ENGINES = {
+    "postgres": "replication.engines.postgres:PostgresEngine",
+    "mongodb": "replication.engines.mongodb:MongoEngine",
+    "memory": "replication.engines.memory:MemoryEngine",
+}
+
+
+def load_engine(node: NodeConfig, group: str) -> Engine:
+    """The engine that serves `node`; its driver is imported only now."""
+    if node.engine not in ENGINES:
+        message = f"unknown engine {node.engine!r}"
+        raise ConfigError(message, node=node.name, hint=f"one of {', '.join(ENGINES)}")
+    module, name = ENGINES[node.engine].split(":")
+    return cast(Engine, getattr(import_module(module), name)(node, group))

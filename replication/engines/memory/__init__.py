@@ -1,0 +1,1 @@
+"""The in-memory engine: a database in one process, for tests and benchmarks."""

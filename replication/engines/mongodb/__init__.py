@@ -1,0 +1,1 @@
+"""The MongoDB engine: change stream in, multi-document transactions out."""

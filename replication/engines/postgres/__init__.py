@@ -1,0 +1,1 @@
+"""The PostgreSQL engine: pgoutput in, COPY and upsert out."""

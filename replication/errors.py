@@ -1,0 +1,94 @@
+"""One tree of errors. An error says whether to try again or to stop.
+
+    SyncError
+    ├── Transient              try again, with backoff
+    │   ├── NodeUnavailable    the connection or the server is away
+    │   └── Contention         deadlock, serialization failure, write conflict
+    └── Terminal               stop; somebody must act
+        ├── ConfigError        the configuration is wrong; names the path and the fix
+        ├── PreflightFailed    a node cannot take part as it is set up
+        ├── LogLost            the log no longer reaches back to our position
+        ├── SchemaChanged      a mapped table is no longer what it was
+        ├── Fenced             a newer incarnation is at work; this one must end
+        └── RowRefused         the node refuses this row; others may pass
+
+Every error carries the node, the position where it is known, and a hint; it survives pickling, since
+it crosses actors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SyncError(Exception):
+    """Root of the tree.
+
+    Args:
+        message: what happened, one sentence.
+        node: the node it happened at.
+        position: the order in that node's log, if known.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, *, node: str = "", position: int | None = None, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.node = node
+        self.position = position
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.__dict__)
+
+    def __str__(self) -> str:
+        where = f"{self.node}: " if self.node else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{where}{self.message}{hint}"
+
+
+def _rebuild(kind: type[SyncError], message: str, state: dict[str, Any]) -> SyncError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(state)
+    error.args = (message,)
+    return error
+
+
+class Transient(SyncError):
+    """Try again, with backoff."""
+
+
+class NodeUnavailable(Transient):
+    """The connection or the server is away."""
+
+
+class Contention(Transient):
+    """Another transaction was in the way: deadlock, serialization failure, write conflict."""
+
+
+class Terminal(SyncError):
+    """Trying again will not help; somebody must act."""
+
+
+class ConfigError(Terminal):
+    """The configuration is wrong; the message names the path in the file, the hint the fix."""
+
+
+class PreflightFailed(Terminal):
+    """A node cannot take part as it is set up."""
+
+
+class LogLost(Terminal):
+    """The log no longer reaches back to our position: a re-snapshot is needed."""
+
+
+class SchemaChanged(Terminal):
+    """A mapped table is no longer what it was."""
+
+
+class Fenced(Terminal):
+    """A newer incarnation is at work; this one must end."""
+
+
+class RowRefused(Terminal):
+    """The node refuses this row, whatever else is in the transaction."""

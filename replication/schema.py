@@ -1,0 +1,105 @@
+"""Tables, columns, and how they are named on each node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from replication.types import CanonicalType
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table, the same on every node but for its name.
+
+    Attributes:
+        name: the canonical name, as the configuration writes it.
+        type: the canonical type.
+        nullable: whether the node that declared it accepts null.
+        generated: computed by the database (stored or virtual); read but never written.
+        default: the default expression in the declaring engine's dialect, or None.
+    """
+
+    name: str
+    type: CanonicalType
+    nullable: bool = True
+    generated: bool = False
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """The canonical shape of a table: mapped columns in order, and the key."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema of the data columns, without system columns."""
+        return pa.schema([(c.name, c.type.arrow) for c in self.columns])
+
+    def column(self, name: str) -> Column:
+        """The column called `name`; KeyError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    def index(self, name: str) -> int:
+        """The column's place, which is also its bit in `_have` and `_changed`."""
+        return next(i for i, c in enumerate(self.columns) if c.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class TableMapping:
+    """What the configuration says of one table.
+
+    Attributes:
+        name: the table's name in the configuration.
+        key: canonical names of the key columns, in key order.
+        names: node name to the table's name there (`schema.table` in PostgreSQL); complete for all nodes.
+        columns: canonical column name to {node name: column name or document path}, only where it differs.
+        exclude: canonical columns that never leave their node.
+        conflict: conflict policies, tried in order.
+        initial: the node whose rows are copied at the start, `merge`, or `none`.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    names: Mapping[str, str]
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    exclude: frozenset[str] = frozenset()
+    conflict: tuple[str, ...] = ("last_write_wins",)
+    initial: str = "none"
+
+    def local(self, node: str, column: str) -> str:
+        """What the canonical `column` is called on `node`; in MongoDB a dotted path."""
+        return self.columns.get(column, {}).get(node, column)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One database of the group. `dsn` may hold a password: never log it, use `redacted`."""
+
+    name: str
+    engine: str
+    dsn: str = field(repr=False)
+    priority: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A mapped table with its schema, once that has been read: what engines work with."""
+
+    mapping: TableMapping
+    schema: TableSchema
+
+    @property
+    def name(self) -> str:
+        """The canonical name."""
+        return self.mapping.name
