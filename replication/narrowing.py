@@ -1,0 +1,194 @@
+"""What an engine makes of a canonical value, and when two canonical values mean the same.
+
+The rule for a value that two nodes hold: it is the same if each one's value, narrowed to what the other
+node can hold, means the same. So PostgreSQL keeps its microseconds although MongoDB keeps
+milliseconds, and `verify` finds no difference. Declared narrowings:
+
+    postgres, memory   none
+    mongodb            timestamp, timestamptz   down to the millisecond (BSON date); infinities stay
+                       numeric                  34 significant digits, half to even (IEEE 754 decimal128)
+
+Everything works on whole columns; Python touches single values only where the text of JSON or an overlong
+number must be read.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.types import CanonicalType, Kind
+
+DECIMAL128_DIGITS = 34
+_DECIMAL128 = Context(
+    prec=DECIMAL128_DIGITS, rounding=ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[]
+)
+_INT64 = np.iinfo(np.int64)
+_NAN_BITS = np.float64("nan").view(np.int64)
+_ORJSON_UNSAFE = r"[0-9]{16}|[0-9][.eE]|-0\b|\\u[dD]"
+"""JSON whose numbers orjson would round or spell otherwise than `_number`, and lone surrogates."""
+
+
+def narrow(column: pa.Array, type: CanonicalType, engine: str) -> pa.Array:
+    """What a column's values look like after a node of `engine` has held them.
+
+    Idempotent. Nulls stay null; the Arrow type stays `type.arrow`. The column itself comes back when
+    nothing changes.
+
+    Args:
+        column: canonical values.
+        type: the column's canonical type.
+        engine: the engine's name, as in `NodeConfig.engine`.
+    """
+    if engine != "mongodb":
+        return column
+    if type.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
+        return _floor_to_milliseconds(column)
+    if type.kind is Kind.NUMERIC:
+        return _round_to_decimal128(column)
+    return column
+
+
+def comparable(column: pa.Array, type: CanonicalType) -> pa.Array:
+    """A normal form: two canonical values mean the same if and only if their normal forms are equal.
+
+    Nulls stay null. `pc.equal` decides equality of the result:
+
+        json, list        binary: compact, keys sorted, numbers in one spelling (1.0 is 1, -0 is 0)
+        numeric           text without superfluous zeros
+        float32, float64  int64: the bits of the float64, one NaN, -0 as 0
+        anything else     as it is
+    """
+    match type.kind:
+        case Kind.JSON:
+            return _normal_json(column, numeric_items=False)
+        case Kind.LIST:
+            return _normal_json(column, numeric_items=type.item is Kind.NUMERIC)
+        case Kind.NUMERIC:
+            return _normal_numeric(column)
+        case Kind.FLOAT32 | Kind.FLOAT64:
+            return _float_bits(column)
+        case _:
+            return column
+
+
+def _floor_to_milliseconds(column: pa.Array) -> pa.Array:
+    micros = pc.fill_null(column.view(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    rest = np.mod(micros, 1000)
+    rest[(micros == _INT64.min) | (micros == _INT64.max)] = 0
+    if not rest.any():
+        return column
+    mask = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    return pa.array(micros - rest, pa.int64(), mask=mask).view(column.type)
+
+
+def _round_to_decimal128(column: pa.Array) -> pa.Array:
+    # Fewer characters than that cannot have too many digits, nor leave the range of exponents.
+    suspect = pc.fill_null(pc.greater(pc.binary_length(column), DECIMAL128_DIGITS), False)
+    if not suspect.true_count:
+        return column
+    rounded = pa.array([_decimal128(v) for v in column.filter(suspect).to_pylist()], column.type)
+    return pc.replace_with_mask(column, suspect, rounded)
+
+
+def _decimal128(text: str) -> str:
+    value = Decimal(text)
+    rounded = _DECIMAL128.plus(value)
+    # Beyond decimal128's largest value: the node refuses it, so there is no narrowed form.
+    return text if rounded == value or not rounded.is_finite() else format(rounded, "f")
+
+
+def _normal_numeric(column: pa.Array) -> pa.Array:
+    column = column.cast(pa.utf8())
+    if pc.any(pc.match_substring_regex(column, r"[eE+]|^-?\.")).as_py():
+        column = pa.array([None if v is None else _plain(v) for v in column.to_pylist()], pa.utf8())
+    column = pc.replace_substring_regex(column, r"^([^.]*)(\.\d*?)0*$", r"\1\2")
+    column = pc.replace_substring_regex(column, r"\.$", "")
+    column = pc.replace_substring_regex(column, r"^(-?)0*(\d)", r"\1\2")
+    return pc.replace_substring_regex(column, r"^-0$", "0")
+
+
+def _plain(text: str) -> str:
+    value = Decimal(text)
+    return format(value, "f") if value.is_finite() else text
+
+
+def _float_bits(column: pa.Array) -> pa.Array:
+    column = column.cast(pa.float64())
+    values = pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False) + 0.0  # adding 0 turns -0 into 0
+    bits = np.where(np.isnan(values), _NAN_BITS, values.view(np.int64))
+    mask = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    return pa.array(bits, pa.int64(), mask=mask)
+
+
+def _normal_json(column: pa.Array, numeric_items: bool) -> pa.Array:
+    texts = column.cast(pa.utf8())
+    slow = pc.fill_null(pc.match_substring_regex(texts, _ORJSON_UNSAFE), False).to_pylist()
+    return pa.array(
+        [
+            None if text is None else _json(text, careful or numeric_items, numeric_items)
+            for text, careful in zip(texts.to_pylist(), slow, strict=True)
+        ],
+        pa.binary(),
+    )
+
+
+def _json(text: str, careful: bool, numeric_items: bool) -> bytes:
+    if not careful:
+        try:
+            return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONDecodeError:
+            pass  # what orjson refuses, NaN for one, is read below as every other parser reads it
+    parts: list[str] = []
+    try:
+        value = json.loads(text, parse_int=Decimal, parse_float=Decimal, parse_constant=Decimal)
+        if numeric_items and isinstance(value, list):
+            value = [Decimal(v) if isinstance(v, str) else v for v in value]
+        _spell(value, parts)
+    except RecursionError:  # nested too deeply to be read: equal only to itself
+        return text.encode()
+    return "".join(parts).encode("utf-8", "surrogatepass")
+
+
+def _spell(value: Any, parts: list[str]) -> None:
+    """Append the normal spelling, the same as orjson's with sorted keys."""
+    match value:
+        case dict():
+            parts.append("{")
+            for i, name in enumerate(sorted(value)):
+                parts.append("," if i else "")
+                parts.append(json.dumps(name, ensure_ascii=False) + ":")
+                _spell(value[name], parts)
+            parts.append("}")
+        case list():
+            parts.append("[")
+            for i, item in enumerate(value):
+                parts.append("," if i else "")
+                _spell(item, parts)
+            parts.append("]")
+        case Decimal():
+            parts.append(_number(value))
+        case _:
+            parts.append(json.dumps(value, ensure_ascii=False))
+
+
+def _number(value: Decimal) -> str:
+    if not value.is_finite():
+        return str(value)
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    text = "".join(map(str, digits)).lstrip("0")
+    significant = text.rstrip("0")
+    if not significant:
+        return "0"
+    exponent += len(text) - len(significant)
+    minus = "-" if sign else ""
+    if exponent >= 0 and len(significant) + exponent < 20:
+        return f"{minus}{significant}{'0' * exponent}"
+    return f"{minus}{significant}e{exponent}"
