@@ -81,7 +81,8 @@ def comparable(column: pa.Array, type: CanonicalType) -> pa.Array:
 def _floor_to_milliseconds(column: pa.Array) -> pa.Array:
     micros = pc.fill_null(column.view(pa.int64()), 0).to_numpy(zero_copy_only=False)
     rest = np.mod(micros, 1000)
-    rest[(micros == _INT64.min) | (micros == _INT64.max)] = 0
+    # The infinities, and what could not be floored within 64 bits.
+    rest[(micros < _INT64.min + 1000) | (micros == _INT64.max)] = 0
     if not rest.any():
         return column
     mask = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
