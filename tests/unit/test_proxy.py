@@ -145,7 +145,11 @@ def test_a_target_that_is_away_resets_the_client() -> None:
     nobody = socket.create_server(("127.0.0.1", 0))
     port = nobody.getsockname()[1]
     nobody.close()
-    with FaultProxy("127.0.0.1", port) as proxy, connect(proxy) as sock, pytest.raises(ConnectionResetError):
+    with (
+        FaultProxy("127.0.0.1", port) as proxy,
+        pytest.raises(ConnectionResetError),
+        connect(proxy) as sock,
+    ):
         sock.recv(1)
 
 
