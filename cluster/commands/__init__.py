@@ -1,0 +1,1 @@
+"""The commands of `sync-worker`, one module each; see `cluster.cli`."""
