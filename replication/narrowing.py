@@ -60,7 +60,7 @@ def comparable(column: pa.Array, type: CanonicalType) -> pa.Array:
 
     Nulls stay null. `pc.equal` decides equality of the result:
 
-        json, list        binary: compact, keys sorted, numbers in one spelling (1.0 is 1, -0 is 0)
+        json, list        text: compact, keys sorted, numbers in one spelling (1.0 is 1, -0 is 0)
         numeric           text without superfluous zeros
         float32, float64  int64: the bits of the float64, one NaN, -0 as 0
         anything else     as it is
@@ -130,22 +130,29 @@ def _float_bits(column: pa.Array) -> pa.Array:
 
 def _normal_json(column: pa.Array, numeric_items: bool) -> pa.Array:
     texts = column.cast(pa.utf8())
-    slow = pc.fill_null(pc.match_substring_regex(texts, _ORJSON_UNSAFE), False).to_pylist()
+    careful = pc.fill_null(pc.match_substring_regex(texts, _ORJSON_UNSAFE), False)
+    if numeric_items or careful.true_count:
+        read = [numeric_items or c for c in careful.to_pylist()]
+    else:
+        read = [False] * len(texts)
     return pa.array(
         [
-            None if text is None else _json(text, careful or numeric_items, numeric_items)
-            for text, careful in zip(texts.to_pylist(), slow, strict=True)
+            None if text is None else _read_json(text, numeric_items) if slowly else _quick_json(text)
+            for text, slowly in zip(texts.to_pylist(), read, strict=True)
         ],
-        pa.binary(),
+        pa.utf8(),
     )
 
 
-def _json(text: str, careful: bool, numeric_items: bool) -> bytes:
-    if not careful:
-        try:
-            return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS)
-        except orjson.JSONDecodeError:
-            pass  # what orjson refuses, NaN for one, is read below as every other parser reads it
+def _quick_json(text: str) -> str:
+    try:
+        # As text it takes the memory it needs; the bytes that orjson returns keep a kilobyte each alive.
+        return orjson.dumps(orjson.loads(text), None, orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONDecodeError:  # NaN for one, which other parsers read
+        return _read_json(text, numeric_items=False)
+
+
+def _read_json(text: str, numeric_items: bool) -> str:
     parts: list[str] = []
     try:
         value = json.loads(text, parse_int=Decimal, parse_float=Decimal, parse_constant=Decimal)
@@ -153,8 +160,9 @@ def _json(text: str, careful: bool, numeric_items: bool) -> bytes:
             value = [Decimal(v) if isinstance(v, str) else v for v in value]
         _spell(value, parts)
     except RecursionError:  # nested too deeply to be read: equal only to itself
-        return text.encode()
-    return "".join(parts).encode("utf-8", "surrogatepass")
+        return text
+    # A lone surrogate is spelled as its escape, which no other string can be: its backslash is doubled.
+    return "".join(parts).encode("utf-8", "backslashreplace").decode()
 
 
 def _spell(value: Any, parts: list[str]) -> None:
