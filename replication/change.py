@@ -118,4 +118,26 @@ class SchemaChange:
     end: Position = field(default=Position(0))
 
 
-LogEvent = Changes | Echo | Watermark | Progress | SchemaChange
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A change whose row cannot be read as the table's canonical types; the key must be held.
+
+    A node without declared columns (MongoDB) can hold any value anywhere, say text where the other nodes
+    have an integer. The log goes on behind it.
+
+    Attributes:
+        table: canonical table name.
+        key: the canonical key; empty if the key itself is what cannot be read.
+        reason: which column, which value, and why.
+        end: the change's own position.
+        ts: commit time by the node's own clock, microseconds since 1970.
+    """
+
+    table: str
+    key: bytes
+    reason: str
+    end: Position
+    ts: int = 0
+
+
+LogEvent = Changes | Echo | Watermark | Progress | SchemaChange | Unreadable
