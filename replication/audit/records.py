@@ -1,0 +1,202 @@
+"""The columns of the audit log's streams. Pure: nothing here knows files or a clock.
+
+`_recorded` is when the record reached the audit log, microseconds since 1970 by the writer's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.batch import Applied, ApplyBatch, Outcome, TableRows
+from replication.change import Op
+from replication.position import split_order
+
+CHANGES = "changes"
+DECISIONS = "decisions"
+CONFLICTS = "conflicts"
+OPERATOR = "operator"
+
+_HELD = "held"
+_RECORDED = ("_recorded", pa.int64())
+_ORIGIN = pa.schema([("_node", pa.utf8()), ("_shard", pa.int16()), _RECORDED])
+
+DECISION_SCHEMA = pa.schema(
+    [
+        ("_node", pa.utf8()),
+        ("_shard", pa.int16()),
+        ("_epoch", pa.int64()),
+        ("_seq", pa.int64()),
+        ("_table", pa.utf8()),
+        ("_op", pa.int8()),
+        ("_key", pa.binary()),
+        ("_origin", pa.utf8()),
+        ("_hi", pa.uint64()),
+        ("_lo", pa.uint32()),
+        ("_hlc", pa.int64()),
+        ("outcome", pa.utf8()),
+    ]
+)
+"""One row sent to `_node`, its version from `_origin`. `outcome` is `committed`, `held` or `fenced`."""
+
+CONFLICT_SCHEMA = pa.schema(
+    [
+        ("ident", pa.utf8()),
+        ("table", pa.utf8()),
+        ("key", pa.binary()),
+        ("key_text", pa.utf8()),
+        ("kind", pa.utf8()),
+        ("left_node", pa.utf8()),
+        ("left_hi", pa.uint64()),
+        ("left_lo", pa.uint32()),
+        ("left_ts", pa.int64()),
+        ("right_node", pa.utf8()),
+        ("right_hi", pa.uint64()),
+        ("right_lo", pa.uint32()),
+        ("right_ts", pa.int64()),
+        ("winner", pa.utf8()),
+        ("policy", pa.utf8()),
+        ("left_image", pa.utf8()),
+        ("right_image", pa.utf8()),
+    ]
+)
+
+OPERATOR_SCHEMA = pa.schema([("kind", pa.utf8()), ("detail", pa.utf8())])
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictRecord:
+    """Two writes of one key, neither of which saw the other, and how that was settled.
+
+    Attributes:
+        ident: the same text for the same two writes, however often they are read.
+        table: canonical table name.
+        key: canonical key.
+        key_text: the key for people.
+        kind: `insert_insert`, `update_update`, `update_delete`, `delete_update`, `delete_delete` or
+            `unique_violation`.
+        left_node: where the left write was made; `left_hi`, `left_lo` are its order in that node's log and
+            `left_ts` its commit time, microseconds since 1970. Likewise `right_*`.
+        winner: node of the surviving write, or `merged`.
+        policy: the policy that decided.
+        left_image: the written row as JSON text, None for a delete; likewise `right_image`.
+    """
+
+    ident: str
+    table: str
+    key: bytes
+    key_text: str
+    kind: str
+    left_node: str
+    left_hi: int
+    left_lo: int
+    left_ts: int
+    right_node: str
+    right_hi: int
+    right_lo: int
+    right_ts: int
+    winner: str
+    policy: str
+    left_image: str | None = None
+    right_image: str | None = None
+
+
+def stamp(rows: pa.RecordBatch, recorded: int) -> pa.RecordBatch:
+    """The rows with `_recorded` as their first column."""
+    column = pa.repeat(pa.scalar(recorded, pa.int64()), rows.num_rows)
+    schema = pa.schema([_RECORDED, *rows.schema])
+    return pa.RecordBatch.from_arrays([column, *rows.columns], schema=schema)
+
+
+def change_records(node: str, shard: int, rows: pa.RecordBatch, recorded: int) -> pa.RecordBatch:
+    """Change rows as they are recorded: where they came from, then the batch's own columns."""
+    count = rows.num_rows
+    constants = [
+        pa.repeat(pa.scalar(node), count),
+        pa.repeat(pa.scalar(shard, pa.int16()), count),
+        pa.repeat(pa.scalar(recorded, pa.int64()), count),
+    ]
+    schema = pa.schema([*_ORIGIN, *rows.schema])
+    return pa.RecordBatch.from_arrays([*constants, *rows.columns], schema=schema)
+
+
+def newer_than(rows: pa.RecordBatch, mark: int) -> tuple[pa.RecordBatch, int]:
+    """The rows of a change batch after the order `mark`, and the order of the last of them.
+
+    Rows that the initial copy read (`Op.READ`) have no place of their own in the log: all are kept, and none
+    moves the mark.
+    """
+    hi = rows.column("_hi").to_numpy()
+    lo = rows.column("_lo").to_numpy()
+    change = rows.column("_op").to_numpy() != Op.READ
+    mark_hi, mark_lo = split_order(mark)
+    new = (hi > np.uint64(mark_hi)) | ((hi == np.uint64(mark_hi)) & (lo > np.uint32(mark_lo)))
+    last = mark
+    places = np.flatnonzero(new & change)
+    if len(places):
+        last = (int(hi[places[-1]]) << 32) | int(lo[places[-1]])
+    keep = new | ~change
+    return (rows if keep.all() else rows.filter(pa.array(keep))), last
+
+
+def decision_records(batch: ApplyBatch, applied: Applied, nodes: Sequence[str]) -> pa.RecordBatch:
+    """What became of every row of an apply batch; the columns are `DECISION_SCHEMA`.
+
+    Args:
+        batch: what was sent.
+        applied: the node's answer.
+        nodes: sorted node names, which `_origin` indexes.
+    """
+    parts = [_decisions_of(batch, table, applied, nodes) for table in batch.tables]
+    if not parts:
+        return pa.RecordBatch.from_arrays(
+            [pa.array([], f.type) for f in DECISION_SCHEMA], schema=DECISION_SCHEMA
+        )
+    return pa.concat_batches(parts)
+
+
+def _decisions_of(
+    batch: ApplyBatch, table: TableRows, applied: Applied, nodes: Sequence[str]
+) -> pa.RecordBatch:
+    rows, marker = table.rows, batch.marker
+    count = rows.num_rows
+    fenced = applied.outcome is Outcome.FENCED
+    outcome = pa.repeat(pa.scalar("fenced" if fenced else "committed"), count)
+    held = [h.key for h in applied.held if h.table == table.table]
+    if held and not fenced:
+        is_held = pc.is_in(rows.column("_key"), value_set=pa.array(held, pa.binary()))
+        outcome = pc.if_else(is_held, pa.scalar(_HELD), outcome)
+    columns = [
+        pa.repeat(pa.scalar(batch.node), count),
+        pa.repeat(pa.scalar(marker.shard, pa.int16()), count),
+        pa.repeat(pa.scalar(marker.epoch, pa.int64()), count),
+        pa.repeat(pa.scalar(marker.seq, pa.int64()), count),
+        pa.repeat(pa.scalar(table.table), count),
+        rows.column("_op"),
+        rows.column("_key"),
+        pa.array(nodes, pa.utf8()).take(rows.column("_origin")),
+        rows.column("_hi"),
+        rows.column("_lo"),
+        rows.column("_hlc"),
+        outcome,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA)
+
+
+def conflict_records(conflicts: Sequence[ConflictRecord]) -> pa.RecordBatch:
+    """Conflicts as columns; see `CONFLICT_SCHEMA`."""
+    columns = [
+        pa.array([getattr(c, f.name) for c in conflicts], CONFLICT_SCHEMA.field(f.name).type)
+        for f in fields(ConflictRecord)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=CONFLICT_SCHEMA)
+
+
+def operator_records(records: Sequence[tuple[str, str]]) -> pa.RecordBatch:
+    """Operator records as columns: kind, and detail as JSON text."""
+    kinds, details = zip(*records, strict=True)
+    return pa.RecordBatch.from_arrays([pa.array(kinds), pa.array(details)], schema=OPERATOR_SCHEMA)

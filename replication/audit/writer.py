@@ -1,0 +1,332 @@
+"""`AuditWriter`: the one writer of a group's audit log.
+
+It gathers records in memory and writes them at `flush`; what was added before a `flush` that returned is
+durable. There is no back-pressure inside: whoever adds decides when to flush, see `pending_rows`. Finished
+segments are sealed on a thread of its own, so that a flush does not wait for Parquet. After an error the
+writer refuses to go on: close it, open another, and add again what had not been flushed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from replication.audit import store
+from replication.audit.records import (
+    CHANGES,
+    CONFLICTS,
+    DECISION_SCHEMA,
+    DECISIONS,
+    OPERATOR,
+    ConflictRecord,
+    change_records,
+    conflict_records,
+    newer_than,
+    operator_records,
+    stamp,
+)
+from replication.audit.segment import Header, Segment
+from replication.errors import ConfigError, Terminal
+
+RECENT_CONFLICTS = 1_000_000
+"""How many conflicts back a repeated one is recognised; a restart re-reads far fewer."""
+_MESSAGE_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Rolling:
+    """When a segment is finished: at this size, or this long after it was begun."""
+
+    bytes: int = 64 * 1024 * 1024
+    seconds: int = 3600
+
+
+class _Stream:
+    """One stream: what waits to be written, and the open segment."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.folder = store.stream_folder(root, name)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            store.sync_folder(self.folder.parent)
+            store.sync_folder(root)
+        found = store.recover_stream(self.folder)
+        self.number = found.next_number
+        self.digest = found.digest
+        self.cut = found.cut
+        self.to_seal = list(found.to_seal or ())
+        self.recorded = dict(found.marks or {})
+        """Marks of what is in the file."""
+        self.added = dict(self.recorded)
+        """Marks with what waits, too."""
+        self.waiting: list[tuple[pa.RecordBatch, str, str]] = []
+        self.segment: Segment | None = None
+        self.path = Path()
+        self.descriptor = -1
+        if found.open:
+            self.segment, self.path = found.open
+            self.descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+
+    def add(self, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:
+        self.waiting.append((rows, mark, order))
+        if mark:
+            self.added[mark] = order
+
+    def write(self, group: str, rolling: Rolling, now: int) -> None:
+        """Append what waits, durably; segments that this finishes are in `to_seal`."""
+        waiting, self.waiting = self.waiting, []
+        for _, alike in groupby(waiting, key=lambda item: item[0].schema):
+            items = list(alike)
+            segment = self._segment_for(items[0][0].schema, group, rolling, now)
+            self.recorded.update((mark, order) for _, mark, order in items if mark)
+            is_first = segment.size == 0
+            store.append(self.descriptor, segment.encode(_join([b for b, _, _ in items]), self.recorded))
+            if is_first:
+                store.sync_folder(self.folder)
+
+    def _segment_for(self, schema: pa.Schema, group: str, rolling: Rolling, now: int) -> Segment:
+        if self.segment is not None:
+            header = self.segment.header
+            old = self.segment.size >= rolling.bytes or now - header.opened >= rolling.seconds * 1_000_000
+            if not old and self.segment.schema.equals(schema):
+                return self.segment
+            self.finish()
+        header = Header(group, self.name, self.number, now, self.digest)
+        self.segment = Segment(header.on(schema))
+        self.path = self.folder / f"{self.number:08}.arrow"
+        self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self.number += 1
+        return self.segment
+
+    def finish(self) -> None:
+        if self.segment is not None:
+            self.close()
+            self.digest = self.segment.digest.hexdigest()
+            self.segment = None
+            self.to_seal.append(self.path)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class AuditWriter:
+    """Writes a group's audit log. Used by one thread.
+
+    Args:
+        path: the log's folder; made if it does not exist.
+        group: the group's name.
+        now: the clock, microseconds since 1970.
+        shards: how many shards the group has.
+        rolling: when segments are finished.
+
+    Raises:
+        AuditInUse: another process writes to this folder.
+        ConfigError: it is another group's, or `shards` changed although changes were on their way.
+        AuditDamaged: acknowledged records are damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        group: str,
+        now: Callable[[], int],
+        *,
+        shards: int = 1,
+        rolling: Rolling = Rolling(),
+    ) -> None:
+        self._root = path
+        self._group = group
+        self._now = now
+        self._shards = shards
+        self._rolling = rolling
+        self._streams: dict[str, _Stream] = {}
+        self._lock = store.lock(path)
+        self._sealer = ThreadPoolExecutor(1, "audit-seal")
+        self._sealing: list[Future[None]] = []
+        self._pending = 0
+        self._failed = False
+        try:
+            self._open()
+        except BaseException:
+            self._release()
+            raise
+
+    @property
+    def pending_rows(self) -> int:
+        """Records added since the last flush."""
+        return self._pending
+
+    def add_changes(self, node: str, shard: int, table: str, rows: pa.RecordBatch) -> int:
+        """Record captured changes; those at or below the highest order recorded already are dropped.
+
+        Args:
+            node: whose log they were read from.
+            shard: the shard that owns their keys.
+            table: canonical table name.
+            rows: as `replication.change` describes, in log order, going on where the last call of this node,
+                shard and table ended. Different changes must have different orders.
+
+        Returns:
+            how many rows are new.
+        """
+        stream = self._stream(f"{CHANGES}/{table}")
+        rows, last = newer_than(rows, self._mark(stream, node, shard))
+        if rows.num_rows:
+            records = change_records(node, shard, rows, self._now())
+            self._add(stream, records, f"{node}/{shard}/{self._shards}", f"{last:x}")
+        return int(rows.num_rows)
+
+    def add_decisions(self, decisions: pa.RecordBatch) -> None:
+        """Record what became of rows sent to a node; the columns are `records.DECISION_SCHEMA`."""
+        if decisions.num_rows:
+            columns = [decisions.column(f.name).cast(f.type) for f in DECISION_SCHEMA]
+            rows = pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA)
+            self._add(self._stream(DECISIONS), stamp(rows, self._now()))
+
+    def add_conflicts(self, conflicts: Sequence[ConflictRecord]) -> int:
+        """Record conflicts; those whose `ident` is on record already are dropped. Gives how many are new."""
+        new = {c.ident: c for c in reversed(conflicts) if c.ident not in self._idents}
+        if new:
+            self._idents.update(dict.fromkeys(new))
+            while len(self._idents) > RECENT_CONFLICTS:
+                del self._idents[next(iter(self._idents))]
+            rows = conflict_records(list(reversed(new.values())))
+            self._add(self._stream(CONFLICTS), stamp(rows, self._now()))
+        return len(new)
+
+    def add_operator(self, kind: str, detail: Any) -> None:
+        """Record what an operator or the program itself did; `detail` becomes JSON."""
+        text = json.dumps(detail, separators=(",", ":"))
+        self._add(self._stream(OPERATOR), stamp(operator_records([(kind, text)]), self._now()))
+
+    def flush(self) -> None:
+        """Write all that was added; when this returns, it is durable.
+
+        Raises:
+            OSError: the disk refused; the writer is of no more use.
+        """
+        if self._failed:
+            message = "the audit writer failed before and cannot go on"
+            raise Terminal(message, hint="open a new one")
+        # A second flush after half a one would put good records behind torn ones.
+        self._failed = True
+        self._check_sealing()
+        now = self._now()
+        for stream in self._streams.values():
+            if stream.waiting:
+                stream.write(self._group, self._rolling, now)
+            self._seal(stream)
+        self._pending = 0
+        self._failed = False
+
+    def close(self, *, drained: bool = False) -> None:
+        """Flush, finish sealing, and let the folder go; after a failure, only the last. Safe to call twice.
+
+        Args:
+            drained: nothing is on its way in the whole group, so that the next run may have other shards.
+        """
+        if self._lock < 0:
+            return
+        try:
+            if not self._failed:
+                self.flush()
+                self._sealer.shutdown(wait=True)
+                self._check_sealing()
+                store.write_manifest(self._root, store.Manifest(self._group, self._shards, drained))
+        finally:
+            self._release()
+
+    def _open(self) -> None:
+        manifest = store.read_manifest(self._root)
+        if manifest is not None:
+            self._check(manifest)
+        store.write_manifest(self._root, store.Manifest(self._group, self._shards, drained=False))
+        self._idents = self._recent_idents()
+        for name in store.streams(self._root):
+            self._stream(name)
+        for stream in list(self._streams.values()):
+            if stream.cut:
+                self.add_operator("audit_tail_cut", {"stream": stream.name, "bytes": stream.cut})
+        self.flush()
+
+    def _check(self, manifest: store.Manifest) -> None:
+        if manifest.group != self._group:
+            message = f"the audit log in {self._root} belongs to the group '{manifest.group}'"
+            raise ConfigError(message, hint="give each group an audit path of its own")
+        if manifest.shards != self._shards and not manifest.drained:
+            message = f"shards was {manifest.shards} and is {self._shards}, but changes were on their way"
+            hint = f"start once more with shards: {manifest.shards} and stop with SIGTERM, then change it"
+            raise ConfigError(message, hint=hint)
+
+    def _recent_idents(self) -> dict[str, None]:
+        newest: list[str] = []
+        for file in reversed(store.segments(store.stream_folder(self._root, CONFLICTS))):
+            for batch in store.read_tail(file):
+                newest += reversed(batch.column("ident").to_pylist())
+            if len(newest) >= RECENT_CONFLICTS:
+                break
+        return dict.fromkeys(reversed(newest))
+
+    def _mark(self, stream: _Stream, node: str, shard: int) -> int:
+        """The highest order recorded.
+
+        Marks made under another number of shards count for all: it changes only when nothing is on its way.
+        """
+        highest = 0
+        for mark, order in stream.added.items():
+            of_node, of_shard, of_shards = mark.split("/")
+            if of_node == node and (of_shards != str(self._shards) or of_shard == str(shard)):
+                highest = max(highest, int(order, 16))
+        return highest
+
+    def _stream(self, name: str) -> _Stream:
+        if name not in self._streams:
+            self._streams[name] = _Stream(self._root, name)
+        return self._streams[name]
+
+    def _add(self, stream: _Stream, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:
+        stream.add(rows, mark, order)
+        self._pending += rows.num_rows
+
+    def _seal(self, stream: _Stream) -> None:
+        self._sealing += [self._sealer.submit(store.seal, path) for path in stream.to_seal]
+        stream.to_seal = []
+
+    def _check_sealing(self) -> None:
+        done = [f for f in self._sealing if f.done()]
+        self._sealing = [f for f in self._sealing if not f.done()]
+        for future in done:
+            future.result()
+
+    def _release(self) -> None:
+        self._sealer.shutdown(wait=True)
+        for stream in self._streams.values():
+            stream.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _join(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Fewer, larger batches, since each costs a message; of bounded size, since offsets have 32 bits."""
+    joined: list[pa.RecordBatch] = []
+    part: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        if part and size + batch.nbytes > _MESSAGE_BYTES:
+            joined.append(pa.concat_batches(part))
+            part, size = [], 0
+        part.append(batch)
+        size += batch.nbytes
+    return [*joined, pa.concat_batches(part)]
