@@ -1,4 +1,4 @@
-"""One connection to a memory database: found by name on first use, cut when the database says so."""
+"""One connection to a memory database: found by name on first use, again after it was cut."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Session:
             self._incarnation = self._database.incarnation
         if self._closed:
             raise unavailable(self.node, "the connection is closed")
-        if not self._database.running:
-            raise unavailable(self.node, "the database is stopped")
-        if self.is_cut(self._database):
-            raise unavailable(self.node, "the connection was cut")
-        return self._database
+        database = self._database
+        if not database.running or self.is_cut(database):
+            self._database = None
+            raise unavailable(self.node, "the connection was cut" if database.running else "it is stopped")
+        return database
 
     def is_cut(self, database: MemoryDatabase) -> bool:
         """Whether the database has cut this connection."""

@@ -12,6 +12,7 @@ from replication.engines.memory.log import Entry
 from replication.engines.memory.position import order_of_token
 from replication.engines.memory.schema import bind
 from replication.engines.memory.session import Session
+from replication.errors import NodeUnavailable
 from replication.position import Position
 from replication.schema import NodeConfig, Table
 
@@ -27,11 +28,15 @@ class MemorySource:
 
     def poll(self, max_rows: int, wait: float) -> list[LogEvent]:
         """See `engine.Source.poll`."""
-        database = self._session.database()
-        with database.lock:
-            database.lock.wait_for(lambda: self._ready(database), wait)
-            self._session.database()
-            entries = self._next_entries(database, max_rows)
+        try:
+            database = self._session.database()
+            with database.lock:
+                database.lock.wait_for(lambda: self._ready(database), wait)
+                self._session.database()
+                entries = self._next_entries(database, max_rows)
+        except NodeUnavailable:
+            self._session.close()
+            raise
         return self._decoder.events(entries, max_rows, self.decode_echoes)
 
     def confirm(self, position: Position) -> None:
