@@ -2,12 +2,14 @@
 
     schema message          with the header in its metadata
     record batches          of one flush
-    commit                  a record batch without rows; its metadata names the SHA-256 of all bytes before
+    commit                  a record batch without rows; its metadata has the running SHA-256
     record batches, commit  of the next flush, and so on
 
 Any Arrow reader can read such a file; commits are batches without rows to it. A flush is written in one go
 and synced before the next one begins, so after a crash at most the last flush is torn, and the digest tells.
-The key of the commit's metadata is derived from the header, so no user data can look like one.
+The digest runs over all bytes but the commits', and over each commit's note. The key of a commit's metadata
+names the segment and counts the flushes: no user data looks like one by chance, and a commit that is more
+than one ahead of the last good one shows that records in between had been acknowledged and are damaged.
 
 Source of the framing: Arrow columnar format, "IPC Streaming Format" and "Encapsulated message format".
 """
@@ -16,14 +18,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from replication.errors import Terminal
 
+DAMAGE_HINT = "restore the file from a backup, or move it away to go on without it"
 HEADER = b"sync_worker.segment"
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 _END = 8  # bytes of the end-of-stream marker, which an open segment never has
@@ -63,6 +67,11 @@ class Header:
         """The header in a segment's schema."""
         return cls(**json.loads(schema.metadata[HEADER]))
 
+    @property
+    def commit_key(self) -> bytes:
+        """See `commit_key`."""
+        return commit_key(self.stream, self.number)
+
 
 @dataclass(slots=True)
 class Segment:
@@ -72,6 +81,7 @@ class Segment:
         schema: with header.
         size: bytes up to the last commit.
         rows: rows up to the last commit.
+        flushes: commits so far.
         digest: running SHA-256 of those bytes.
         marks: as of the last commit.
     """
@@ -79,6 +89,7 @@ class Segment:
     schema: pa.Schema
     size: int = 0
     rows: int = 0
+    flushes: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     marks: Marks = field(default_factory=dict)
 
@@ -97,51 +108,63 @@ class Segment:
         alike = [pa.RecordBatch.from_arrays(b.columns, schema=self.schema) for b in batches]
         start, body = _messages(self.schema, alike)
         data = body if self.size else start + body
-        self.digest.update(data)
         self.rows += sum(b.num_rows for b in batches)
+        self.flushes += 1
         self.marks = marks
-        commit = {"rows": self.rows, "sha256": self.digest.hexdigest(), "marks": dict(marks)}
+        note = json.dumps({"rows": self.rows, "marks": dict(marks)}, separators=(",", ":"))
+        self.digest.update(data)
+        self.digest.update(note.encode())
+        key = b"%s%d" % (self.header.commit_key, self.flushes)
         empty = pa.RecordBatch.from_pylist([], schema=self.schema)
-        _, end = _messages(self.schema, [empty], {_commit_key(self.schema): json.dumps(commit)})
-        self.digest.update(end)
+        commit = json.dumps({"sha256": self.digest.hexdigest(), "note": note})
+        _, end = _messages(self.schema, [empty], {key: commit})
         self.size += len(data) + len(end)
         return data + end
 
 
-def recover(data: bytes) -> Segment | None:
+def commit_key(stream: str, number: int) -> bytes:
+    """What the keys of this segment's commits begin with; the number of the flush follows."""
+    name = hashlib.sha256(f"{stream}/{number}".encode()).hexdigest()[:24]
+    return b"sync_worker.commit.%s." % name.encode()
+
+
+def recover(data: bytes, stream: str, number: int) -> Segment | None:
     """The state at the last complete flush in a segment's bytes, or None if there is none.
 
     Raises:
         AuditDamaged: a flush before the last one is not what was written.
     """
-    found: Segment | None = None
-    segment: Segment | None = None
-    start, key = 0, b""
+    key = commit_key(stream, number)
+    found = _last_complete(data, key)
+    size, flushes = (found.size, found.flushes) if found else (0, 0)
+    later = [int(n) for n in re.findall(re.escape(key) + rb"(\d+)", data[size:])]
+    if any(number > flushes + 1 for number in later):
+        message = f"the records after byte {size} are damaged although they had been acknowledged"
+        raise AuditDamaged(message, hint=DAMAGE_HINT)
+    return found
+
+
+def _last_complete(data: bytes, key: bytes) -> Segment | None:
     source = pa.BufferReader(data)
     view = memoryview(data)
-    for message in _read_messages(source):
+    messages = _read_messages(source)
+    try:
+        segment = Segment(pa.ipc.read_schema(next(messages)))
+    except (StopIteration, pa.ArrowException, OSError):
+        return None
+    found: Segment | None = None
+    start = source.tell()
+    segment.digest.update(view[:start])
+    for message in messages:
         end = source.tell()
-        if segment is None:
-            segment = Segment(pa.ipc.read_schema(message))
-            key = _commit_key(segment.schema)
-        elif key in message.metadata.to_pybytes():
-            commit = _read_commit(segment.schema, view[start:end])
-            if commit.get("sha256") != segment.digest.hexdigest():
-                break
-            segment.rows, segment.marks = commit["rows"], commit["marks"]
+        if key not in message.metadata.to_pybytes():
             segment.digest.update(view[start:end])
-            found = Segment(segment.schema, end, segment.rows, segment.digest.copy(), segment.marks)
-            start = end
-            continue
-        segment.digest.update(view[start:end])
+        elif not _read_commit(segment, key, view[start:end]):
+            break
+        else:
+            segment.size = end
+            found = replace(segment, digest=segment.digest.copy())
         start = end
-    size = found.size if found else 0
-    # A torn flush has one commit at most. A second one means that the first had been acknowledged.
-    if key and data.count(key, size) > 1:
-        message = f"the records after byte {size} are damaged although they had been acknowledged"
-        raise AuditDamaged(
-            message, hint="restore the file from a backup, or move it away to go on without it"
-        )
     return found
 
 
@@ -162,7 +185,7 @@ def committed_batches(data: bytes, schema: pa.Schema | None = None) -> tuple[lis
     for message in _read_messages(source):
         if schema is None:
             schema = pa.ipc.read_schema(message)
-        elif _commit_key(schema) in message.metadata.to_pybytes():
+        elif Header.of(schema).commit_key in message.metadata.to_pybytes():
             done += open_flush
             open_flush = []
             size = source.tell()
@@ -190,20 +213,23 @@ def _read_messages(source: pa.NativeFile) -> Iterator[pa.ipc.Message]:
     while True:
         try:
             message = reader.read_next_message()
-        except (StopIteration, OSError, pa.ArrowInvalid):
+        except (StopIteration, OSError, pa.ArrowException):
             return
         yield message
 
 
-def _commit_key(schema: pa.Schema) -> bytes:
-    return b"sync_worker.commit." + hashlib.sha256(schema.metadata[HEADER]).hexdigest()[:16].encode()
-
-
-def _read_commit(schema: pa.Schema, message: memoryview) -> dict[str, Any]:
-    """The commit's metadata; empty if it cannot be read."""
+def _read_commit(segment: Segment, key: bytes, message: memoryview) -> bool:
+    """Move the state on by a commit, if that is the next one and its digest is right."""
     try:
-        with pa.ipc.open_stream(schema.serialize().to_pybytes() + bytes(message)) as reader:
+        with pa.ipc.open_stream(segment.schema.serialize().to_pybytes() + bytes(message)) as reader:
             _, metadata = reader.read_next_batch_with_custom_metadata()
-        return dict(json.loads(metadata[_commit_key(schema)]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        commit = json.loads(metadata[b"%s%d" % (key, segment.flushes + 1)])
+        segment.digest.update(commit["note"].encode())
+        if commit["sha256"] != segment.digest.hexdigest():
+            return False
+        note = json.loads(commit["note"])
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    segment.rows, segment.marks = note["rows"], note["marks"]
+    segment.flushes += 1
+    return True

@@ -167,16 +167,18 @@ def read_since(path: Path, offset: int) -> tuple[list[pa.RecordBatch], int]:
     return [_plain(b) for b in batches], offset + size
 
 
-def seal(path: Path) -> None:
+def seal(path: Path, stream: str) -> None:
     """Turn a finished `.arrow` segment into Parquet, atomically.
 
     The Parquet file's metadata keeps the header and, under `sync_worker.final`, rows, digest and marks.
     """
     data = path.read_bytes()
-    segment = recover(data)
+    segment = _recover(path, stream, data)
     if segment is None:
-        path.unlink()
-        return
+        message = f"{path}: a finished segment holds no complete flush"
+        raise AuditDamaged(
+            message, hint="restore the file from a backup, or move it away to go on without it"
+        )
     final = {"rows": segment.rows, "sha256": segment.digest.hexdigest(), "marks": dict(segment.marks)}
     schema = segment.schema.with_metadata({**segment.schema.metadata, _FINAL: json.dumps(final)})
     temporary = path.with_suffix(".parquet.tmp")
@@ -211,7 +213,7 @@ class Recovered:
     cut: int = 0
 
 
-def recover_stream(folder: Path) -> Recovered:
+def recover_stream(folder: Path, stream: str) -> Recovered:
     """Bring a stream's folder into order: cut off what is torn, drop what is there twice.
 
     Raises:
@@ -231,7 +233,7 @@ def recover_stream(folder: Path) -> Recovered:
             final = json.loads(metadata[_FINAL])
             result.marks, result.digest = final["marks"], final["sha256"]
             break
-        segment = _recover_open(last.path, result)
+        segment = _recover_open(last.path, stream, result)
         if segment is not None:
             result.marks, result.digest = segment.marks, segment.digest.hexdigest()
             result.open = (segment, last.path)
@@ -241,13 +243,17 @@ def recover_stream(folder: Path) -> Recovered:
     return result
 
 
-def _recover_open(path: Path, result: Recovered) -> Segment | None:
-    data = path.read_bytes()
+def _recover(path: Path, stream: str, data: bytes) -> Segment | None:
     try:
-        segment = recover(data)
+        return recover(data, stream, int(path.stem))
     except AuditDamaged as error:
         message = f"{path}: {error.message}"
         raise AuditDamaged(message, hint=error.hint) from error
+
+
+def _recover_open(path: Path, stream: str, result: Recovered) -> Segment | None:
+    data = path.read_bytes()
+    segment = _recover(path, stream, data)
     size = segment.size if segment else 0
     result.cut += len(data) - size
     if segment is None:

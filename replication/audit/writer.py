@@ -59,7 +59,7 @@ class _Stream:
             self.folder.mkdir(parents=True)
             store.sync_folder(self.folder.parent)
             store.sync_folder(root)
-        found = store.recover_stream(self.folder)
+        found = store.recover_stream(self.folder, name)
         self.number = found.next_number
         self.digest = found.digest
         self.cut = found.cut
@@ -196,12 +196,15 @@ class AuditWriter:
 
     def add_conflicts(self, conflicts: Sequence[ConflictRecord]) -> int:
         """Record conflicts; those whose `ident` is on record already are dropped. Gives how many are new."""
-        new = {c.ident: c for c in reversed(conflicts) if c.ident not in self._idents}
+        new: dict[str, ConflictRecord] = {}
+        for record in conflicts:
+            if record.ident not in self._idents:
+                new.setdefault(record.ident, record)
         if new:
             self._idents.update(dict.fromkeys(new))
             while len(self._idents) > RECENT_CONFLICTS:
                 del self._idents[next(iter(self._idents))]
-            rows = conflict_records(list(reversed(new.values())))
+            rows = conflict_records(list(new.values()))
             self._add(self._stream(CONFLICTS), stamp(rows, self._now()))
         return len(new)
 
@@ -300,7 +303,7 @@ class AuditWriter:
         self._pending += rows.num_rows
 
     def _seal(self, stream: _Stream) -> None:
-        self._sealing += [self._sealer.submit(store.seal, path) for path in stream.to_seal]
+        self._sealing += [self._sealer.submit(store.seal, path, stream.name) for path in stream.to_seal]
         stream.to_seal = []
 
     def _check_sealing(self) -> None:
