@@ -1,1 +1,45 @@
-"""The PostgreSQL engine: pgoutput in, COPY and upsert out."""
+"""The PostgreSQL engine: pgoutput in, one upsert per table and batch out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from replication.engines.postgres.applier import PostgresApplier
+from replication.engines.postgres.control import PostgresControl
+from replication.engines.postgres.schema import PostgresCatalog
+from replication.engines.postgres.snapshot import PostgresSnapshot
+from replication.engines.postgres.source import PostgresSource
+from replication.position import Position
+from replication.schema import NodeConfig, Table
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresEngine:
+    """Implements `replication.engine.Engine`."""
+
+    node: NodeConfig
+    group: str
+
+    def catalog(self) -> PostgresCatalog:
+        """See `Engine.catalog`."""
+        return PostgresCatalog(self.node, self.group)
+
+    def control(self) -> PostgresControl:
+        """See `Engine.control`."""
+        return PostgresControl(self.node, self.group)
+
+    def source(self, tables: Sequence[Table], start: Position) -> PostgresSource:
+        """See `Engine.source`."""
+        return PostgresSource(self.node, self.group, tables, start)
+
+    def applier(self, tables: Sequence[Table], sources: Sequence[str]) -> PostgresApplier:
+        """See `Engine.applier`."""
+        return PostgresApplier(self.node, self.group, tables, sources)
+
+    def snapshot(self) -> PostgresSnapshot:
+        """See `Engine.snapshot`."""
+        return PostgresSnapshot(self.node, self.group)
+
+
+__all__ = ["PostgresEngine"]

@@ -1,0 +1,292 @@
+"""The writer of one node: the marker and a batch's rows in one transaction.
+
+Connects at the first batch. The usual way is one round trip: begin, marker, rows and commit go out together,
+and the marker's statement fails the transaction if the condition does not hold. Whatever goes wrong there is
+undone by the server; the same batch is then tried step by step, which finds the rows that the node refuses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows
+from replication.change import Op
+from replication.engines.postgres.columns import Bound, bind
+from replication.engines.postgres.config import MARKER, REPLICA, STATE, Connection, Session
+from replication.engines.postgres.control import put_state_sql, state_name
+from replication.engines.postgres.errors import reason, refuses_row
+from replication.engines.postgres.keys import key_columns
+from replication.engines.postgres.statements import Statements, literal
+from replication.engines.postgres.values import to_text
+from replication.marker import Marker
+from replication.schema import NodeConfig, Table
+
+_SET = f"""UPDATE {MARKER} SET shards = %s, seq = %s, state = %s, versions = %b
+WHERE grp = %s AND shard = %s AND epoch = %s AND seq = %s RETURNING 1"""
+_SET_OR_FAIL = f"WITH written AS ({_SET}) SELECT 1 / count(*) FROM written"
+_ROWS_AT_ONCE = 20_000
+"""More rows than this are written by several statements, to bound the memory of one."""
+
+
+class _NotOurTurn(Exception):
+    """The marker's condition does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Rows of one table that one statement writes.
+
+    Attributes:
+        table: canonical table name.
+        statement: with one parameter per column.
+        keys: canonical keys.
+        columns: for each parameter its kind and texts.
+        partial: the rows update what exists, and the statement returns which did.
+    """
+
+    table: str
+    statement: str
+    keys: pa.Array
+    columns: tuple[tuple[Any, pa.Array], ...]
+    partial: bool = False
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def slice(self, start: int, count: int) -> Work:
+        """Some of the rows."""
+        columns = tuple((kind, texts.slice(start, count)) for kind, texts in self.columns)
+        return Work(self.table, self.statement, self.keys.slice(start, count), columns, self.partial)
+
+    def run(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Execute; the result may be pending while in a pipeline."""
+        cursor.execute(self.statement, [literal(texts, kind) for kind, texts in self.columns], prepare=True)
+
+    def missing(self, cursor: psycopg.Cursor[Any]) -> list[tuple[str, bytes]]:
+        """Which partial rows the node does not hold, after `run`."""
+        if not self.partial:
+            return []
+        found = {n for (n,) in cursor.fetchall()}
+        return [(self.table, k) for n, k in enumerate(self.keys.to_pylist(), 1) if n not in found]
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What is reported besides the outcome; stored with the batch, in case the answer gets lost."""
+
+    held: list[HeldRow] = field(default_factory=list)
+    missing: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.held or self.missing)
+
+    def dump(self, marker: Marker) -> str:
+        held = [(h.table, h.key.hex(), h.reason) for h in self.held]
+        missing = [(table, key.hex()) for table, key in self.missing]
+        return json.dumps({"epoch": marker.epoch, "seq": marker.seq, "held": held, "missing": missing})
+
+    @classmethod
+    def load(cls, text: str, marker: Marker) -> _Findings:
+        stored = json.loads(text)
+        if (stored["epoch"], stored["seq"]) != (marker.epoch, marker.seq):
+            return cls()
+        held = [HeldRow(table, bytes.fromhex(key), why) for table, key, why in stored["held"]]
+        return cls(held, [(table, bytes.fromhex(key)) for table, key in stored["missing"]])
+
+
+class PostgresApplier:
+    """Implements `replication.engine.Applier`.
+
+    Args:
+        node: where to write.
+        group: whose markers.
+        tables: all mapped tables.
+        sources: engines of the other nodes.
+    """
+
+    def __init__(self, node: NodeConfig, group: str, tables: Sequence[Table], sources: Sequence[str]) -> None:
+        self.node = node
+        self.group = group
+        self._tables: Mapping[str, Table] = {t.name: t for t in tables}
+        self._milliseconds = "mongodb" in sources
+        self._statements: dict[str, Statements] = {}
+        self._session = Session(node, REPLICA)
+
+    def apply(self, batch: ApplyBatch) -> Applied:
+        """See `Applier.apply`."""
+        with self._session.use() as c:
+            work = [w for rows in batch.tables for w in self._work(c, rows)]
+            # Deletes first: they may free what an insert of the same batch needs.
+            work.sort(key=lambda w: not w.statement.startswith("DELETE"))
+            found = _Findings()
+            try:
+                if not self._at_once(c, batch.marker, work, found):
+                    found = _Findings()
+                    self._step_by_step(c, batch.marker, work, found)
+            except _NotOurTurn:
+                return self._whose_turn(c, batch.marker)
+        return Applied(Outcome.COMMITTED, found.held, found.missing)
+
+    def close(self) -> None:
+        """See `Applier.close`."""
+        self._session.close()
+
+    def _at_once(self, c: Connection, marker: Marker, work: Sequence[Work], found: _Findings) -> bool:
+        """Everything in one round trip, or two if there are partial rows; False if it did not go through."""
+        failure: psycopg.Error | None = None
+        try:
+            with c.pipeline() as pipeline:
+                try:
+                    self._send(c, pipeline, marker, work, found)
+                except psycopg.Error as error:
+                    # Kept here: what leaves the block of a broken pipeline is logged as ignored.
+                    failure = error
+        except psycopg.Error as error:
+            failure = failure or error
+        if failure is None:
+            return True
+        if not c.closed:
+            c.execute("ROLLBACK")
+        if c.closed or not refuses_row(failure):
+            raise failure
+        return False
+
+    def _send(
+        self,
+        c: Connection,
+        pipeline: psycopg.Pipeline,
+        marker: Marker,
+        work: Sequence[Work],
+        found: _Findings,
+    ) -> None:
+        c.execute("BEGIN", prepare=True)
+        c.execute(_SET_OR_FAIL, _set_parameters(marker), prepare=True)
+        cursors = [c.cursor() for _ in work]
+        for w, cursor in zip(work, cursors, strict=True):
+            w.run(cursor)
+        if any(w.partial for w in work):
+            pipeline.sync()
+            for w, cursor in zip(work, cursors, strict=True):
+                found.missing += w.missing(cursor)
+            self._keep(c, marker, found)
+        c.execute("COMMIT", prepare=True)
+
+    def _step_by_step(self, c: Connection, marker: Marker, work: Sequence[Work], found: _Findings) -> None:
+        """The same transaction with a savepoint around every part, so that bad rows can be left out."""
+        with c.transaction():
+            if c.execute(_SET, _set_parameters(marker)).fetchone() is None:
+                raise _NotOurTurn
+            c.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            for w in work:
+                refused = self._try(c, w, found)
+                while len(refused) > 1:
+                    # One of them may have been in another's way, for instance with a unique value that moves.
+                    again = [r for row, _ in refused for r in self._try(c, row, found)]
+                    if len(again) == len(refused):
+                        break
+                    refused = again
+                found.held += [HeldRow(row.table, row.keys[0].as_py(), why) for row, why in refused]
+            self._keep(c, marker, found)
+
+    def _try(self, c: Connection, work: Work, found: _Findings) -> list[tuple[Work, str]]:
+        """Write what the node takes; single rows that it refuses come back with the reason."""
+        try:
+            with c.transaction(), c.cursor() as cursor:
+                work.run(cursor)
+                missing = work.missing(cursor)
+        except psycopg.Error as error:
+            if c.closed or not refuses_row(error):
+                raise
+            if len(work) == 1:
+                return [(work, reason(error))]
+            half = len(work) // 2
+            first = self._try(c, work.slice(0, half), found)
+            return first + self._try(c, work.slice(half, len(work) - half), found)
+        found.missing += missing
+        return []
+
+    def _keep(self, c: Connection, marker: Marker, found: _Findings) -> None:
+        if found:
+            c.execute(put_state_sql(), [self._state(marker), found.dump(marker)])
+
+    def _whose_turn(self, c: Connection, marker: Marker) -> Applied:
+        """Why the marker was refused."""
+        row = c.execute(
+            f"SELECT epoch, seq FROM {MARKER} WHERE grp = %s AND shard = %s", [self.group, marker.shard]
+        ).fetchone()
+        if row != (marker.epoch, marker.seq):
+            return Applied(Outcome.FENCED)
+        kept = c.execute(f"SELECT value FROM {STATE} WHERE name = %s", [self._state(marker)]).fetchone()
+        found = _Findings.load(kept[0], marker) if kept else _Findings()
+        return Applied(Outcome.ALREADY, found.held, found.missing)
+
+    def _state(self, marker: Marker) -> str:
+        return state_name(self.group, f"applied/{marker.shard}")
+
+    def _work(self, c: Connection, given: TableRows) -> list[Work]:
+        """Split a table's rows by what has to be done with them."""
+        statements = self._statements.get(given.table)
+        if statements is None:
+            bound = bind(c, self._tables[given.table], self.node.name)
+            statements = self._statements[given.table] = Statements(bound, self._milliseconds)
+        rows, bound = given.rows, statements.bound
+        deleted = pc.equal(rows.column("_op"), int(Op.DELETE))
+        whole = rows
+        work: list[Work] = []
+        if deleted.true_count:
+            work += _pieces(bound, statements.delete(), _keyed(bound, rows.filter(deleted)), False)
+            whole = rows.filter(pc.invert(deleted))
+        have = whole.column("_have")
+        if have.null_count < len(have):
+            for pattern in have.unique().drop_null().to_pylist():
+                some = whole.filter(pc.fill_null(pc.equal(have, pattern), False))
+                update = statements.update(_set_bits(pattern, len(bound.columns)))
+                work += _pieces(bound, update, _keyed(bound, some), True)
+            whole = whole.filter(pc.is_null(have))
+        if whole.num_rows:
+            work += _pieces(bound, statements.upsert(), whole, False)
+        return work
+
+
+def _pieces(
+    bound: Bound, statement: tuple[str, tuple[int, ...]], rows: pa.RecordBatch, partial: bool
+) -> list[Work]:
+    text, indexes = statement
+    schema = bound.table.schema
+    columns = []
+    for i in indexes:
+        column = schema.columns[i]
+        columns.append(
+            (column.type.kind, to_text(rows.column(column.name), column.type, bound.columns[i].type))
+        )
+    work = Work(schema.name, text, rows.column("_key"), tuple(columns), partial)
+    return [work.slice(i, _ROWS_AT_ONCE) for i in range(0, len(work), _ROWS_AT_ONCE)]
+
+
+def _keyed(bound: Bound, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows whose key columns are filled: from the canonical key, where they are not."""
+    names = bound.table.schema.key
+    if not any(rows.column(name).null_count for name in names):
+        return rows
+    kinds = [bound.table.schema.column(name).type.kind for name in names]
+    for name, column in zip(names, key_columns(rows.column("_key").to_pylist(), kinds), strict=True):
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(place), column)
+    return rows
+
+
+def _set_bits(pattern: bytes, width: int) -> list[int]:
+    flags = np.unpackbits(np.frombuffer(pattern, np.uint8), count=width, bitorder="little")
+    return [int(i) for i in np.flatnonzero(flags)]
+
+
+def _set_parameters(m: Marker) -> list[Any]:
+    return [m.shards, m.seq, m.state(), m.versions, m.group, m.shard, m.epoch, m.after]

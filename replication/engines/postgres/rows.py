@@ -1,0 +1,256 @@
+"""Row messages of one table become one record batch of changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.change import Op, change_schema
+from replication.engines.postgres.decode import (
+    DELETE,
+    INSERT,
+    OLD_KEY,
+    OLD_ROW,
+    Bools,
+    Buffer,
+    Ints,
+    Relation,
+    Values,
+    walk,
+)
+from replication.engines.postgres.types import LocalType
+from replication.engines.postgres.values import from_text
+from replication.errors import SchemaChanged
+from replication.key import encode_keys
+from replication.schema import Table
+from replication.types import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the mapped columns are in a relation's tuples.
+
+    Attributes:
+        table: the mapped table.
+        relation: the Relation message it was made from.
+        places: for each canonical column its place in the tuple, or -1 if it is not there.
+        types: for each canonical column how its text is read.
+        trouble: why the table is no longer what it was, or empty.
+    """
+
+    table: Table
+    relation: Relation
+    places: tuple[int, ...]
+    types: tuple[LocalType, ...]
+    trouble: str = ""
+
+    @property
+    def key(self) -> list[int]:
+        """Indexes of the key columns among the canonical ones."""
+        return [self.table.schema.index(name) for name in self.table.schema.key]
+
+
+def lay_out(
+    table: Table, node: str, relation: Relation, types: Mapping[int, LocalType], unpublished: frozenset[str]
+) -> Layout:
+    """Match a relation with the mapped columns.
+
+    Args:
+        table: the mapped table.
+        node: this node's name.
+        relation: what the log says of it.
+        types: how the text of each known type is read; an unknown one is read as text.
+        unpublished: local names of generated columns, whose absence is no trouble.
+    """
+    places, kinds, trouble = [], [], ""
+    for column in table.schema.columns:
+        local = table.mapping.local(node, column.name)
+        place = relation.names.index(local) if local in relation.names else -1
+        type = types.get(relation.types[place]) if place >= 0 else None
+        if place < 0 and local not in unpublished:
+            trouble = trouble or f"column {local} is gone"
+        if type is not None and not type.fits(column.type):
+            trouble = trouble or f"column {local} is now of another type than {column.type.kind}"
+            place = -1
+        places.append(place)
+        kinds.append(type or LocalType(column.type.kind, column.type.item))
+    return Layout(table, relation, tuple(places), tuple(kinds), trouble)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """For each message of a run: its transaction's commit record and time, and its index in it."""
+
+    hi: npt.NDArray[np.uint64]
+    index: Ints
+    ts: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Changes of one table, and for each row the message it came from (ascending)."""
+
+    table: str
+    rows: pa.RecordBatch
+    message: Ints
+
+
+def decode_rows(buffer: Buffer, layout: Layout, messages: Ints, orders: Orders) -> Decoded:
+    """Decode the Insert, Update and Delete messages of one table.
+
+    A key change gives two rows: the delete of the old key, with order `2 * index`, and the insert of the new
+    one with `2 * index + 1`; every other message gives one row with `2 * index + 1`.
+
+    Args:
+        buffer: the bytes.
+        layout: of the messages' relation.
+        messages: numbers of the messages in `buffer`, ascending.
+        orders: by message number.
+    """
+    if any(layout.places[k] < 0 for k in layout.key):
+        message = f"the key of {layout.table.name} cannot be read: {layout.trouble}"
+        raise SchemaChanged(
+            message, hint="restore the column, or change the mapping and copy the table again"
+        )
+    tuples = _Tuples(buffer, layout, buffer.payloads[messages])
+    moved = tuples.moved()
+    source = np.repeat(np.arange(len(messages)), 1 + moved)
+    first = np.concatenate([[True], source[1:] != source[:-1]]) if len(source) else np.zeros(0, np.bool_)
+    leaving = moved[source] & first
+    op = np.where(tuples.deleted, Op.DELETE, np.where(tuples.inserted | moved, Op.INSERT, Op.UPDATE))[source]
+    op[leaving] = Op.DELETE
+    number = messages[source]
+    columns, have = tuples.columns(source, op == Op.DELETE)
+    key = encode_keys([columns[k] for k in layout.key], _key_kinds(layout.table))
+    lo = orders.index[number] * 2 + np.where(leaving, 0, 1)
+    system = [
+        pa.array(op.astype(np.int8)),
+        pa.array(orders.hi[number]),
+        pa.array(lo.astype(np.uint32)),
+        pa.array(orders.ts[number]),
+        key,
+        have,
+        tuples.changed(source, op == Op.UPDATE),
+    ]
+    schema = change_schema(layout.table.schema.arrow)
+    return Decoded(layout.table.name, pa.RecordBatch.from_arrays(system + columns, schema=schema), number)
+
+
+class _Tuples:
+    """The old and new tuples of some messages, walked once."""
+
+    def __init__(self, buffer: Buffer, layout: Layout, at: Ints) -> None:
+        self.buffer = buffer
+        self.layout = layout
+        kind = buffer.bytes[at]
+        self.deleted: Bools = kind == DELETE
+        self.inserted: Bools = kind == INSERT
+        mark = buffer.bytes[at + 5]
+        self.full: Bools = mark == OLD_ROW
+        self.old_rows = np.flatnonzero(self.full | (mark == OLD_KEY))
+        n, width = len(at), len(layout.relation.names)
+        new_at = at + 6
+        self.old: list[Values] = []
+        if len(self.old_rows):
+            walked, after = walk(buffer, new_at[self.old_rows], width)
+            self.old = [_spread(walked, p, self.old_rows, n) for p in layout.places]
+            new_at[self.old_rows] = after + 1
+        # A delete has no new tuple; its old one stands in, so that all rows walk in step.
+        new_at[self.deleted] = at[self.deleted] + 6
+        walked, _ = walk(buffer, new_at, width)
+        self.new = [walked[p] if p >= 0 else Values.nothing(n) for p in layout.places]
+        if len(self.old_rows):
+            # A whole old row has every value; an old key alone is also sent where the key is out of line.
+            known = np.zeros(n, np.bool_)
+            known[self.old_rows] = True
+            for i, old in enumerate(self.old):
+                sent = known if i in layout.key else self.full
+                self.new[i] = old.where(self.new[i].unchanged & sent, self.new[i])
+
+    def moved(self) -> Bools:
+        """Which updates change the key."""
+        moved = np.zeros(len(self.deleted), np.bool_)
+        rows = self.old_rows[~self.deleted[self.old_rows]]
+        for k in self.layout.key:
+            if len(rows):
+                old, new = self.old[k].take(rows), self.new[k].take(rows)
+                moved[rows] |= self._differ(old, new) & new.valid
+        return moved
+
+    def columns(self, source: Ints, delete: Bools) -> tuple[list[pa.Array], pa.Array]:
+        """The data columns, and `_have`.
+
+        Args:
+            source: for each row to make, which tuple it comes from.
+            delete: rows that hold the old key only.
+        """
+        arrays, have = [], np.ones((len(source), len(self.new)), np.bool_)
+        key = set(self.layout.key)
+        for i, column in enumerate(self.layout.table.schema.columns):
+            values = self.new[i].take(source)
+            if delete.any():
+                old = self.old[i].take(source) if self.old and i in key else Values.nothing(len(source))
+                values = old.where(delete, values)
+            missing = values.unchanged if self.layout.places[i] >= 0 else np.ones(len(source), np.bool_)
+            have[:, i] = ~missing | delete
+            text = self.buffer.binary(values)
+            try:
+                arrays.append(from_text(text, column.type, self.layout.types[i]))
+            except pa.ArrowInvalid as error:
+                message = (
+                    f"a value of {self.layout.table.name}.{column.name} is no {column.type.kind}: {error}"
+                )
+                raise SchemaChanged(message, hint="its type has changed; change the mapping") from error
+        return arrays, bits(have, np.asarray(~have.all(axis=1)))
+
+    def changed(self, source: Ints, update: Bools) -> pa.Array:
+        """`_changed`: known where the whole old row was sent."""
+        known: Bools = np.logical_and(update, self.full[source])
+        differ = np.zeros((len(source), len(self.new)), np.bool_)
+        rows = source[known]
+        if len(rows):
+            for i, (old, new) in enumerate(zip(self.old, self.new, strict=True)):
+                differ[known, i] = self._differ(old.take(rows), new.take(rows))
+        return bits(differ, known)
+
+    def _differ(self, old: Values, new: Values) -> Bools:
+        """Whether the texts differ; nulls are equal to nulls."""
+        differ = (old.valid != new.valid) | (old.valid & (old.length != new.length))
+        open_ = np.flatnonzero(~differ & old.valid)
+        if len(open_):
+            equal = pc.equal(self.buffer.binary(old.take(open_)), self.buffer.binary(new.take(open_)))
+            differ[open_] = ~equal.to_numpy(zero_copy_only=False)
+        return np.asarray(differ, np.bool_)
+
+
+def bits(matrix: Bools, valid: Bools) -> pa.Array:
+    """Pack each row's flags into bytes, little-endian; null where not `valid`."""
+    n, width = len(matrix), (matrix.shape[1] + 7) // 8
+    if not valid.any():
+        return pa.nulls(n, pa.binary())
+    packed = np.packbits(matrix[valid], axis=1, bitorder="little")
+    offsets = np.zeros(n + 1, np.int32)
+    np.cumsum(np.where(valid, width, 0), out=offsets[1:])
+    buffers = [pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(offsets)]
+    return pa.Array.from_buffers(pa.binary(), n, [*buffers, pa.py_buffer(packed.tobytes())])
+
+
+def _spread(walked: list[Values], place: int, rows: Ints, n: int) -> Values:
+    """A column that some rows have, as a column of all of them."""
+    if place < 0:
+        return Values.nothing(n)
+    some, spread = walked[place], Values.nothing(n)
+    spread = replace(spread, start=spread.start.copy(), length=spread.length.copy())
+    valid, unchanged = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    spread.start[rows], spread.length[rows] = some.start, some.length
+    valid[rows], unchanged[rows] = some.valid, some.unchanged
+    return replace(spread, valid=valid, unchanged=unchanged)
+
+
+def _key_kinds(table: Table) -> list[Kind]:
+    return [table.schema.column(name).type.kind for name in table.schema.key]

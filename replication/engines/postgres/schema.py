@@ -1,0 +1,101 @@
+"""Reads and creates tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from replication.engine import Finding
+from replication.engines.postgres.columns import LocalColumn, publishes_generated, read_columns
+from replication.engines.postgres.config import Connection, Session, quoted, quoted_table, split_name
+from replication.engines.postgres.preflight import check
+from replication.engines.postgres.types import declaration
+from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
+from replication.types import CanonicalType
+
+_LITERAL = re.compile(
+    r"(?i)^(-?\d+(\.\d+)?|'([^'\\]|'')*'|true|false|null|current_timestamp(\(\d\))?|current_date)$"
+)
+"""Defaults that mean the same in every dialect."""
+
+
+class PostgresCatalog:
+    """Implements `replication.engine.Catalog`."""
+
+    def __init__(self, node: NodeConfig, group: str) -> None:
+        self.node = node
+        self.group = group
+        self._session = Session(node)
+
+    def read_schema(self, mapping: TableMapping) -> TableSchema | None:
+        """See `Catalog.read_schema`.
+
+        Generated columns that the server cannot publish are left out: virtual ones, and all of them before
+        PostgreSQL 18.
+        """
+        with self._session.use() as c:
+            found = read_columns(c, mapping.names[self.node.name])
+            stored = publishes_generated(c)
+        if not found:
+            return None
+        names = self._canonical_names(mapping)
+        columns = []
+        for local in found:
+            name = names.get(local.name, local.name)
+            hidden = local.generated == "v" or (local.generated == "s" and not stored)
+            if name not in mapping.exclude and (not hidden or name in mapping.key):
+                columns.append(_column(name, local))
+        return TableSchema(mapping.name, tuple(columns), mapping.key)
+
+    def create_table(self, table: Table, source_engine: str) -> None:
+        """See `Catalog.create_table`. Serial defaults are left out: their sequence stays where it is."""
+        name = table.mapping.names[self.node.name]
+        schema = split_name(name)[0]
+        with self._session.use() as c, c.transaction():
+            lines = [self._line(c, table, column, source_engine) for column in table.schema.columns]
+            key = ", ".join(quoted(table.mapping.local(self.node.name, k)) for k in table.schema.key)
+            lines.append(f"PRIMARY KEY ({key})")
+            c.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
+            c.execute(f"CREATE TABLE IF NOT EXISTS {quoted_table(name)} ({', '.join(lines)})".encode())
+
+    def preflight(self, tables: Sequence[Table]) -> list[Finding]:
+        """See `Catalog.preflight`."""
+        with self._session.use() as c:
+            return check(c, self.node, self.group, tables)
+
+    def close(self) -> None:
+        """See `Catalog.close`."""
+        self._session.close()
+
+    def _canonical_names(self, mapping: TableMapping) -> dict[str, str]:
+        here = self.node.name
+        return {names[here]: name for name, names in mapping.columns.items() if here in names}
+
+    def _line(self, c: Connection, table: Table, column: Column, source_engine: str) -> str:
+        """One column's declaration."""
+        parts = [quoted(table.mapping.local(self.node.name, column.name))]
+        own = source_engine == "postgres"
+        parts.append(self._type(c, column.type, own))
+        default = column.default
+        if column.generated and own and default:
+            parts.append(f"GENERATED ALWAYS AS ({default}) STORED")
+        elif default and not column.generated:
+            same = own and "nextval(" not in default
+            if same or _LITERAL.match(default):
+                parts.append(f"DEFAULT {default}")
+        if not column.nullable or column.name in table.schema.key:
+            parts.append("NOT NULL")
+        return " ".join(parts)
+
+    def _type(self, c: Connection, type: CanonicalType, own: bool) -> str:
+        if own and type.native:
+            # An enum or a domain may be unknown here.
+            row = c.execute("SELECT to_regtype(%s) IS NOT NULL", [type.native]).fetchone()
+            if row and row[0]:
+                return type.native
+        return declaration(type)
+
+
+def _column(name: str, local: LocalColumn) -> Column:
+    type = CanonicalType(local.type.kind, local.native, local.type.item)
+    return Column(name, type, not local.not_null, bool(local.generated), local.default)

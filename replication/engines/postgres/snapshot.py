@@ -1,0 +1,173 @@
+"""The reader of whole rows, in key order.
+
+Rows come as CSV by COPY and are read by Arrow's own parser, then as columns of text go the same way as those
+of the log: what the initial copy reads and what the log shows of the same row is the same.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pyarrow as pa
+from psycopg import sql
+from pyarrow import csv
+
+from replication.engines.postgres.columns import Bound, bind
+from replication.engines.postgres.config import WATERMARK, Session, split_name
+from replication.engines.postgres.keys import key_columns
+from replication.engines.postgres.statements import literal
+from replication.engines.postgres.values import from_text, to_text
+from replication.key import encode_keys
+from replication.schema import NodeConfig, Table
+from replication.types import Kind
+
+_COUNT_BELOW = 10_000
+"""Tables that the planner thinks smaller than this are counted."""
+_COUNT_LIMIT = 1_000_000
+_COLLATED = frozenset({25, 1043})
+"""text and varchar, which an index of the collation "C" can give in canonical order."""
+
+
+class PostgresSnapshot:
+    """Implements `replication.engine.Snapshot`."""
+
+    def __init__(self, node: NodeConfig, group: str) -> None:
+        self.node = node
+        self.group = group
+        self._session = Session(node)
+        self._bound: dict[str, Bound] = {}
+
+    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+        """See `Snapshot.read_chunk`."""
+        bound = self._bind(table)
+        order = [_ordered(bound, i) for i in bound.key]
+        where = ""
+        if after is not None:
+            start = [_literal(bound, i, texts[0]) for i, texts in _key_texts(bound, [after])]
+            where = f"WHERE ({', '.join(order)}) > ({', '.join(start)})"
+        query = (
+            f"SELECT {_columns(bound)} FROM {bound.sql} t {where} ORDER BY {', '.join(order)} LIMIT {limit}"
+        )
+        return self._read(bound, query)
+
+    def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
+        """See `Snapshot.read_keys`."""
+        bound = self._bind(table)
+        arrays, same = [], []
+        for n, (i, texts) in enumerate(_key_texts(bound, keys)):
+            kind = table.schema.columns[i].type.kind
+            arrays.append(sql.Literal(literal(pa.array(texts, pa.utf8()), kind)).as_string() + "::text[]")
+            same.append(f"t.{bound.names([i])[0]} = u.c{n}::{bound.columns[i].cast}")
+        names = ", ".join(f"c{n}" for n in range(len(arrays)))
+        order = ", ".join(_ordered(bound, i) for i in bound.key)
+        query = (
+            f"SELECT {_columns(bound)} FROM unnest({', '.join(arrays)}) u({names}) "
+            f"JOIN {bound.sql} t ON {' AND '.join(same)} ORDER BY {order}"
+        )
+        return self._read(bound, query)
+
+    def write_watermark(self, ident: str) -> None:
+        """See `Snapshot.write_watermark`."""
+        with self._session.use() as c:
+            c.execute(
+                f"INSERT INTO {WATERMARK} (grp, ident) VALUES (%s, %s) "
+                "ON CONFLICT (grp) DO UPDATE SET ident = EXCLUDED.ident",
+                [self.group, ident],
+            )
+
+    def estimate_rows(self, table: Table) -> int:
+        """See `Snapshot.estimate_rows`."""
+        bound = self._bind(table)
+        with self._session.use() as c:
+            row = c.execute(
+                "SELECT r.reltuples::int8 FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
+                "WHERE n.nspname = %s AND r.relname = %s",
+                split_name(table.mapping.names[self.node.name]),
+            ).fetchone()
+            if row and row[0] >= _COUNT_BELOW:
+                return int(row[0])
+            count = c.execute(
+                f"SELECT count(*) FROM (SELECT FROM {bound.sql} LIMIT {_COUNT_LIMIT}) AS part"
+            ).fetchone()
+        return int(count[0]) if count else 0
+
+    def close(self) -> None:
+        """See `Snapshot.close`."""
+        self._session.close()
+
+    def _bind(self, table: Table) -> Bound:
+        if table.name not in self._bound:
+            with self._session.use() as c:
+                self._bound[table.name] = bind(c, table, self.node.name)
+        return self._bound[table.name]
+
+    def _read(self, bound: Bound, query: str) -> pa.RecordBatch:
+        with self._session.use() as c, c.cursor() as cursor:
+            copy = f"COPY ({query}) TO STDOUT (FORMAT csv)"
+            with cursor.copy(copy.encode()) as rows:
+                data = b"".join(rows)
+        return parse_csv(bound, data)
+
+
+def parse_csv(bound: Bound, data: bytes) -> pa.RecordBatch:
+    """Rows that COPY wrote as CSV, with `_key` before the data columns."""
+    schema = bound.table.schema
+    names = list(schema.arrow.names)
+    texts = _texts(data, names)
+    columns = [
+        from_text(text, column.type, local.type)
+        for text, column, local in zip(texts, schema.columns, bound.columns, strict=True)
+    ]
+    kinds = [schema.columns[i].type.kind for i in bound.key]
+    key = encode_keys([columns[i] for i in bound.key], kinds)
+    fields = [pa.field("_key", pa.binary()), *schema.arrow]
+    return pa.RecordBatch.from_arrays([key, *columns], schema=pa.schema(fields))
+
+
+def _texts(data: bytes, names: Sequence[str]) -> list[pa.Array]:
+    if not data:
+        return [pa.array([], pa.utf8()) for _ in names]
+    table = csv.read_csv(
+        io.BytesIO(data),
+        csv.ReadOptions(column_names=names, use_threads=False, block_size=max(len(data), 1 << 20) + 1),
+        csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+        csv.ConvertOptions(
+            column_types={name: pa.utf8() for name in names},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    return [table.column(name).combine_chunks() for name in names]
+
+
+def _columns(bound: Bound) -> str:
+    return ", ".join(f"t.{name}" for name in bound.names(range(len(bound.columns))))
+
+
+def _ordered(bound: Bound, index: int) -> str:
+    """A key column in an order that is the canonical key's."""
+    column = bound.columns[index]
+    name = f"t.{bound.names([index])[0]}"
+    if bound.table.schema.columns[index].type.kind is not Kind.TEXT:
+        return name
+    if column.type_oid in _COLLATED:
+        return f'{name} COLLATE "C"'
+    return f'{name}::text COLLATE "C"'
+
+
+def _literal(bound: Bound, index: int, text: str) -> str:
+    """A key value, to compare with what `_ordered` gives."""
+    kind = bound.table.schema.columns[index].type.kind
+    cast = "text" if kind is Kind.TEXT else bound.columns[index].cast
+    return f"{sql.Literal(text).as_string()}::{cast}"
+
+
+def _key_texts(bound: Bound, keys: Sequence[bytes]) -> list[tuple[int, list[str]]]:
+    types = [bound.table.schema.columns[i].type for i in bound.key]
+    columns = key_columns(keys, [t.kind for t in types])
+    return [
+        (i, to_text(column, type, bound.columns[i].type).to_pylist())
+        for i, type, column in zip(bound.key, types, columns, strict=True)
+    ]

@@ -1,0 +1,175 @@
+"""The statements that write rows, and their parameters: one text array per column.
+
+A batch of any size is one statement with one parameter per column; `unnest` turns the arrays into rows and
+casts read the texts, so nothing is staged and small batches cost one round trip. The statement's text depends
+on the columns only, never on the rows, so it is prepared once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.engines.postgres.columns import Bound
+from replication.engines.postgres.config import SCHEMA, quoted
+from replication.engines.postgres.types import JSON_OID, JSONB_OID
+from replication.types import Kind
+
+_BARE = frozenset(
+    {
+        Kind.BOOLEAN, Kind.INT16, Kind.INT32, Kind.INT64, Kind.FLOAT32, Kind.FLOAT64, Kind.NUMERIC, Kind.UUID,
+        Kind.TIME,
+    }
+)  # fmt: skip
+"""Kinds whose texts need no quotes in an array literal."""
+_DECIMAL128_DIGITS = 34
+_BEYOND_JSONB = r"\\u(0000|[dD][89abAB])"
+"""Escapes that `json` stores and `jsonb` refuses."""
+
+
+def literal(texts: pa.Array, kind: Kind) -> str:
+    """A column of texts as a PostgreSQL array literal, built by Arrow for the whole column."""
+    if not len(texts):
+        return "{}"
+    if kind not in _BARE:
+        texts = pc.replace_substring(texts, "\\", "\\\\")
+        texts = pc.replace_substring(texts, '"', '\\"')
+        items = pc.binary_join_element_wise('"', texts, '",', "")
+    else:
+        items = pc.binary_join_element_wise(texts, ",", "")
+    items = pc.fill_null(items, "NULL,")
+    start = items.offset
+    offsets = np.frombuffer(items.buffers()[1], np.int32)[start : start + len(items) + 1]
+    body = items.buffers()[2].to_pybytes()[offsets[0] : offsets[-1] - 1]
+    return f"{{{body.decode()}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """Writes to one table.
+
+    Attributes:
+        bound: the table on this node.
+        milliseconds: some other node keeps timestamps to the millisecond and numbers to 34 digits.
+    """
+
+    bound: Bound
+    milliseconds: bool
+
+    @property
+    def table(self) -> str:
+        """The table's name inside a statement with parameters."""
+        return _escaped(self.bound.sql)
+
+    def name(self, index: int) -> str:
+        """A column's name inside a statement with parameters."""
+        return _escaped(quoted(self.bound.columns[index].name))
+
+    def cast(self, index: int) -> str:
+        """A column's type inside a statement with parameters."""
+        return _escaped(self.bound.columns[index].cast)
+
+    @property
+    def writable(self) -> tuple[int, ...]:
+        """Indexes of the columns that can be written: all but generated ones."""
+        return tuple(i for i, c in enumerate(self.bound.columns) if not c.generated)
+
+    def upsert(self) -> tuple[str, tuple[int, ...]]:
+        """Insert whole rows, or update those that exist.
+
+        Returns:
+            the statement, and the columns that its parameters stand for.
+        """
+        b, columns = self.bound, self.writable
+        names = [self.name(i) for i in columns]
+        update = self._settable(columns)
+        change = ", ".join(f"{self.name(i)} = {self._kept(i, f'EXCLUDED.{self.name(i)}')}" for i in update)
+        action = f"UPDATE SET {change}" if change else "NOTHING"
+        statement = (
+            f"INSERT INTO {self.table} AS t ({', '.join(names)}) OVERRIDING SYSTEM VALUE "
+            f"SELECT {self._casts(columns)} FROM {_unnest(len(columns))} "
+            f"ON CONFLICT ({', '.join(self.name(i) for i in b.key)}) DO {action}"
+        )
+        return statement, columns
+
+    def update(self, have: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """Update the columns `have` of rows that exist; returns the places of those that did, from 1.
+
+        Returns:
+            the statement, and the columns that its parameters stand for, the key's first.
+        """
+        b = self.bound
+        change = [i for i in self._settable(have) if i not in b.key] or list(b.key)
+        columns = (*b.key, *(i for i in change if i not in b.key))
+        place = {i: n for n, i in enumerate(columns)}
+        sets = ", ".join(
+            f"{self.name(i)} = {self._kept(i, f'u.c{place[i]}::{self.cast(i)}')}" for i in change
+        )
+        statement = (
+            f"UPDATE {self.table} AS t SET {sets} "
+            f"FROM {_unnest(len(columns), ordinal=True)} WHERE {self._same_key()} RETURNING u.n"
+        )
+        return statement, columns
+
+    def delete(self) -> tuple[str, tuple[int, ...]]:
+        """Delete by key.
+
+        Returns:
+            the statement, and the columns that its parameters stand for.
+        """
+        b = self.bound
+        return f"DELETE FROM {self.table} AS t USING {_unnest(len(b.key))} WHERE {self._same_key()}", b.key
+
+    def _casts(self, columns: Sequence[int]) -> str:
+        return ", ".join(f"u.c{n}::{self.cast(i)}" for n, i in enumerate(columns))
+
+    def _same_key(self) -> str:
+        b = self.bound
+        return " AND ".join(f"t.{self.name(i)} = u.c{n}::{self.cast(i)}" for n, i in enumerate(b.key))
+
+    def _settable(self, columns: Sequence[int]) -> list[int]:
+        """Of some columns, those that an update may set."""
+        b = self.bound
+        return [
+            i
+            for i in columns
+            if i not in b.key and not b.columns[i].generated and b.columns[i].identity != "a"
+        ]
+
+    def _kept(self, index: int, new: str) -> str:
+        """The new value, or the stored one where the new one is only its narrowed form."""
+        column = self.bound.columns[index]
+        kind = self.bound.table.schema.columns[index].type.kind
+        old = f"t.{self.name(index)}"
+        if column.type_oid == JSONB_OID:
+            return f"CASE WHEN {old} = {new} THEN {old} ELSE {new} END"
+        if column.type_oid == JSON_OID:
+            return (
+                f"CASE WHEN {old}::text ~ '{_BEYOND_JSONB}' OR {new}::text ~ '{_BEYOND_JSONB}' THEN {new} "
+                f"WHEN {old}::jsonb = {new}::jsonb THEN {old} ELSE {new} END"
+            )
+        if not self.milliseconds:
+            return new
+        if kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
+            return f"CASE WHEN date_trunc('milliseconds', {old}) = {new} THEN {old} ELSE {new} END"
+        if kind is Kind.NUMERIC and column.type.kind is Kind.NUMERIC:
+            return (
+                f"CASE WHEN {old} = {new} THEN {old} WHEN length({old}::text) > {_DECIMAL128_DIGITS} "
+                f"AND {SCHEMA}.decimal128({old}) = {new} THEN {old} ELSE {new} END"
+            )
+        return new
+
+
+def _escaped(sql: str) -> str:
+    """A percent sign would be taken for a parameter."""
+    return sql.replace("%", "%%")
+
+
+def _unnest(columns: int, *, ordinal: bool = False) -> str:
+    arrays = ", ".join(["%s::text[]"] * columns)
+    names = [f"c{n}" for n in range(columns)] + (["n"] if ordinal else [])
+    return f"unnest({arrays}) {'WITH ORDINALITY ' if ordinal else ''}AS u({', '.join(names)})"
