@@ -1,0 +1,220 @@
+"""Writes batches: one multi-document transaction each.
+
+In it: read the marker, read the documents, compare, replace the marker, write what differs, commit. The
+marker is the first write, so it is the first event. What another client writes in between aborts the
+transaction with a write conflict.
+
+The server aborts the whole transaction when it refuses one row, and says which. That row is left out and
+the transaction tried again; after a few such rounds every row is tried in a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import bson
+from bson.errors import BSONError
+from pymongo.client_session import ClientSession
+from pymongo.errors import BulkWriteError, DocumentTooLarge, PyMongoError
+from pymongo.results import BulkWriteResult
+
+from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
+from replication.engines.mongodb.config import MARKER, Document, connect
+from replication.engines.mongodb.control import MAJORITY, SNAPSHOT
+from replication.engines.mongodb.errors import CONTENTION, DUPLICATE_KEY, UNAVAILABLE, classify, translated
+from replication.engines.mongodb.layout import Layout
+from replication.engines.mongodb.marker import marker_id, to_document
+from replication.engines.mongodb.plan import Incoming, Plan, Write, incoming, make_plan
+from replication.engines.mongodb.snapshot import find_ids
+from replication.errors import Contention, NodeUnavailable
+from replication.marker import Marker
+from replication.schema import NodeConfig, Table
+
+_ROUNDS = 4
+_COMMITS = 3
+_UNENCODABLE = (BSONError, DocumentTooLarge, OverflowError, ValueError, TypeError)
+Chosen = list[tuple[Incoming, list[int]]]
+
+
+class _Refused(Exception):
+    """Rows that the server refuses, by table and row number."""
+
+    def __init__(self, rows: Incoming, reasons: Mapping[int, str]) -> None:
+        super().__init__()
+        self.rows = rows
+        self.reasons = reasons
+
+
+class _NotOurs(Exception):
+    """The marker is not as the batch expects it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class MongoApplier:
+    """See `engine.Applier`."""
+
+    def __init__(self, node: NodeConfig, group: str, tables: Sequence[Table], sources: Sequence[str]) -> None:
+        self._node = node
+        self._sources = sorted(set(sources))
+        self._layouts = {table.name: Layout(table, node) for table in tables}
+        self._db = connect(node)
+        self._session: ClientSession | None = None
+
+    def apply(self, batch: ApplyBatch) -> Applied:
+        """See `engine.Applier`."""
+        tables = incoming(batch.tables, self._layouts)
+        held = [rows.held(i, reason) for rows in tables for i, reason in rows.refused.items()]
+        with translated(self._node.name):
+            try:
+                for _ in range(_ROUNDS):
+                    try:
+                        return Applied(Outcome.COMMITTED, held, self._commit(batch.marker, _live(tables)))
+                    except _Refused as refusal:
+                        held += _leave_out(refusal)
+                held += self._try_each(batch.marker, tables)
+                while True:
+                    try:
+                        return Applied(Outcome.COMMITTED, held, self._commit(batch.marker, _live(tables)))
+                    except _Refused as refusal:
+                        held += _leave_out(refusal)
+            except _NotOurs as other:
+                return Applied(other.outcome)
+
+    def close(self) -> None:
+        """See `engine.Applier`."""
+        if self._session is not None:
+            with contextlib.suppress(PyMongoError):
+                self._session.end_session()
+            self._session = None
+        self._db.client.close()
+
+    def _commit(self, marker: Marker, chosen: Chosen) -> list[tuple[str, bytes]]:
+        """One transaction; the keys of partial rows that are not there."""
+        with self._transaction() as session:
+            plans = self._write(session, marker, chosen)
+            for attempt in range(1, _COMMITS + 1):
+                try:
+                    session.commit_transaction()
+                    break
+                except PyMongoError as error:
+                    if not error.has_error_label("UnknownTransactionCommitResult"):
+                        raise
+                    if attempt == _COMMITS:
+                        message = "whether the transaction was committed is not known"
+                        raise NodeUnavailable(message, node=self._node.name) from error
+        return [(plan.layout.name, key) for plan in plans for key in plan.missing]
+
+    def _try_each(self, marker: Marker, tables: Sequence[Incoming]) -> list[HeldRow]:
+        held: list[HeldRow] = []
+        for rows, numbers in _live(tables):
+            for i in numbers:
+                try:
+                    with self._transaction() as session:
+                        self._write(session, marker, [(rows, [i])])
+                except _Refused as refusal:
+                    held += _leave_out(refusal)
+        return held
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[ClientSession]:
+        """A transaction that is aborted unless the body commits it."""
+        if self._session is None:
+            self._session = self._db.client.start_session(causal_consistency=False)
+        session = self._session
+        session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY)
+        try:
+            yield session
+        finally:
+            if session.in_transaction:
+                with contextlib.suppress(PyMongoError):
+                    session.abort_transaction()
+
+    def _write(self, session: ClientSession, marker: Marker, chosen: Chosen) -> list[Plan]:
+        self._check(session, marker)
+        plans = []
+        for rows, numbers in chosen:
+            plan = make_plan(rows, numbers, self._find(session, rows, numbers), self._sources)
+            if plan.refused:
+                raise _Refused(rows, plan.refused)
+            plans.append(plan)
+        self._replace_marker(session, marker, sum(len(plan.writes) for plan in plans))
+        for (rows, _), plan in zip(chosen, plans, strict=True):
+            if plan.writes:
+                self._run(session, rows, plan)
+        return plans
+
+    def _check(self, session: ClientSession, marker: Marker) -> None:
+        key = {"_id": marker_id(marker.group, marker.shard)}
+        stored = self._db[MARKER].find_one(key, {"epoch": 1, "seq": 1}, session=session)
+        if stored is not None and int(stored["epoch"]) == marker.epoch:
+            if int(stored["seq"]) == marker.after:
+                return
+            if int(stored["seq"]) == marker.seq:
+                raise _NotOurs(Outcome.ALREADY)
+        raise _NotOurs(Outcome.FENCED)
+
+    def _replace_marker(self, session: ClientSession, marker: Marker, events: int) -> None:
+        document = to_document(marker, events)
+        condition = {"_id": document["_id"], "epoch": marker.epoch, "seq": marker.after}
+        if not self._db[MARKER].replace_one(condition, document, session=session).matched_count:
+            raise _NotOurs(Outcome.FENCED)
+
+    def _find(self, session: ClientSession, rows: Incoming, numbers: Sequence[int]) -> dict[bytes, Document]:
+        ids = [rows.ids[i] for i in numbers]
+        collection = self._db[rows.layout.collection]
+        documents = list(find_ids(collection, rows.layout, ids, session=session))
+        keys = rows.layout.decode_ids([d["_id"] for d in documents]).to_pylist()
+        return dict(zip(keys, documents, strict=True))
+
+    def _run(self, session: ClientSession, rows: Incoming, plan: Plan) -> None:
+        writes: list[Write] = [write for _, write in plan.writes]
+        collection = self._db[rows.layout.collection]
+        try:
+            result: BulkWriteResult = collection.bulk_write(writes, ordered=True, session=session)
+        except BulkWriteError as error:
+            raise _blame(error, rows, plan, self._node.name) from error
+        except _UNENCODABLE as error:
+            bad = {i: reason for i, _ in plan.writes if (reason := _unencodable(rows.document(i)))}
+            if not bad:
+                raise
+            raise _Refused(rows, bad) from error
+        if result.matched_count + result.inserted_count + result.deleted_count != len(writes):
+            message = "a document changed while it was being written"
+            raise Contention(message, node=self._node.name)
+
+
+def _live(tables: Sequence[Incoming]) -> Chosen:
+    return [(rows, list(rows.live)) for rows in tables]
+
+
+def _leave_out(refusal: _Refused) -> list[HeldRow]:
+    rows = refusal.rows
+    rows.live = [i for i in rows.live if i not in refusal.reasons]
+    return [rows.held(i, reason) for i, reason in refusal.reasons.items()]
+
+
+def _blame(error: BulkWriteError, rows: Incoming, plan: Plan, node: str) -> Exception:
+    """Which row it was, or that the whole transaction must be tried again."""
+    failures = error.details.get("writeErrors") or []
+    if not failures or error.has_error_label("TransientTransactionError"):
+        return Contention("the transaction was aborted", node=node)
+    first = failures[0]
+    code = first.get("code", 0)
+    if code in CONTENTION or (code == DUPLICATE_KEY and list(first.get("keyPattern", {})) == ["_id"]):
+        return Contention(first.get("errmsg", "write conflict"), node=node)
+    if code in UNAVAILABLE:
+        return classify(error, node)
+    return _Refused(rows, {plan.writes[first["index"]][0]: f"({code}) {first.get('errmsg', '')[:300]}"})
+
+
+def _unencodable(document: Document) -> str:
+    """Why the driver cannot encode a document; empty if it can."""
+    try:
+        size = len(bson.encode(document))
+    except _UNENCODABLE as error:
+        return f"it is no BSON document: {error}"[:300]
+    return f"the document has {size} bytes, more than MongoDB's 16 MB" if size > 16 * 1024 * 1024 else ""

@@ -1,0 +1,54 @@
+"""Where the database is, and what our own collections in it are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from replication.errors import ConfigError
+from replication.schema import NodeConfig, TableMapping
+
+Document = dict[str, Any]
+
+OWN = "sync_worker."
+"""Our collections' common prefix; nothing with it is ever replicated."""
+MARKER = OWN + "marker"
+WATERMARK = OWN + "watermark"
+STATE = OWN + "state"
+PRE_IMAGES = {"changeStreamPreAndPostImages": {"enabled": True}}
+
+
+def connect(node: NodeConfig) -> Database[Document]:
+    """The node's database on a client of its own; connects on first use. Close `database.client`.
+
+    Raises:
+        ConfigError: the DSN is not one, or names no database.
+    """
+    try:
+        name = parse_uri(node.dsn, validate=False, warn=False)["database"]
+        if not name:
+            message = "the DSN names no database"
+            raise ConfigError(
+                message, node=node.name, hint="end it with the database, as in mongodb://host:27017/shop"
+            )
+        client: MongoClient[Document] = MongoClient(
+            node.dsn,
+            appname="sync-worker",
+            tz_aware=False,
+            datetime_conversion="DATETIME_MS",
+            serverSelectionTimeoutMS=int(node.options.get("connect_timeout_ms", "10000")),
+        )
+    except (ConfigurationError, PyMongoError, ValueError) as error:
+        # The error's own text may repeat the DSN, and with it a password.
+        message = f"the DSN is not valid: {type(error).__name__}"
+        raise ConfigError(message, node=node.name, hint="see MongoDB's connection string format") from None
+    return client[name]
+
+
+def collection_name(node: NodeConfig, mapping: TableMapping) -> str:
+    """The table's collection on this node."""
+    return mapping.names[node.name]

@@ -1,0 +1,104 @@
+"""Our collections, and the node's place in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pymongo.client_session import ClientSession
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from replication.engines.mongodb.config import (
+    MARKER,
+    STATE,
+    WATERMARK,
+    collection_name,
+    connect,
+)
+from replication.engines.mongodb.errors import translated
+from replication.engines.mongodb.marker import load_marker, to_document
+from replication.engines.mongodb.position import cluster_time, pack_token, token_time
+from replication.engines.mongodb.schema import ensure_collection
+from replication.marker import Marker
+from replication.position import Position, order_of
+from replication.schema import NodeConfig, Table
+
+MAJORITY = WriteConcern(w="majority")
+SNAPSHOT = ReadConcern("snapshot")
+
+
+class MongoControl:
+    """See `engine.Control`."""
+
+    def __init__(self, node: NodeConfig, group: str) -> None:
+        self._node = node
+        self._group = group
+        self._db = connect(node)
+
+    def prepare(self, tables: Sequence[Table]) -> Position:
+        """See `engine.Control`. Creates missing collections and switches pre-images on."""
+        with translated(self._node.name):
+            for name in (MARKER, WATERMARK, STATE):
+                ensure_collection(self._db, name, pre_images=False)
+            for table in tables:
+                ensure_collection(self._db, collection_name(self._node, table.mapping), pre_images=True)
+            reply = self._db.command({"aggregate": 1, "pipeline": [{"$changeStream": {}}], "cursor": {}})
+            cursor = reply["cursor"]
+            self._db.command("killCursors", "$cmd.aggregate", cursors=[cursor["id"]])
+        token = cursor["postBatchResumeToken"]
+        hi = token_time(token) or cluster_time(reply["operationTime"])
+        return Position(order_of(hi, 0), pack_token(token))
+
+    def raise_epoch(self, shards: int, at_least: int, initial: Marker) -> list[Marker]:
+        """See `engine.Control`."""
+
+        def raise_all(session: ClientSession) -> list[Marker]:
+            stored = list(markers.find({"group": self._group}, session=session))
+            epoch = max([at_least, *(int(d["epoch"]) + 1 for d in stored)])
+            found = {int(d["shard"]): load_marker(d, self._group) for d in stored}
+            raised = []
+            for shard in sorted({*found, *range(shards)}):
+                marker = replace(found.get(shard) or replace(initial, shard=shard), epoch=epoch)
+                document = to_document(marker, 0)
+                markers.replace_one({"_id": document["_id"]}, document, upsert=True, session=session)
+                raised.append(marker)
+            return raised
+
+        markers = self._db[MARKER]
+        with translated(self._node.name), self._db.client.start_session() as session:
+            return session.with_transaction(raise_all, read_concern=SNAPSHOT, write_concern=MAJORITY)
+
+    def drop(self) -> None:
+        """See `engine.Control`. Other groups' documents in our collections stay."""
+        with translated(self._node.name):
+            self._db[MARKER].delete_many({"group": self._group})
+            self._db[WATERMARK].delete_many({"_id": {"$in": [self._group, f"{self._group}/beat"]}})
+            self._db[STATE].delete_many({"group": self._group})
+            for name in (MARKER, WATERMARK, STATE):
+                if self._db[name].find_one({}, {"_id": 1}) is None:
+                    self._db.drop_collection(name)
+
+    def get_state(self, name: str) -> str | None:
+        """See `engine.StateStore`."""
+        with translated(self._node.name):
+            document = self._db[STATE].find_one({"_id": state_id(self._group, name)})
+        return None if document is None else str(document["value"])
+
+    def put_state(self, name: str, value: str) -> None:
+        """See `engine.StateStore`."""
+        key = state_id(self._group, name)
+        document = {"_id": key, "group": self._group, "name": name, "value": value}
+        with translated(self._node.name):
+            self._db[STATE].with_options(write_concern=MAJORITY).replace_one(
+                {"_id": key}, document, upsert=True
+            )
+
+    def close(self) -> None:
+        """See `engine.Control`."""
+        self._db.client.close()
+
+
+def state_id(group: str, name: str) -> str:
+    """The `_id` of a state document."""
+    return f"{group}/{name}"

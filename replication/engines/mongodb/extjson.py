@@ -1,0 +1,111 @@
+"""JSON text and BSON values.
+
+What JSON can say is plain JSON, of any type that says it: `1` may be an int32, an int64 or a decimal128 in
+the document. What it cannot say is written as MongoDB's relaxed extended JSON
+(https://github.com/mongodb/specifications/blob/master/source/extended-json/extended-json.md) and read
+back from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal
+from typing import Any
+
+from bson import json_util
+from bson.codec_options import DatetimeConversion
+from bson.decimal128 import Decimal128
+from bson.json_util import JSONMode, JSONOptions
+
+from replication.engines.mongodb import decimals
+
+_RELAXED = JSONOptions(
+    json_mode=JSONMode.RELAXED, tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_MS
+)
+_SEPARATORS = (",", ":")
+_MOST, _LEAST = (1 << 63) - 1, -(1 << 63)
+
+
+def to_text(value: Any) -> str:
+    """Compact JSON text; the fields keep their order."""
+    try:
+        return json.dumps(value, separators=_SEPARATORS, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        parts: list[str] = []
+        _spell(value, parts)
+        return "".join(parts)
+
+
+def from_text(text: str) -> Any:
+    """The BSON value of JSON text.
+
+    Numbers become the first of int32, int64, double and decimal128 that holds them exactly.
+
+    Raises:
+        ValueError: not JSON, or a number that no BSON type holds exactly.
+    """
+    if '"$' in text:
+        try:
+            return json_util.loads(
+                text, json_options=_RELAXED, parse_int=_integer, parse_float=_number, parse_constant=_constant
+            )
+        except (TypeError, ValueError, KeyError):
+            pass  # a field that starts with a dollar sign for reasons of its own
+    return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_constant)
+
+
+def _spell(value: Any, parts: list[str]) -> None:
+    if isinstance(value, dict):
+        parts.append("{")
+        for i, (name, item) in enumerate(value.items()):
+            parts.append(f"{',' if i else ''}{json.dumps(name, ensure_ascii=False)}:")
+            _spell(item, parts)
+        parts.append("}")
+    elif isinstance(value, list):
+        parts.append("[")
+        for i, item in enumerate(value):
+            if i:
+                parts.append(",")
+            _spell(item, parts)
+        parts.append("]")
+    elif isinstance(value, Decimal128) and value.to_decimal().is_finite():
+        parts.append(_json_number(value))
+    elif value is None or isinstance(value, (str, bool, int)):
+        parts.append(json.dumps(value, ensure_ascii=False))
+    elif isinstance(value, float) and math.isfinite(value):
+        parts.append(repr(value))
+    else:
+        parts.append(
+            json_util.dumps(value, json_options=_RELAXED, separators=_SEPARATORS, ensure_ascii=False)
+        )
+
+
+def _json_number(value: Decimal128) -> str:
+    number = value.to_decimal()
+    return str(number) if abs(number.adjusted()) > 2 * decimals.DIGITS else decimals.to_text(value)
+
+
+def _integer(text: str) -> int | Decimal128:
+    value = int(text)
+    return value if _LEAST <= value <= _MOST else _exact(text)
+
+
+def _number(text: str) -> float | Decimal128:
+    value = float(text)
+    if math.isfinite(value) and Decimal(repr(value)) == Decimal(text):
+        return value
+    return _exact(text)
+
+
+def _exact(text: str) -> Decimal128:
+    number = decimals.to_decimal128(text)
+    if number.to_decimal() != Decimal(text):
+        message = f"the number {text[:60]} has more digits than decimal128"
+        raise ValueError(message)
+    return number
+
+
+def _constant(text: str) -> float:
+    message = f"{text} is not JSON"
+    raise ValueError(message)

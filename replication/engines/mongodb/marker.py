@@ -1,0 +1,56 @@
+"""The marker as a document.
+
+    _id       "<group>/<shard>"
+    group, shard, shards, epoch, seq, state, versions     as in `engine`
+    events    how many change-stream events follow it in its transaction
+
+It is always replaced as a whole, so that its event carries all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from replication.engines.mongodb.config import Document
+from replication.marker import Marker
+
+
+def marker_id(group: str, shard: int) -> str:
+    """The marker's `_id`."""
+    return f"{group}/{shard}"
+
+
+def to_document(marker: Marker, events: int) -> Document:
+    """The document of a marker that `events` events follow."""
+    return {
+        "_id": marker_id(marker.group, marker.shard),
+        "group": marker.group,
+        "shard": marker.shard,
+        "shards": marker.shards,
+        "epoch": marker.epoch,
+        "seq": marker.seq,
+        "state": marker.state(),
+        "versions": marker.versions,
+        "events": events,
+    }
+
+
+def load_marker(document: Mapping[str, Any] | None, group: str) -> Marker | None:
+    """The marker in a document, or None if there is none or it is another group's."""
+    if document is None or document["group"] != group:
+        return None
+    return Marker.load(
+        group,
+        int(document["shard"]),
+        int(document["shards"]),
+        int(document["epoch"]),
+        int(document["seq"]),
+        document["state"],
+        bytes(document["versions"]),
+    )
+
+
+def events_after(document: Mapping[str, Any]) -> int:
+    """How many events follow the marker in its transaction."""
+    return int(document["events"])

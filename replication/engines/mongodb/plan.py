@@ -1,0 +1,241 @@
+"""What to write: a batch's rows, compared with the documents that are there. Owns no connection.
+
+Only what differs is written, so an event of the change stream follows from every planned operation and
+from nothing else. Values are compared as canonical values; a stored one that means the same, narrowed to
+what its source can hold, stays as it is, type and all. SQL's null leaves a missing field missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pymongo import DeleteOne, InsertOne, UpdateOne
+
+from replication.batch import HeldRow, TableRows
+from replication.change import Op
+from replication.engines.mongodb.config import Document
+from replication.engines.mongodb.delta import Path
+from replication.engines.mongodb.layout import Layout
+from replication.engines.mongodb.types import Unconvertible, decode_column, encode_column
+from replication.narrowing import comparable, narrow
+from replication.types import CanonicalType
+
+Write = InsertOne[Document] | UpdateOne | DeleteOne
+
+
+class ScalarParent(ValueError):
+    """A mapped path leads through a value that is no document."""
+
+
+class Incoming:
+    """One table's rows of a batch, as BSON values.
+
+    Args:
+        rows: as in `batch`.
+        layout: where its columns are.
+    """
+
+    def __init__(self, rows: pa.RecordBatch, layout: Layout) -> None:
+        self.layout = layout
+        keys = rows.column("_key").cast(pa.binary())
+        self.keys: list[bytes] = keys.to_pylist()
+        self.ids = layout.encode_ids(keys)
+        self.deletes = [op == Op.DELETE for op in rows.column("_op").to_pylist()]
+        self.have = [_places(bits) for bits in rows.column("_have").to_pylist()]
+        self.columns = {
+            place: encode_column(rows.column(layout.columns[place].name), layout.type_of(place))
+            for place in layout.data_places
+        }
+        self.refused = self._unwritable(keys)
+        self.live = [i for i in range(len(self.keys)) if i not in self.refused]
+
+    def held(self, i: int, reason: str) -> HeldRow:
+        """Row `i`, refused."""
+        return HeldRow(self.layout.name, self.keys[i], reason)
+
+    def places(self, i: int) -> Iterable[int]:
+        """The data columns that row `i` has."""
+        have = self.have[i]
+        if have is None:
+            return self.layout.data_places
+        return [place for place in self.layout.data_places if place in have]
+
+    def is_full(self, i: int) -> bool:
+        """Whether row `i` has every column."""
+        have = self.have[i]
+        return have is None or have.issuperset(self.layout.data_places)
+
+    def document(self, i: int) -> Document:
+        """Row `i` as a document."""
+        document: Document = {"_id": self.ids[i]}
+        for place, values in self.columns.items():
+            path = self.layout.paths[place]
+            target = document
+            for name in path[:-1]:
+                target = target.setdefault(name, {})
+            target[path[-1]] = values[i]
+        return document
+
+    def _unwritable(self, keys: pa.Array) -> dict[int, str]:
+        refused = {i: f"key: {v}" for i, v in enumerate(self.ids) if isinstance(v, Unconvertible)}
+        there = self.layout.decode_ids([None if i in refused else v for i, v in enumerate(self.ids)])
+        for i, (key, back) in enumerate(zip(self.keys, there.to_pylist(), strict=True)):
+            if key != back:
+                refused.setdefault(i, "key: MongoDB cannot hold it without loss")
+        for place, values in self.columns.items():
+            for i, value in enumerate(values):
+                if isinstance(value, Unconvertible) and not self.deletes[i]:
+                    refused.setdefault(i, f"{self.layout.columns[place].name}: {value}")
+        return refused
+
+
+@dataclass(slots=True)
+class Plan:
+    """The operations for one table, deletes first since they may free what an insert needs.
+
+    Attributes:
+        writes: row number and operation.
+        missing: keys of partial rows without a document.
+        refused: row number and reason.
+    """
+
+    layout: Layout
+    writes: list[tuple[int, Write]] = field(default_factory=list)
+    missing: list[bytes] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def incoming(tables: Sequence[TableRows], layouts: Mapping[str, Layout]) -> list[Incoming]:
+    """The batch's tables that have rows."""
+    return [Incoming(t.rows, layouts[t.table]) for t in tables if t.rows.num_rows]
+
+
+def make_plan(
+    rows: Incoming, chosen: Sequence[int], found: Mapping[bytes, Document], sources: Sequence[str]
+) -> Plan:
+    """Compare rows with documents.
+
+    Args:
+        rows: the table's rows.
+        chosen: which of them to write.
+        found: the documents that are there, mapped paths only, by canonical key.
+        sources: engines whose narrowing a stored value may have undergone.
+    """
+    plan = Plan(rows.layout)
+    inserts: list[tuple[int, Write]] = []
+    present: list[tuple[int, Document]] = []
+    for i in chosen:
+        document = found.get(rows.keys[i])
+        if rows.deletes[i]:
+            if document is not None:
+                plan.writes.append((i, DeleteOne({"_id": document["_id"]})))
+        elif document is not None:
+            present.append((i, document))
+        elif rows.is_full(i):
+            inserts.append((i, InsertOne(rows.document(i))))
+        else:
+            plan.missing.append(rows.keys[i])
+    changes = _differences(rows, present, sources)
+    for i, document in present:
+        if i in changes:
+            try:
+                update = _update(rows, i, document, changes[i])
+            except ScalarParent as error:
+                plan.refused[i] = str(error)
+            else:
+                plan.writes.append((i, UpdateOne({"_id": document["_id"]}, {"$set": update})))
+    plan.writes += inserts
+    return plan
+
+
+def _differences(
+    rows: Incoming, present: Sequence[tuple[int, Document]], sources: Sequence[str]
+) -> dict[int, list[int]]:
+    """Row number to the places of the columns whose value must change."""
+    layout = rows.layout
+    documents = [document for _, document in present]
+    changes: dict[int, list[int]] = {}
+    for place, values in rows.columns.items():
+        pairs = []
+        for (i, _), stored in zip(present, layout.values(documents, place), strict=True):
+            have = rows.have[i]
+            if (have is None or place in have) and not _identical(stored, values[i]):
+                pairs.append((i, stored, values[i]))
+        for i in _different(pairs, layout.type_of(place), sources):
+            changes.setdefault(i, []).append(place)
+    return changes
+
+
+def _identical(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and not isinstance(a, (dict, list)) and bool(a == b)
+
+
+def _different(
+    pairs: Sequence[tuple[int, Any, Any]], canonical: CanonicalType, sources: Sequence[str]
+) -> list[int]:
+    if not pairs:
+        return []
+    stored, unreadable = decode_column([s for _, s, _ in pairs], canonical)
+    wanted = comparable(decode_column([w for _, _, w in pairs], canonical)[0], canonical)
+    same = _equal(comparable(stored, canonical), wanted)
+    for engine in sources:
+        narrowed = narrow(stored, canonical, engine)
+        if narrowed is not stored:
+            same = pc.or_(same, _equal(comparable(narrowed, canonical), wanted))
+    return [
+        i
+        for n, ((i, _, _), equal) in enumerate(zip(pairs, same.to_pylist(), strict=True))
+        if not equal or n in unreadable
+    ]
+
+
+def _equal(a: pa.Array, b: pa.Array) -> pa.Array:
+    both_null = pc.and_(a.is_null(), b.is_null())
+    return pc.or_(pc.fill_null(pc.equal(a, b), False), both_null)
+
+
+def _update(rows: Incoming, i: int, document: Document, places: Sequence[int]) -> Document:
+    """The `$set` that changes these columns and nothing beside them."""
+    changes: Document = {}
+    for place in places:
+        path = rows.layout.paths[place]
+        depth = _null_parent(document, path)
+        if depth is None:
+            changes[".".join(path)] = rows.columns[place][i]
+            continue
+        # Nothing can be set inside a null, so the document that takes its place is set as a whole.
+        target = changes.setdefault(".".join(path[:depth]), {})
+        for name in path[depth:-1]:
+            target = target.setdefault(name, {})
+        target[path[-1]] = rows.columns[place][i]
+    return changes
+
+
+def _null_parent(document: Document, path: Path) -> int | None:
+    """How many names of the path lead to a null above its end; None if there is no such null.
+
+    Raises:
+        ScalarParent: there is a value that is no document.
+    """
+    here: Any = document
+    for depth, name in enumerate(path[:-1], 1):
+        if name not in here:
+            return None
+        here = here[name]
+        if here is None:
+            return depth
+        if not isinstance(here, Mapping):
+            message = f"{'.'.join(path)}: {'.'.join(path[:depth])} holds {here!r:.40}, which is no document"
+            raise ScalarParent(message)
+    return None
+
+
+def _places(bits: bytes | None) -> frozenset[int] | None:
+    if bits is None:
+        return None
+    number = int.from_bytes(bits, "little")
+    return frozenset(i for i in range(number.bit_length()) if number >> i & 1)

@@ -1,0 +1,155 @@
+"""Reads whole rows in key order.
+
+MongoDB orders `_id` by type first, then as our canonical keys do: numbers by value, strings bytewise,
+booleans, dates, and embedded documents field by field. Two exceptions are put in canonical order here: binary
+data, which MongoDB orders by length first, and infinite dates, which are strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from bson.datetime_ms import DatetimeMS
+from pymongo.collection import Collection
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from replication.engines.mongodb.config import WATERMARK, Document, connect
+from replication.engines.mongodb.errors import translated
+from replication.engines.mongodb.layout import Layout
+from replication.engines.mongodb.preflight import stray_id
+from replication.engines.mongodb.types import DATES, INFINITY, MINUS_INFINITY, Unconvertible
+from replication.errors import RowRefused
+from replication.schema import NodeConfig, Table
+from replication.types import Kind
+
+IDS_PER_FIND = 50
+_FIRST_DATE = DatetimeMS(-(1 << 63))
+
+
+class MongoSnapshot:
+    """See `engine.Snapshot`."""
+
+    def __init__(self, node: NodeConfig, group: str) -> None:
+        self._node = node
+        self._group = group
+        self._db = connect(node)
+
+    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+        """See `engine.Snapshot`.
+
+        Raises:
+            RowRefused: a document cannot be read as a row of this table.
+        """
+        layout = Layout(table, self._node)
+        with translated(self._node.name):
+            if layout.kinds[0] in DATES and len(layout.kinds) == 1:
+                documents = self._dates(layout, after, limit)
+            elif Kind.BYTES in layout.kinds:
+                documents = self._sorted(layout, after, limit)
+            else:
+                documents = list(self._find(layout, _greater(layout, after), limit))
+            stray = stray_id(self._db, layout) if len(documents) < limit else None
+        if stray is not None:
+            self._refuse(layout, f"_id {stray!r:.60} is no key of this table")
+        return self._batch(layout, documents)
+
+    def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
+        """See `engine.Snapshot`; in key order."""
+        layout = Layout(table, self._node)
+        with translated(self._node.name):
+            documents = self._by_keys(layout, keys)
+        batch = self._batch(layout, documents).sort_by("_key")
+        wanted = set(keys)
+        # A timestamp in a key loses its microseconds on the way here; that finds another row.
+        return batch.filter(pa.array([key in wanted for key in batch.column("_key").to_pylist()], pa.bool_()))
+
+    def write_watermark(self, ident: str) -> None:
+        """See `engine.Snapshot`."""
+        watermarks = self._db[WATERMARK].with_options(write_concern=WriteConcern(w="majority"))
+        document = {"_id": self._group, "ident": ident}
+        with translated(self._node.name):
+            watermarks.replace_one({"_id": self._group}, document, upsert=True)
+
+    def estimate_rows(self, table: Table) -> int:
+        """See `engine.Snapshot`."""
+        with translated(self._node.name):
+            return self._db[Layout(table, self._node).collection].estimated_document_count()
+
+    def close(self) -> None:
+        """See `engine.Snapshot`."""
+        self._db.client.close()
+
+    def _by_keys(self, layout: Layout, keys: Sequence[bytes]) -> list[Document]:
+        ids = [v for v in layout.encode_ids(pa.array(keys, pa.binary())) if not isinstance(v, Unconvertible)]
+        return list(find_ids(self._view(layout), layout, ids))
+
+    def _view(self, layout: Layout) -> Collection[Document]:
+        return self._db[layout.collection].with_options(read_concern=ReadConcern("snapshot"))
+
+    def _find(self, layout: Layout, query: Document, limit: int) -> Iterator[Document]:
+        if limit <= 0:
+            return iter(())
+        return iter(
+            self._view(layout).find(
+                query, layout.projection, sort=[("_id", 1)], limit=limit, batch_size=limit
+            )
+        )
+
+    def _dates(self, layout: Layout, after: bytes | None, limit: int) -> list[Document]:
+        """Minus infinity, the dates, infinity."""
+        bound = None if after is None else layout.encode_ids(pa.array([after], pa.binary()))[0]
+        documents: list[Document] = []
+        if bound is None:
+            documents += self._find(layout, {"_id": MINUS_INFINITY}, limit)
+        if bound != INFINITY:
+            low = {"$gte": _FIRST_DATE} if bound in (None, MINUS_INFINITY) else {"$gt": bound}
+            documents += self._find(layout, {"_id": low}, limit - len(documents))
+            documents += self._find(layout, {"_id": INFINITY}, limit - len(documents))
+        return documents
+
+    def _sorted(self, layout: Layout, after: bytes | None, limit: int) -> list[Document]:
+        """The next documents in the order of their canonical keys, found by reading every `_id`."""
+        ids = [d["_id"] for d in self._view(layout).find({}, {"_id": 1})]
+        keys = layout.decode_ids(ids).to_pylist()
+        chosen = sorted((k, i) for i, k in enumerate(keys) if k is not None and (after is None or k > after))
+        found = find_ids(self._view(layout), layout, [ids[i] for _, i in chosen[:limit]])
+        documents = list(found)
+        order = layout.decode_ids([d["_id"] for d in documents]).to_pylist()
+        return [documents[i] for i in sorted(range(len(documents)), key=order.__getitem__)]
+
+    def _batch(self, layout: Layout, documents: list[Document]) -> pa.RecordBatch:
+        if documents:
+            keys, columns, errors = layout.decode(documents, documents)
+        else:
+            keys, columns, errors = (
+                pa.array([], pa.binary()),
+                [pa.array([], f.type) for f in layout.arrow],
+                {},
+            )
+        if errors:
+            at, reason = next(iter(errors.items()))
+            self._refuse(layout, f"_id {documents[at]['_id']!r:.60}: {reason}")
+        schema = pa.schema([("_key", pa.binary()), *layout.arrow])
+        return pa.RecordBatch.from_arrays([keys, *columns], schema=schema)
+
+    def _refuse(self, layout: Layout, why: str) -> None:
+        message = f"a document of {layout.collection} cannot be read as a row of {layout.name}: {why}"
+        raise RowRefused(message, node=self._node.name, hint="correct or remove the document")
+
+
+def find_ids(
+    collection: Collection[Document], layout: Layout, ids: Sequence[Any], **options: Any
+) -> Iterator[Document]:
+    """The documents with these `_id` values, mapped paths only, some at a time."""
+    for at in range(0, len(ids), IDS_PER_FIND):
+        query = {"_id": {"$in": list(ids[at : at + IDS_PER_FIND])}}
+        yield from collection.find(query, layout.projection, batch_size=IDS_PER_FIND + 1, **options)
+
+
+def _greater(layout: Layout, after: bytes | None) -> Document:
+    if after is None:
+        return {}
+    return {"_id": {"$gt": layout.encode_ids(pa.array([after], pa.binary()))[0]}}
