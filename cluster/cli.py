@@ -1,8 +1,10 @@
 """The command line: `sync-worker COMMAND`.
 
 Each command is a module in `cluster.commands` with `add_arguments(parser)` and `run(args) -> int`; its
-docstring is its `--help`. A module is imported only when its command is named, so `--help` stays quick.
-Every command has `args.config` and `args.log_level`; `cluster.commands.common` has what several share.
+docstring is its `--help`. A command with actions, such as `audit tail`, has `ACTIONS` instead: each action's
+name, line of help, and `add_arguments`. A module is imported only when its command is named, so `--help`
+stays quick. Every command has `args.config` and `args.log_level`; `cluster.commands.common` has what several
+share.
 
 Exit codes: 0 success, 1 what was checked does not hold, 2 the command could not do its job.
 """
@@ -16,10 +18,11 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from inspect import cleandoc
+from types import ModuleType
 from typing import Any
 
-from cluster.commands.common import OK, UNABLE
-from cluster.logs import LEVELS, configure_logging, current_redactor
+from cluster.commands.common import OK, UNABLE, add_common
+from cluster.logs import configure_logging, current_redactor
 from replication.errors import SyncError
 
 COMMANDS = {
@@ -67,15 +70,25 @@ def build_parser(named: Sequence[str] = ()) -> argparse.ArgumentParser:
             description=cleandoc(module.__doc__ or line),
             formatter_class=_HelpFormatter,
         )
-        command.add_argument(
-            "-c", "--config", default="sync.yaml", metavar="FILE", help="configuration (default: sync.yaml)"
-        )
-        command.add_argument(
-            "--log-level", default="info", choices=LEVELS, help="how much to log (default: info)"
-        )
-        module.add_arguments(command)
+        _fill(command, module)
         command.set_defaults(run=module.run)
     return parser
+
+
+def _fill(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    """Give a command its arguments, or each of its actions theirs."""
+    actions = getattr(module, "ACTIONS", None)
+    if actions is None:
+        add_common(parser)
+        module.add_arguments(parser)
+        return
+    choices = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, (line, add_arguments) in actions.items():
+        action = choices.add_parser(
+            name, help=line, description=parser.description, formatter_class=_HelpFormatter
+        )
+        add_common(action)
+        add_arguments(action)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

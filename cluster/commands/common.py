@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cluster.logs import configure_logging, secrets_of
+from cluster.logs import LEVELS, configure_logging, secrets_of
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
@@ -26,6 +29,59 @@ def load_config(args: argparse.Namespace) -> GroupConfig:
     return config
 
 
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that every command has."""
+    parser.add_argument(
+        "-c", "--config", default="sync.yaml", metavar="FILE", help="configuration (default: sync.yaml)"
+    )
+    parser.add_argument("--log-level", default="info", choices=LEVELS, help="how much to log (default: info)")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`, for commands that print data."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_audit_folder(parser: argparse.ArgumentParser) -> None:
+    """`--audit DIR`, for commands that read the audit log only."""
+    parser.add_argument(
+        "--audit", metavar="DIR", help="the audit log's folder; the configuration is not read then"
+    )
+
+
+def audit_folder(args: argparse.Namespace) -> Path:
+    """The audit log's folder that the command line or the configuration names.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    from replication.errors import ConfigError
+
+    folder = Path(args.audit) if args.audit else load_config(args).audit_path
+    if not folder.is_dir():
+        message = f"no audit log in {folder}"
+        raise ConfigError(message, hint="it is written by 'sync-worker up'; --audit DIR names another folder")
+    return folder
+
+
+def print_json(value: Any) -> None:
+    """Print one line of JSON; what JSON lacks, infinite numbers for one, becomes null."""
+    import orjson
+
+    print(orjson.dumps(value).decode())
+
+
+def print_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns of text, as wide as they need, so that lines can be cut and searched."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def time_text(microseconds: int) -> str:
+    """A time in UTC; the number itself where no calendar has it."""
+    try:
+        time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return str(microseconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,95 @@
+"""Show the audit log: every change, every decision, every conflict, and what operators did.
+
+Reads the log's folder only; no database is needed, and a group may be running.
+
+Examples:
+  sync-worker audit tail -n 50
+  sync-worker audit tail -f --table orders --kind change
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from cluster.commands.common import OK, add_audit_folder, add_json, audit_folder, print_json, time_text
+
+KINDS = ("change", "decision", "conflict", "operator")
+_POLL_SECONDS = 0.5
+_WIDTH = 40
+
+
+def add_tail_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `audit tail`."""
+    parser.add_argument("-n", dest="count", type=int, default=20, metavar="N", help="so many (default: 20)")
+    parser.add_argument("-f", dest="follow", action="store_true", help="go on with what is added")
+    parser.add_argument("--table", metavar="T", help="only of this table")
+    parser.add_argument("--kind", choices=KINDS, help="only of this kind")
+    add_audit_folder(parser)
+    add_json(parser)
+
+
+ACTIONS = {"tail": ("the newest records, and with -f what is added", add_tail_arguments)}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the newest records, oldest first; with `-f` until interrupted."""
+    from replication.audit.reader import Filter, Follower
+
+    follower = Follower(audit_folder(args), Filter(args.table, args.kind))
+    _show(follower.last(args.count), args.json)
+    while args.follow:
+        time.sleep(_POLL_SECONDS)
+        _show(follower.new(), args.json)
+    return OK
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """A record as one readable line."""
+    kind, _, table = entry["stream"].partition("/")
+    text = {"changes": _change, "decisions": _decision, "conflicts": _conflict}.get(kind, _operator)
+    return f"{time_text(entry['_recorded'])}  {text(entry, table)}"
+
+
+def _show(entries: Iterable[dict[str, Any]], as_json: bool) -> None:
+    for entry in entries:
+        if as_json:
+            print_json(entry)
+        else:
+            print(describe(entry))
+    sys.stdout.flush()
+
+
+def _change(entry: dict[str, Any], table: str) -> str:
+    names = [n for n in entry if not n.startswith("_") and n != "stream" and entry[n] is not None]
+    values = " ".join(f"{n}={_short(entry[n])}" for n in names)
+    return f"change    {table} {_op(entry)} on {entry['_node']}: {values}"
+
+
+def _decision(entry: dict[str, Any], _: str) -> str:
+    what = f"{entry['_table']} {_op(entry)} of {entry['_origin']} for {entry['_node']}: {entry['outcome']}"
+    return f"decision  {what} (key {entry['_key']}, epoch {entry['_epoch']}, batch {entry['_seq']})"
+
+
+def _conflict(entry: dict[str, Any], _: str) -> str:
+    sides = f"{entry['left_node']} and {entry['right_node']}"
+    what = f"{entry['table']} {entry['kind']} of {entry['key_text']} on {sides}"
+    return f"conflict  {what}: {entry['winner']} by {entry['policy']}"
+
+
+def _operator(entry: dict[str, Any], _: str) -> str:
+    return f"operator  {entry['kind']} {entry['detail']}"
+
+
+def _op(entry: dict[str, Any]) -> str:
+    from replication.change import Op
+
+    return Op(entry["_op"]).name.lower()
+
+
+def _short(value: Any) -> str:
+    text = str(value).replace("\n", "\\n")
+    return text if len(text) <= _WIDTH else text[:_WIDTH] + "…"

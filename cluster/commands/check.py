@@ -1,0 +1,163 @@
+"""Read the configuration, connect to every node, and say what would keep the group from starting.
+
+Nothing is changed on any node. Prints how every table is mapped, then what each node lacks and the
+statement that mends it.
+
+Example:
+  sync-worker check -c sync.yaml
+
+Exits 0 if the group can start, 1 if something must be mended first, 2 if a node could not be asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cluster.commands.common import FAILED, OK, add_json, load_config, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cluster.config import GroupConfig
+    from cluster.topology import Topology
+    from replication.engine import Finding
+    from replication.schema import NodeConfig, Table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, print, and give the exit code."""
+    from cluster.topology import open_catalogs, read_topology
+
+    config = load_config(args)
+    with open_catalogs(config) as catalogs:
+        topology = read_topology(config, catalogs)
+        findings = {
+            node: [*_missing(config, topology, node), *catalog.preflight(_present(topology, node))]
+            for node, catalog in catalogs.items()
+        }
+    ready = not any(f.level == "error" for found in findings.values() for f in found)
+    if args.json:
+        print_json(as_json(config, topology, findings, ready))
+    else:
+        from rich.console import Console
+
+        report(config, topology, findings, Console(highlight=False, soft_wrap=True))
+    return OK if ready else FAILED
+
+
+def report(
+    config: GroupConfig, topology: Topology, findings: Mapping[str, Sequence[Finding]], console: Console
+) -> None:
+    """Print the mapping of every table, then the findings of every node, then the verdict."""
+    for table in topology.tables:
+        _print_table(config, topology, table, console)
+    errors = 0
+    for node, found in findings.items():
+        console.print(f"{node} ({config.node(node).engine})" + ("" if found else ": nothing to mend"))
+        for finding in sorted(found, key=lambda f: f.level != "error"):
+            errors += finding.level == "error"
+            console.print(f"  {finding.level}: {finding.subject}: {finding.message}", markup=False)
+            console.print(f"    remedy: {finding.remedy}", markup=False)
+    mend = f"{errors} error{'s' if errors > 1 else ''} to mend first"
+    console.print(mend if errors else f"the group '{config.group}' is ready to start: sync-worker up")
+
+
+def as_json(
+    config: GroupConfig, topology: Topology, findings: Mapping[str, Sequence[Finding]], ready: bool
+) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "group": config.group,
+        "ready": ready,
+        "nodes": {
+            node: [
+                {"level": f.level, "subject": f.subject, "message": f.message, "remedy": f.remedy}
+                for f in found
+            ]
+            for node, found in findings.items()
+        },
+        "tables": [_table_json(config, topology, table) for table in topology.tables],
+    }
+
+
+def local_name(node: NodeConfig, table: Table, column: str) -> str:
+    """What a column is called on a node."""
+    if node.engine != "mongodb" or column not in table.schema.key:
+        return table.mapping.local(node.name, column)
+    return "_id" if len(table.schema.key) == 1 else f"_id.{column}"
+
+
+def _print_table(config: GroupConfig, topology: Topology, table: Table, console: Console) -> None:
+    from rich.table import Table as Grid
+
+    mapping = table.mapping
+    heads = []
+    for node in config.by_priority():
+        created = " (will be created)" if mapping.name in topology.missing[node.name] else ""
+        heads.append(f"{node.name}: {mapping.names[node.name]}{created if config.create_tables else ''}")
+    title = (
+        f"{table.name}: key {', '.join(mapping.key)}; conflict {', '.join(mapping.conflict)}; "
+        f"initial {mapping.initial}"
+    )
+    grid = Grid("column", "type", *heads, title=title, title_justify="left")
+    for column in table.schema.columns:
+        kind = column.type.kind + ("" if column.nullable else ", not null")
+        kind += ", generated" if column.generated else ""
+        grid.add_row(column.name, kind, *(local_name(n, table, column.name) for n in config.by_priority()))
+    console.print(grid)
+    if mapping.exclude:
+        console.print(f"never leaves its node: {', '.join(sorted(mapping.exclude))}", markup=False)
+    console.print()
+
+
+def _table_json(config: GroupConfig, topology: Topology, table: Table) -> dict[str, Any]:
+    mapping = table.mapping
+    return {
+        "table": table.name,
+        "key": list(mapping.key),
+        "declared_by": topology.declared_by[table.name],
+        "conflict": list(mapping.conflict),
+        "initial": mapping.initial,
+        "exclude": sorted(mapping.exclude),
+        "nodes": {
+            node.name: {
+                "name": mapping.names[node.name],
+                "exists": mapping.name not in topology.missing[node.name],
+            }
+            for node in config.nodes
+        },
+        "columns": [
+            {
+                "column": column.name,
+                "type": column.type.kind.value,
+                "native": column.type.native,
+                "nullable": column.nullable,
+                "generated": column.generated,
+                "names": {node.name: local_name(node, table, column.name) for node in config.nodes},
+            }
+            for column in table.schema.columns
+        ],
+    }
+
+
+def _present(topology: Topology, node: str) -> list[Table]:
+    return [table for table in topology.tables if table.name not in topology.missing[node]]
+
+
+def _missing(config: GroupConfig, topology: Topology, node: str) -> list[Finding]:
+    from replication.engine import Finding
+
+    if config.create_tables:
+        return []
+    remedy = "create it, or set create_tables: true"
+    return [
+        Finding("error", name, f"{topology.table(name).mapping.names[node]} does not exist", remedy)
+        for name in sorted(topology.missing[node])
+    ]

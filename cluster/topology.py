@@ -1,0 +1,151 @@
+"""From the configuration to what the engines work with: every table with its schema, as the nodes declare it.
+
+The schema of a table comes from the node of highest priority that declares its columns; MongoDB declares
+none. Mistakes that only show once the databases are asked are reported like those in the file, all together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+
+from cluster.config import GroupConfig, InvalidConfig
+from cluster.config_nodes import UNDECLARED_ENGINES
+from cluster.config_reader import Problem, suggest
+from replication.batch import APPLY_COLUMNS
+from replication.change import SYSTEM_COLUMNS
+from replication.engine import Catalog
+from replication.engines import load_engine
+from replication.key import KEY_KINDS
+from replication.schema import Table, TableMapping, TableSchema
+
+RESERVED_COLUMNS = frozenset(
+    {name for name, _ in (*SYSTEM_COLUMNS, *APPLY_COLUMNS)} | {"_node", "_shard", "_recorded", "_table"}
+)
+"""System columns, which no data column may be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What the nodes of a group hold.
+
+    Attributes:
+        tables: in the configuration's order.
+        declared_by: for each table, the node whose schema is used.
+        missing: for each node, the tables it does not have.
+    """
+
+    tables: tuple[Table, ...]
+    declared_by: Mapping[str, str]
+    missing: Mapping[str, frozenset[str]]
+
+    def table(self, name: str) -> Table:
+        """The table called `name`; KeyError if there is none."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise KeyError(name)
+
+
+@contextmanager
+def open_catalogs(config: GroupConfig) -> Iterator[dict[str, Catalog]]:
+    """A catalog of every node, by its name, highest priority first."""
+    with ExitStack() as stack:
+        yield {
+            node.name: stack.enter_context(closing(load_engine(node, config.group).catalog()))
+            for node in config.by_priority()
+        }
+
+
+def load_tables(config: GroupConfig) -> tuple[Table, ...]:
+    """Connect to every node and build the mapped tables.
+
+    Raises:
+        InvalidConfig: the configuration does not fit the tables.
+        NodeUnavailable: a node cannot be reached.
+    """
+    with open_catalogs(config) as catalogs:
+        return read_topology(config, catalogs).tables
+
+
+def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topology:
+    """Read every table's schema on every node.
+
+    Args:
+        config: the configuration.
+        catalogs: see `open_catalogs`.
+
+    Raises:
+        InvalidConfig: the configuration does not fit the tables.
+        NodeUnavailable: a node cannot be reached.
+    """
+    tables: list[Table] = []
+    declared_by: dict[str, str] = {}
+    missing: dict[str, set[str]] = {node: set() for node in catalogs}
+    problems: list[Problem] = []
+    for mapping in config.tables:
+        found = {node: catalog.read_schema(mapping) for node, catalog in catalogs.items()}
+        for node, schema in found.items():
+            if schema is None:
+                missing[node].add(mapping.name)
+        declaring = [
+            (node, schema)
+            for node, schema in found.items()
+            if schema is not None and config.node(node).engine not in UNDECLARED_ENGINES
+        ]
+        if not declaring:
+            problems.append(_undeclared(config, mapping))
+            continue
+        node, schema = declaring[0]
+        problems += _check(config, mapping, node, schema)
+        if mapping.initial in missing and mapping.name in missing[mapping.initial]:
+            message = f"{mapping.initial} has no table {mapping.names[mapping.initial]}"
+            problems.append(
+                config.problem(f"tables.{mapping.name}.initial", message, "name a node that has it")
+            )
+        tables.append(Table(mapping, schema))
+        declared_by[mapping.name] = node
+    if problems:
+        raise InvalidConfig(problems)
+    return Topology(tuple(tables), declared_by, {node: frozenset(names) for node, names in missing.items()})
+
+
+def create_missing_tables(config: GroupConfig, catalogs: Mapping[str, Catalog], topology: Topology) -> None:
+    """Create what is missing, as the declaring nodes have it."""
+    for node, names in topology.missing.items():
+        for name in sorted(names):
+            source = config.node(topology.declared_by[name]).engine
+            catalogs[node].create_table(topology.table(name), source)
+
+
+def _undeclared(config: GroupConfig, mapping: TableMapping) -> Problem:
+    places = [
+        f"{mapping.names[node.name]} on {node.name}"
+        for node in config.by_priority()
+        if node.engine not in UNDECLARED_ENGINES
+    ]
+    message = f"no such table: {', '.join(places)}"
+    return config.problem(
+        f"tables.{mapping.name}", message, "create it there, or say under 'names' what it is called"
+    )
+
+
+def _check(config: GroupConfig, mapping: TableMapping, node: str, schema: TableSchema) -> Iterator[Problem]:
+    path = f"tables.{mapping.name}"
+    names = [column.name for column in schema.columns]
+    for name in mapping.key:
+        if name not in names:
+            message = f"{node} has no column '{name}' in {mapping.names[node]}"
+            yield config.problem(f"{path}.key", message, suggest(name, names))
+        elif schema.column(name).type.kind not in KEY_KINDS:
+            kind = schema.column(name).type.kind
+            message = f"the column '{name}' is {kind}, which cannot be a key"
+            yield config.problem(f"{path}.key", message, f"a key is one of: {', '.join(sorted(KEY_KINDS))}")
+    for name in mapping.columns:
+        if name not in names:
+            message = f"{node} has no column '{name}' in {mapping.names[node]}"
+            yield config.problem(f"{path}.columns.{name}", message, suggest(name, names))
+    for name in RESERVED_COLUMNS.intersection(names):
+        fix = f"give it another name here: columns: {{{name.strip('_')}: {{{node}: {name}}}}}"
+        yield config.problem(path, f"the column name '{name}' is used by Sync Worker itself", fix)
