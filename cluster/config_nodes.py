@@ -65,7 +65,7 @@ def _read_engine(value: Value) -> str | None:
     if text in LATER_ENGINES:
         value.complain(f"the engine '{text}' is not supported in this release", suggest("", PUBLIC_ENGINES))
     else:
-        value.complain(f"no engine called '{text}'", suggest(text, PUBLIC_ENGINES))
+        value.complain(f"no engine called '{value.shown}'", suggest(text, PUBLIC_ENGINES))
     return None
 
 

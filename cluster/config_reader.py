@@ -91,6 +91,11 @@ class Value:
         self.complain(f"expected {what}, found {found}", hint)
 
     @property
+    def shown(self) -> str:
+        """The single value as the file has it: with `${NAME}`, since what that stands for may be secret."""
+        return str(self.node.value)
+
+    @property
     def is_scalar(self) -> bool:
         """Whether it is a single value."""
         return isinstance(self.node, yaml.ScalarNode)
@@ -165,13 +170,13 @@ class Value:
     def identifier(self, limit: int = 32) -> str | None:
         """Text that fits everywhere: lower-case letters, digits and underscores, a letter first."""
         text = self.text()
-        return text if text is not None and check_identifier(self, text, limit) else None
+        return text if text is not None and check_identifier(self, text, limit, self.shown) else None
 
     def choice(self, options: Collection[str]) -> str | None:
         """One of `options`."""
         text = self.text()
         if text is not None and text not in options:
-            self.complain(f"'{self.node.value}' is not known here", suggest(text, options))
+            self.complain(f"'{self.shown}' is not known here", suggest(text, options))
             return None
         return text
 
@@ -191,10 +196,10 @@ class Value:
         try:
             number = kind(text)
         except ValueError:
-            self.complain(f"expected {what}, found '{self.node.value}'", f"from {low} to {high}")
+            self.complain(f"expected {what}, found '{self.shown}'", f"from {low} to {high}")
             return None
         if not low <= number <= high:
-            self.complain(f"{self.node.value} is out of range", f"from {low} to {high}")
+            self.complain(f"{self.shown} is out of range", f"from {low} to {high}")
             return None
         return number
 
@@ -223,14 +228,13 @@ class Value:
         return [(item, text) for text, item in found.items()]
 
 
-def check_identifier(value: Value, text: str, limit: int = 32) -> bool:
+def check_identifier(value: Value, text: str, limit: int = 32, shown: str = "") -> bool:
     """Whether `text` is an identifier of at most `limit` characters; complains at `value` if not."""
     if len(text) > limit:
-        value.complain(f"'{text}' is longer than {limit} characters")
+        value.complain(f"'{shown or text}' is longer than {limit} characters")
     elif not IDENTIFIER.fullmatch(text):
-        value.complain(
-            f"'{text}' is not a valid name", "use lower-case letters, digits and _, beginning with a letter"
-        )
+        hint = "use lower-case letters, digits and _, beginning with a letter"
+        value.complain(f"'{shown or text}' is not a valid name", hint)
     else:
         return True
     return False

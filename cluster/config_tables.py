@@ -53,11 +53,11 @@ def _read_table(name: str, value: Value, nodes: Sequence[NodeConfig]) -> TableMa
     )
 
 
-def _is_node(value: Value, name: str, nodes: Iterable[str]) -> bool:
+def _is_node(value: Value, name: str, nodes: Iterable[str], shown: str = "") -> bool:
     """Whether there is such a node; complains at `value`, unless the nodes could not be read at all."""
     names = list(nodes)
     if names and name not in names:
-        value.complain(f"no node called '{name}'", suggest(name, names))
+        value.complain(f"no node called '{shown or name}'", suggest(name, names))
     return name in names
 
 
@@ -112,7 +112,7 @@ def _read_conflict(value: Value) -> tuple[str, ...]:
             item.complain(f"the policy '{policy}' is not supported in this release", _policies())
         elif policy not in POLICIES and not _CUSTOM_POLICY.fullmatch(policy):
             hint = suggest(policy, POLICIES)
-            item.complain(f"no policy called '{policy}'", f"{hint} A policy of your own is module:name")
+            item.complain(f"no policy called '{item.shown}'", f"{hint} A policy of your own is module:name")
     return tuple(policy for _, policy in policies) or POLICIES[:1]
 
 
@@ -125,10 +125,12 @@ def _read_initial(value: Value, nodes: Sequence[NodeConfig]) -> str:
     if value.is_mapping:
         fields = value.record(("from",), ("from",))
         node = fields["from"].text() if "from" in fields else None
-        return node if node is not None and _is_node(fields["from"], node, names) else "none"
+        if node is None or not _is_node(fields["from"], node, names, fields["from"].shown):
+            return "none"
+        return node
     text = value.text()
     if text in names:
         value.complain("a node is named with 'from'", f"write initial: {{from: {text}}}")
     elif text is not None and text not in ("merge", "none"):
-        value.complain(f"'{text}' is not known here", "write {from: NODE}, merge or none")
+        value.complain(f"'{value.shown}' is not known here", "write {from: NODE}, merge or none")
     return text or "none"
