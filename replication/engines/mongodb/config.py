@@ -7,6 +7,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.monitoring import ConnectionPoolListener
 from pymongo.uri_parser import parse_uri
 
 from replication.errors import ConfigError
@@ -22,8 +23,12 @@ STATE = OWN + "state"
 PRE_IMAGES = {"changeStreamPreAndPostImages": {"enabled": True}}
 
 
-def connect(node: NodeConfig) -> Database[Document]:
+def connect(node: NodeConfig, listener: ConnectionPoolListener | None = None) -> Database[Document]:
     """The node's database on a client of its own; connects on first use. Close `database.client`.
+
+    Args:
+        node: whose DSN names the database.
+        listener: hears of the connections' beginnings and ends.
 
     Raises:
         ConfigError: the DSN is not one, or names no database.
@@ -38,6 +43,7 @@ def connect(node: NodeConfig) -> Database[Document]:
         client: MongoClient[Document] = MongoClient(
             node.dsn,
             appname="sync-worker",
+            event_listeners=[] if listener is None else [listener],
             tz_aware=False,
             datetime_conversion="DATETIME_MS",
             serverSelectionTimeoutMS=int(node.options.get("connect_timeout_ms", "10000")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from replication.marker import Marker
 from replication.position import Position, order_of
 from replication.schema import NodeConfig, Table
 
+_START = "start"
 MAJORITY = WriteConcern(w="majority")
 SNAPSHOT = ReadConcern("snapshot")
 
@@ -37,18 +39,27 @@ class MongoControl:
         self._db = connect(node)
 
     def prepare(self, tables: Sequence[Table]) -> Position:
-        """See `engine.Control`. Creates missing collections and switches pre-images on."""
+        """See `engine.Control`. Creates missing collections and switches pre-images on.
+
+        The first call's position is kept among our states, so that a start that failed before the first
+        marker loses nothing.
+        """
         with translated(self._node.name):
             for name in (MARKER, WATERMARK, STATE):
                 ensure_collection(self._db, name, pre_images=False)
             for table in tables:
                 ensure_collection(self._db, collection_name(self._node, table.mapping), pre_images=True)
+            if (kept := self.get_state(_START)) is not None:
+                order, token = json.loads(kept)
+                return Position(int(order, 16), token)
             reply = self._db.command({"aggregate": 1, "pipeline": [{"$changeStream": {}}], "cursor": {}})
             cursor = reply["cursor"]
             self._db.command("killCursors", "$cmd.aggregate", cursors=[cursor["id"]])
         token = cursor["postBatchResumeToken"]
         hi = token_time(token) or cluster_time(reply["operationTime"])
-        return Position(order_of(hi, 0), pack_token(token))
+        position = Position(order_of(hi, 0), pack_token(token))
+        self.put_state(_START, json.dumps([f"{position.order:x}", position.token]))
+        return position
 
     def raise_epoch(self, shards: int, at_least: int, initial: Marker) -> list[Marker]:
         """See `engine.Control`."""
@@ -60,7 +71,7 @@ class MongoControl:
             raised = []
             for shard in sorted({*found, *range(shards)}):
                 marker = replace(found.get(shard) or replace(initial, shard=shard), epoch=epoch)
-                document = to_document(marker, 0)
+                document = to_document(marker, None)
                 markers.replace_one({"_id": document["_id"]}, document, upsert=True, session=session)
                 raised.append(marker)
             return raised

@@ -2,7 +2,8 @@
 
     _id       "<group>/<shard>"
     group, shard, shards, epoch, seq, state, versions     as in `engine`
-    events    how many change-stream events follow it in its transaction
+    events    how many change-stream events follow it in its transaction; null if it was not written
+              by a batch but by raising the epoch
 
 It is always replaced as a whole, so that its event carries all of it.
 """
@@ -21,8 +22,8 @@ def marker_id(group: str, shard: int) -> str:
     return f"{group}/{shard}"
 
 
-def to_document(marker: Marker, events: int) -> Document:
-    """The document of a marker that `events` events follow."""
+def to_document(marker: Marker, events: int | None) -> Document:
+    """The document of a marker that `events` events follow; None where no batch wrote it."""
     return {
         "_id": marker_id(marker.group, marker.shard),
         "group": marker.group,
@@ -34,6 +35,17 @@ def to_document(marker: Marker, events: int) -> Document:
         "versions": marker.versions,
         "events": events,
     }
+
+
+def echoed_marker(document: Mapping[str, Any] | None, group: str) -> tuple[Marker, int] | None:
+    """What a marker's event says of a batch: the marker, and how many events follow it.
+
+    None if the event is of something else: another group, a raised epoch, a removed marker.
+    """
+    marker = load_marker(document, group)
+    if document is None or marker is None or document["events"] is None:
+        return None
+    return marker, int(document["events"])
 
 
 def load_marker(document: Mapping[str, Any] | None, group: str) -> Marker | None:
@@ -49,8 +61,3 @@ def load_marker(document: Mapping[str, Any] | None, group: str) -> Marker | None
         document["state"],
         bytes(document["versions"]),
     )
-
-
-def events_after(document: Mapping[str, Any]) -> int:
-    """How many events follow the marker in its transaction."""
-    return int(document["events"])

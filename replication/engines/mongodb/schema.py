@@ -1,6 +1,6 @@
 """Collections: whether they are there, and making them.
 
-MongoDB declares no columns, so a collection's schema is its key alone; the columns come from a SQL node.
+MongoDB declares no columns, so a collection's schema is its key alone; the others come from a SQL node.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bson.binary import Binary
+from bson.datetime_ms import DatetimeMS
+from bson.decimal128 import Decimal128
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
@@ -16,7 +19,17 @@ from replication.engines.mongodb import preflight
 from replication.engines.mongodb.config import PRE_IMAGES, Document, collection_name, connect
 from replication.engines.mongodb.errors import NAMESPACE_EXISTS, UNAUTHORIZED, translated
 from replication.engines.mongodb.layout import Layout
-from replication.schema import NodeConfig, Table, TableMapping, TableSchema
+from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
+from replication.types import CanonicalType, Kind
+
+_KINDS: dict[Kind, type] = {
+    Kind.BOOLEAN: bool,
+    Kind.INT64: int,
+    Kind.NUMERIC: Decimal128,
+    Kind.TIMESTAMP: DatetimeMS,
+    Kind.UUID: Binary,
+    Kind.BYTES: bytes,
+}
 
 
 class MongoCatalog:
@@ -28,10 +41,19 @@ class MongoCatalog:
         self._db = connect(node)
 
     def read_schema(self, mapping: TableMapping) -> TableSchema | None:
-        """See `engine.Catalog`: a schema without columns if the collection exists."""
+        """See `engine.Catalog`: the key alone, of the kind that some document has, else text."""
+        name = collection_name(self._node, mapping)
         with translated(self._node.name):
-            options = collection_options(self._db, collection_name(self._node, mapping))
-        return None if options is None else TableSchema(mapping.name, (), mapping.key)
+            if collection_options(self._db, name) is None:
+                return None
+            document = self._db[name].find_one({}, {"_id": 1}) or {"_id": ""}
+        key = document["_id"]
+        values = list(key.values()) if isinstance(key, dict) else [key]
+        columns = tuple(
+            Column(column, CanonicalType(_kind(values[i] if i < len(values) else "")), nullable=False)
+            for i, column in enumerate(mapping.key)
+        )
+        return TableSchema(mapping.name, columns, mapping.key)
 
     def create_table(self, table: Table, source_engine: str) -> None:
         """See `engine.Catalog`. Pre-images are switched on; there are no types to declare."""
@@ -47,6 +69,10 @@ class MongoCatalog:
     def close(self) -> None:
         """See `engine.Catalog`."""
         self._db.client.close()
+
+
+def _kind(value: Any) -> Kind:
+    return next((kind for kind, known in _KINDS.items() if isinstance(value, known)), Kind.TEXT)
 
 
 def collection_options(db: Database[Document], name: str) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from replication.change import LogEvent
 from replication.engines.mongodb.config import MARKER, WATERMARK, Document, connect
+from replication.engines.mongodb.connection import Connection
 from replication.engines.mongodb.errors import (
     RESNAPSHOT,
     UNAUTHORIZED,
@@ -53,7 +54,8 @@ class MongoSource:
         self._layouts = [Layout(table, node) for table in tables]
         self._start = start
         self._decoder = StreamDecoder(group, self._layouts, start, inclusive=not start.token)
-        self._db = connect(node)
+        self._connection = Connection()
+        self._db = connect(node, self._connection)
         self._session: ClientSession | None = None
         self._cursor = 0
         self._token: Document = {}
@@ -158,7 +160,7 @@ class MongoSource:
                 return
 
     def _more(self, size: int, millis: int) -> Document:
-        if not self._cursor:
+        if not self._cursor or self._connection.lost:
             message = "the change stream has ended"
             raise NodeUnavailable(message)
         paused = time.monotonic() - self._read_at > _PAUSE

@@ -30,7 +30,7 @@ from replication.change import (
 from replication.engines.mongodb.config import MARKER, WATERMARK
 from replication.engines.mongodb.decode import Row, read_row, to_batch
 from replication.engines.mongodb.layout import Layout
-from replication.engines.mongodb.marker import events_after, load_marker
+from replication.engines.mongodb.marker import echoed_marker
 from replication.engines.mongodb.position import Counter, pack_token, token_time
 from replication.errors import SchemaChanged, SyncError
 from replication.marker import Marker
@@ -157,22 +157,18 @@ class StreamDecoder:
         if event["operationType"] not in _ROW_EVENTS:
             self._take_ddl(event, position, name)
         elif name == MARKER:
-            marker = load_marker(event.get("fullDocument"), self._group)
-            if marker is not None:
-                self._begin_echo(event, marker, position)
+            echoed = echoed_marker(event.get("fullDocument"), self._group)
+            if echoed is not None:
+                self._flush()
+                self._echo = _Echo(transaction, position.order >> LO_BITS, *echoed)
+                if not self._echo.left:
+                    self._finish_echo()
         elif name == WATERMARK:
             document = event.get("fullDocument") or {}
             if document.get("_id") == self._group:
                 self._emit(Watermark(document["ident"], position))
         elif layout := self._tables.get(name):
             self._rows.append((layout, read_row(event, position.order, layout), position))
-
-    def _begin_echo(self, event: Event, marker: Marker, position: Position) -> None:
-        self._flush()
-        left = events_after(event["fullDocument"])
-        self._echo = _Echo(_transaction(event), position.order >> 32, marker, left)
-        if not left:
-            self._finish_echo()
 
     def _take_echo(self, event: Event, position: Position, name: str) -> None:
         assert self._echo is not None
