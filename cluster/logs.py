@@ -81,12 +81,13 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
-            **fields_of(record),
+            "event": self.redactor.text(record.getMessage()),
         }
+        # The names of fields are ours; only what they hold can be secret.
+        line |= {name: self.redactor.value(value) for name, value in fields_of(record).items()}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(self.redactor.value(line), ensure_ascii=False)
+            line["exception"] = self.redactor.text(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
 
 
 class HumanFormatter(logging.Formatter):

@@ -1,0 +1,282 @@
+"""The command line's frame, its logs, and the commands that read the audit log."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster import cli
+from cluster.commands import audit as audit_command
+from cluster.commands.common import time_text
+from cluster.logs import (
+    HIDDEN,
+    HumanFormatter,
+    JsonFormatter,
+    Redactor,
+    configure_logging,
+    redact,
+    secrets_of,
+)
+from replication.audit.records import DECISION_SCHEMA
+from replication.audit.writer import AuditWriter
+from replication.errors import NodeUnavailable
+from tests.unit.audit_records import changes, conflict
+
+CONFIG = """\
+group: shop
+nodes:
+  pg: {engine: postgres, dsn: "postgresql://me:hunter2@127.0.0.1:1/shop"}
+  mongo: {engine: mongodb, dsn: "mongodb://127.0.0.1:1/shop"}
+tables:
+  orders: {key: [id]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An audit log with one record of each kind."""
+    path = tmp_path / "audit"
+    decision = [["mongo"], [0], [2], [7], ["orders"], [2], [b"k"], ["pg"], [1], [0], [5], ["committed"]]
+    with closing(AuditWriter(path, "shop", count(1_700_000_000_000_000).__next__)) as audit:
+        audit.add_operator("started", {"nodes": 2})
+        audit.add_changes("pg", 0, "orders", changes([7]))
+        columns = [pa.array(v, f.type) for v, f in zip(decision, DECISION_SCHEMA, strict=True)]
+        audit.add_decisions(pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA))
+        audit.add_conflicts([conflict(1)])
+    return path
+
+
+def test_help_is_quick_and_lists_every_command() -> None:
+    code = "import sys; from cluster.cli import build_parser; build_parser().print_help(); "
+    code += "sys.exit(', '.join({'pyarrow', 'ray', 'yaml', 'rich', 'psycopg'} & set(sys.modules)) or 0)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, f"imported for nothing: {found.stderr}"
+    for command in cli.COMMANDS:
+        assert f"\n    {command} " in found.stdout
+    assert "exit codes: 0 success, 1" in found.stdout
+
+
+@pytest.mark.parametrize("words", [["check"], ["conflicts", "list"], ["audit", "tail"]])
+def test_every_command_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*words, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert f"\n  sync-worker {' '.join(words)} " in text, "an example"
+    for option in ("--config FILE", "--log-level", "--json"):
+        assert option in text
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["audit"], ["check", "--nonsense"]])
+def test_a_wrong_command_line_exits_2(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+
+
+def test_errors_are_readable_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sync.yaml"
+    file.write_text(CONFIG.replace("[id]", "[id], initial: {from: pgg}") + "shard: 1\n")
+    assert cli.main(["conflicts", "list", "-c", str(file)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {file}:6: tables.orders.initial.from: no node called 'pgg'",
+        "    hint: did you mean 'pg'?",
+        f"error: {file}:7: shard: unknown key",
+        "    hint: did you mean 'shards'?",
+    ]
+    file.write_text(CONFIG)
+    assert cli.main(["audit", "tail", "-c", str(file)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: no audit log in {tmp_path}/data/audit",
+        "hint: it is written by 'sync-worker up'; --audit DIR names another folder",
+    ]
+
+
+def outcome_of(action: object, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(audit_command, "run", action)
+    return cli.main(["audit", "tail", *words])
+
+
+def test_an_error_names_its_node_and_shows_a_traceback_at_debug_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: object) -> int:
+        message = "cannot connect to postgresql://me:hunter2@db/shop"
+        raise NodeUnavailable(message, node="pg", hint="is it running?")
+
+    assert outcome_of(fail, monkeypatch) == 2
+    text = capsys.readouterr().err
+    assert text == f"error: pg: cannot connect to postgresql://me:{HIDDEN}@db/shop\nhint: is it running?\n"
+    assert outcome_of(fail, monkeypatch, "--log-level", "debug") == 2
+    text = capsys.readouterr().err
+    assert "Traceback" in text
+    assert "hunter2" not in text
+
+
+def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(args: object) -> int:
+        raise KeyboardInterrupt
+
+    assert outcome_of(interrupt, monkeypatch) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
+    command = [sys.executable, "-m", "cluster.cli", "audit", "tail", "--audit", str(folder), "-f"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert "started" in child.stdout.readline()
+        child.stdout.close()
+        with closing(AuditWriter(folder, "shop", count(1_800_000_000_000_000).__next__)) as audit:
+            audit.add_operator("stopped", {})
+        assert child.wait(timeout=30) == 0
+        assert child.stderr is not None
+        assert child.stderr.read() == ""
+
+
+def test_audit_tail_shows_one_line_per_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", "tail", "--audit", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        '2023-11-14T22:13:20.000001Z  operator  started {"nodes":2}',
+        "2023-11-14T22:13:20.000002Z  change    orders insert on pg: id=7 note=note 7",
+        "2023-11-14T22:13:20.000003Z  decision  orders update of pg for mongo: committed"
+        " (key 6b, epoch 2, batch 7)",
+        "2023-11-14T22:13:20.000004Z  conflict  orders update_update of k on pg and mongo:"
+        " pg by last_write_wins",
+    ]
+    assert cli.main(["audit", "tail", "--audit", str(folder), "--json", "-n", "1", "--kind", "change"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["id"] == 7
+
+
+def test_conflicts_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["conflicts", "list", "--audit", str(folder)]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["recorded", "table", "key", "kind", "writes", "winner", "policy"]
+    assert row.split()[1:4] == ["orders", "k", "update_update"]
+    assert cli.main(["conflicts", "list", "--audit", str(folder), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["ident"], found["winner"], found["key"]) == ("c1", "pg", "6b")
+    assert cli.main(["conflicts", "list", "--audit", str(folder), "--table", "other"]) == 0
+    assert capsys.readouterr().out == "no conflicts on record\n"
+
+
+def test_times_beyond_the_calendar_are_numbers() -> None:
+    assert time_text(0) == "1970-01-01T00:00:00.000000Z"
+    assert time_text(2**63 - 1) == str(2**63 - 1)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def logged(stream: io.StringIO, secrets: frozenset[str] = frozenset()) -> list[str]:
+    configure_logging("debug", secrets, stream=stream)
+    log = logging.getLogger("replication.test")
+    log.info("group_ready", extra={"nodes": 2, "where": "a b", "dsn": "postgresql://u:hunter2@h/db"})
+    try:
+        message = "no route to hunter2"
+        raise NodeUnavailable(message, hint='"hunter2"')
+    except NodeUnavailable:
+        log.exception("capture %s", "failed", extra={"detail": {"list": ["hunter2", None, 1.5, Path("/x")]}})
+    return stream.getvalue().splitlines()
+
+
+def test_logs_are_json_lines_where_nobody_reads_along() -> None:
+    ready, failed = map(json.loads, logged(io.StringIO(), frozenset({"hunter2"})))
+    assert (ready["event"], ready["level"], ready["logger"]) == ("group_ready", "info", "replication.test")
+    assert (ready["nodes"], ready["dsn"]) == (2, f"postgresql://u:{HIDDEN}@h/db")
+    assert ready["time"].endswith("Z")
+    assert failed["event"] == "capture failed"
+    assert failed["detail"] == {"list": [HIDDEN, None, 1.5, "/x"]}
+    assert f"NodeUnavailable: no route to {HIDDEN}" in failed["exception"]
+
+
+def test_logs_are_readable_lines_on_a_terminal() -> None:
+    lines = logged(Terminal(), frozenset({"hunter2"}))
+    assert lines[0].endswith(f'info    group_ready nodes=2 where="a b" dsn=postgresql://u:{HIDDEN}@h/db')
+    assert "hunter2" not in "\n".join(lines)
+
+
+def test_configuring_again_replaces_the_handler() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    configure_logging("info", stream=first)
+    configure_logging("warning", {"pw"}, stream=second)
+    logging.getLogger("x").info("unheard")
+    logging.getLogger("x").warning("heard pw")
+    assert first.getvalue() == ""
+    assert json.loads(second.getvalue())["event"] == f"heard {HIDDEN}"
+
+
+PASSWORDS = st.text(min_size=1).filter(lambda s: s.strip() and not set(s) <= set("*"))
+
+
+@given(PASSWORDS, st.booleans())
+def test_secrets_never_logged(password: str, is_terminal: bool) -> None:
+    """Case secrets_never_logged, for the logs' own part: any password, anywhere in a record."""
+    from urllib.parse import quote
+
+    written = quote(password, safe="")
+    secrets = secrets_of([f"postgresql://me:{written}@db/shop"])
+    redactor = Redactor(secrets)
+    formatter = HumanFormatter(redactor) if is_terminal else JsonFormatter(redactor)
+    marks = "\N{PILE OF POO}\N{PILE OF POO}"  # surroundings that no shrunken password has
+    for text in (password, written, f"postgresql://me:{written}@db/shop"):
+        held = f"{marks}{text}{marks}"
+        record = logging.makeLogRecord({"levelname": "INFO", "name": "n", "msg": held, "field": held})
+        line = formatter.format(record)
+        event, field = (line, line) if is_terminal else (json.loads(line)["event"], json.loads(line)["field"])
+        for secret in (password, written):
+            assert f"{marks}{secret}" not in event
+            assert f"{marks}{secret}" not in field
+
+
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        ("postgresql://u:p@h:5432/db", "postgresql://u:***@h:5432/db"),
+        ("postgresql://h/db", "postgresql://h/db"),
+        ("postgresql://u@h/db?password=p&x=1", "postgresql://u@h/db?password=***&x=1"),
+        ("mongodb://u:p@a:1,b:2/db", "mongodb://u:***@a:1,b:2/db"),
+        ("mongodb://u:p/w@h/db", "mongodb://u:***@h/db"),
+        ("mongodb+srv://u:p@@h/db", "mongodb+srv://u:***@h/db"),
+        ("host=h user=u password='a b' dbname=d", "host=h user=u password=*** dbname=d"),
+        ("failed: postgresql://u:p@h/db (again)", "failed: postgresql://u:***@h/db (again)"),
+    ],
+)
+def test_redact(dsn: str, expected: str) -> None:
+    assert redact(dsn) == expected
+
+
+def test_secrets_are_found_as_written_and_decoded() -> None:
+    found = secrets_of(["postgresql://u:p%40ss@h/d?sslpassword=q+r", "mongodb://h/d"])
+    assert found >= {"p%40ss", "p@ss", "q+r", "q r"}
+    assert secrets_of(["mongodb://h/d"]) == frozenset()
+
+
+def test_the_version_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("sync-worker ")

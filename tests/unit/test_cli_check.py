@@ -1,0 +1,206 @@
+"""`sync-worker check`: how tables are mapped, what is missing, and what the configuration gets wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from pymongo import MongoClient
+
+from cluster import cli, topology
+from cluster.config import InvalidConfig, load
+from replication.engines.memory import MemoryDatabase, drop_database, open_database
+from replication.schema import Column, TableSchema
+from replication.types import CanonicalType, Kind
+
+ID = Column("id", CanonicalType(Kind.INT64, "bigint"), nullable=False)
+CITY = Column("city", CanonicalType(Kind.TEXT, "text"))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def databases() -> Iterator[dict[str, MemoryDatabase]]:
+    names = ("check_a", "check_b")
+    yield {name[-1]: open_database(name) for name in names}
+    for name in names:
+        drop_database(name)
+
+
+def configured(tmp_path: Path, tables: str, rest: str = "") -> Path:
+    file = tmp_path / "sync.yaml"
+    file.write_text(
+        f"""\
+group: shop
+nodes:
+  a: {{engine: memory, dsn: "memory://check_a", priority: 1}}
+  b: {{engine: memory, dsn: "memory://check_b", priority: 2}}
+tables:
+{tables}
+{rest}
+"""
+    )
+    return file
+
+
+def test_the_schema_comes_from_the_highest_node_that_has_it(
+    tmp_path: Path, databases: dict[str, MemoryDatabase]
+) -> None:
+    databases["a"].create_table(TableSchema("orders", (ID,), ("id",)))
+    databases["b"].create_table(TableSchema("orders", (ID, CITY), ("id",)))
+    databases["a"].create_table(TableSchema("local", (ID, CITY), ("id",)))
+    config = load(configured(tmp_path, "  orders: {key: [id]}\n  items: {key: [id], names: {a: local}}"))
+    with topology.open_catalogs(config) as catalogs:
+        found = topology.read_topology(config, catalogs)
+        assert found.declared_by == {"orders": "b", "items": "a"}
+        assert found.missing == {"a": frozenset(), "b": frozenset({"items"})}
+        assert found.table("orders").schema.columns == (ID, CITY)
+        topology.create_missing_tables(config, catalogs, found)
+        assert topology.read_topology(config, catalogs).missing == {"a": frozenset(), "b": frozenset()}
+    assert [t.name for t in topology.load_tables(config)] == ["orders", "items"]
+
+
+def test_mistakes_that_the_databases_reveal_name_their_lines(
+    tmp_path: Path, databases: dict[str, MemoryDatabase]
+) -> None:
+    reserved = Column("_key", CanonicalType(Kind.TEXT))
+    ratio = Column("ratio", CanonicalType(Kind.FLOAT64))
+    databases["b"].create_table(TableSchema("orders", (ID, CITY, reserved), ("id",)))
+    databases["b"].create_table(TableSchema("rates", (ratio,), ("ratio",)))
+    tables = """\
+  orders:
+    key: [idd]
+    columns: {citty: {a: town}}
+    initial: {from: a}
+  rates: {key: [ratio]}
+  gone: {key: [id], names: {a: far}}"""
+    with pytest.raises(InvalidConfig) as caught:
+        topology.load_tables(load(configured(tmp_path, tables)))
+    found = {str(p).split("sync.yaml:")[1]: p.hint for p in caught.value.problems}
+    kinds = "a key is one of: boolean, bytes, date, int16, int32, int64, numeric, text, timestamp, "
+    assert found == {
+        "7: tables.orders.key: b has no column 'idd' in orders": "did you mean 'id'?",
+        "8: tables.orders.columns.citty: b has no column 'citty' in orders": "did you mean 'city'?",
+        "9: tables.orders.initial: a has no table orders": "name a node that has it",
+        "6: tables.orders: the column name '_key' is used by Sync Worker itself": (
+            "give it another name here: columns: {key: {b: _key}}"
+        ),
+        "10: tables.rates.key: the column 'ratio' is float64, which cannot be a key": kinds
+        + "timestamptz, uuid",
+        "11: tables.gone: no such table: gone on b, far on a": (
+            "create it there, or say under 'names' what it is called"
+        ),
+    }
+
+
+def test_check_prints_the_mapping_and_says_when_all_is_well(
+    tmp_path: Path, databases: dict[str, MemoryDatabase], capsys: pytest.CaptureFixture[str]
+) -> None:
+    databases["b"].create_table(TableSchema("orders", (ID, CITY), ("id",)))
+    tables = "  orders: {key: [id], columns: {city: {a: town}}, exclude: [note], initial: {from: b}}"
+    file = configured(tmp_path, tables, "create_tables: true")
+    assert cli.main(["check", "-c", str(file)]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "orders: key id; conflict last_write_wins; initial b",
+        "a: orders (will be created)",
+        "int64, not null",
+        "town",
+        "never leaves its node: note",
+        "the group 'shop' is ready to start",
+    ):
+        assert expected in text
+    assert "orders" not in databases["a"].tables, "check changes nothing"
+    assert cli.main(["check", "-c", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ready"], found["nodes"]) == (True, {"a": [], "b": []})
+    [table] = found["tables"]
+    assert table["nodes"]["a"] == {"name": "orders", "exists": False}
+    assert table["columns"][1]["names"] == {"a": "town", "b": "city"}
+
+
+def test_check_exits_1_if_something_must_be_mended(
+    tmp_path: Path, databases: dict[str, MemoryDatabase], capsys: pytest.CaptureFixture[str]
+) -> None:
+    databases["b"].create_table(TableSchema("orders", (ID, CITY), ("id",)))
+    file = configured(tmp_path, "  orders: {key: [id]}")
+    assert cli.main(["check", "-c", str(file)]) == 1
+    text = capsys.readouterr().out
+    assert "  error: orders: orders does not exist\n    remedy: create it, or set create_tables: true" in text
+    assert "1 error to mend first" in text
+
+
+def real_config(tmp_path: Path, postgres: str, mongodb: str) -> str:
+    file = tmp_path / "real.yaml"
+    file.write_text(
+        f"""\
+group: shop
+nodes:
+  pg: {{engine: postgres, dsn: "{postgres}", priority: 2}}
+  mongo: {{engine: mongodb, dsn: "{mongodb}", priority: 1}}
+tables:
+  orders:
+    key: [region, id]
+    columns: {{city: {{mongo: address.city}}}}
+    exclude: [note]
+create_tables: true
+"""
+    )
+    return str(file)
+
+
+def test_check_asks_real_servers(
+    tmp_path: Path, postgres_db: str, mongodb_db: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(postgres_db, autocommit=True) as c:
+        c.execute(
+            "CREATE TABLE orders (region text NOT NULL, id bigint NOT NULL, city text, note text, "
+            "price numeric(12,2), PRIMARY KEY (region, id))"
+        )
+    file = real_config(tmp_path, postgres_db, mongodb_db)
+    assert cli.main(["check", "-c", file, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [table] = found["tables"]
+    assert table["declared_by"] == "pg"
+    assert {c["column"]: (c["type"], c["names"]["mongo"]) for c in table["columns"]} == {
+        "region": ("text", "_id.region"),
+        "id": ("int64", "_id.id"),
+        "city": ("text", "address.city"),
+        "price": ("numeric", "price"),
+    }
+    with psycopg.connect(postgres_db, autocommit=True) as c:
+        c.execute("ALTER TABLE orders DROP CONSTRAINT orders_pkey")
+    with MongoClient(mongodb_db) as client:
+        client.get_default_database().create_collection("orders")
+    assert cli.main(["check", "-c", file]) == 1
+    text = capsys.readouterr().out
+    assert "error: orders: nothing makes (region, id) unique in table orders" in text
+    assert "remedy: ALTER TABLE" in text
+    assert "orders keeps no before-images" in text, "the collection is there now"
+
+
+@pytest.mark.parametrize("down", ["pg", "mongo"])
+def test_a_node_that_is_away_exits_2_and_shows_no_password(
+    tmp_path: Path, postgres_db: str, mongodb_db: str, down: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    addresses = {"pg": postgres_db, "mongo": mongodb_db}
+    addresses[down] = {
+        "pg": "postgresql://me:hunter2@127.0.0.1:1/shop",
+        "mongo": "mongodb://127.0.0.1:1/shop?serverSelectionTimeoutMS=200",
+    }[down]
+    file = real_config(tmp_path, addresses["pg"], addresses["mongo"])
+    assert cli.main(["check", "-c", file, "--log-level", "debug"]) == 2
+    text = capsys.readouterr().err
+    assert f"error: {down}: " in text
+    assert "hunter2" not in text
