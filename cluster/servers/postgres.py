@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -128,16 +129,15 @@ class PostgresServer(PostgresAddress):
 
     def stop(self) -> None:
         """Shut down as `pg_ctl -m fast` does. Safe to call twice."""
+        children = self._children()
         self.process.stop(signal.SIGINT)
+        _kill_all(children)  # none is left unless it took too long and was killed
 
     def kill(self) -> None:
         """`kill -9` for the server and all its children, as if the machine had lost power."""
-        if self.process.child is None or self.process.child.poll() is not None:
-            return
-        children = _children(self.process.pid)
+        children = self._children()
         self.process.kill()
-        for pid in children:
-            _kill_and_wait(pid)
+        _kill_all(children)
 
     def restart(self) -> None:
         """Stop, then start on the same data and port."""
@@ -150,6 +150,24 @@ class PostgresServer(PostgresAddress):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _children(self) -> list[int]:
+        """Handles of the server's own processes.
+
+        Each leads a session of its own, so a signal to the server's group misses it. A handle stays with its
+        process even if the number is used again. Without Linux's /proc there are none.
+        """
+        if self.process.child is None or self.process.child.poll() is not None:
+            return []
+        handles = []
+        try:
+            listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except FileNotFoundError:
+            return []
+        for pid in listed.split():
+            with suppress(ProcessLookupError):
+                handles.append(os.pidfd_open(int(pid)))
+        return handles
 
     def _initialise(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -193,23 +211,10 @@ def _unprivileged_user() -> str:
     raise ServerFailed(message)
 
 
-def _children(pid: int) -> list[int]:
-    """Each backend leads a session of its own, so a signal to the server's group misses it."""
-    try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def _kill_and_wait(pid: int, timeout: float = 10.0) -> None:
-    try:
-        handle = os.pidfd_open(pid)
-    except (AttributeError, ProcessLookupError):
-        return
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-        select.select([handle], [], [], timeout)
-    except ProcessLookupError:
-        pass
-    finally:
+def _kill_all(handles: list[int], timeout: float = 10.0) -> None:
+    """Kill processes by their handles, wait until they are gone, and close the handles."""
+    for handle in handles:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], timeout)
         os.close(handle)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ from replication.schema import NodeConfig, Table
 _SET = f"""UPDATE {MARKER} SET shards = %s, seq = %s, state = %s, versions = %b
 WHERE grp = %s AND shard = %s AND epoch = %s AND seq = %s RETURNING 1"""
 _SET_OR_FAIL = f"WITH written AS ({_SET}) SELECT 1 / count(*) FROM written"
-_ROWS_AT_ONCE = 20_000
-"""More rows than this are written by several statements, to bound the memory of one."""
+_ROWS_AT_ONCE = 2_500
+"""So many rows go into one statement: while the server writes them, the next ones are printed here."""
 
 
 class _NotOurTurn(Exception):
@@ -45,37 +45,52 @@ class Work:
     """Rows of one table that one statement writes.
 
     Attributes:
-        table: canonical table name.
+        bound: the table on this node.
         statement: with one parameter per column.
-        keys: canonical keys.
-        columns: for each parameter its kind and texts.
+        indexes: which columns the parameters stand for.
+        rows: an apply batch.
         partial: the rows update what exists, and the statement returns which did.
     """
 
-    table: str
+    bound: Bound
     statement: str
-    keys: pa.Array
-    columns: tuple[tuple[Any, pa.Array], ...]
+    indexes: tuple[int, ...]
+    rows: pa.RecordBatch
     partial: bool = False
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return int(self.rows.num_rows)
+
+    @property
+    def table(self) -> str:
+        """The canonical table name."""
+        return self.bound.table.name
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The canonical keys."""
+        keys: list[bytes] = self.rows.column("_key").to_pylist()
+        return keys
 
     def slice(self, start: int, count: int) -> Work:
         """Some of the rows."""
-        columns = tuple((kind, texts.slice(start, count)) for kind, texts in self.columns)
-        return Work(self.table, self.statement, self.keys.slice(start, count), columns, self.partial)
+        return replace(self, rows=self.rows.slice(start, count))
 
     def run(self, cursor: psycopg.Cursor[Any]) -> None:
         """Execute; the result may be pending while in a pipeline."""
-        cursor.execute(self.statement, [literal(texts, kind) for kind, texts in self.columns], prepare=True)
+        parameters = []
+        for i in self.indexes:
+            column, local = self.bound.table.schema.columns[i], self.bound.columns[i]
+            texts = to_text(self.rows.column(column.name), column.type, local.type)
+            parameters.append(literal(texts, column.type.kind))
+        cursor.execute(self.statement, parameters, prepare=True)
 
     def missing(self, cursor: psycopg.Cursor[Any]) -> list[tuple[str, bytes]]:
         """Which partial rows the node does not hold, after `run`."""
         if not self.partial:
             return []
         found = {n for (n,) in cursor.fetchall()}
-        return [(self.table, k) for n, k in enumerate(self.keys.to_pylist(), 1) if n not in found]
+        return [(self.table, k) for n, k in enumerate(self.keys, 1) if n not in found]
 
 
 @dataclass(slots=True)
@@ -193,7 +208,7 @@ class PostgresApplier:
                     if len(again) == len(refused):
                         break
                     refused = again
-                found.held += [HeldRow(row.table, row.keys[0].as_py(), why) for row, why in refused]
+                found.held += [HeldRow(row.table, row.keys[0], why) for row, why in refused]
             self._keep(c, marker, found)
 
     def _try(self, c: Connection, work: Work, found: _Findings) -> list[tuple[Work, str]]:
@@ -260,14 +275,7 @@ def _pieces(
     bound: Bound, statement: tuple[str, tuple[int, ...]], rows: pa.RecordBatch, partial: bool
 ) -> list[Work]:
     text, indexes = statement
-    schema = bound.table.schema
-    columns = []
-    for i in indexes:
-        column = schema.columns[i]
-        columns.append(
-            (column.type.kind, to_text(rows.column(column.name), column.type, bound.columns[i].type))
-        )
-    work = Work(schema.name, text, rows.column("_key"), tuple(columns), partial)
+    work = Work(bound, text, indexes, rows, partial)
     return [work.slice(i, _ROWS_AT_ONCE) for i in range(0, len(work), _ROWS_AT_ONCE)]
 
 

@@ -23,6 +23,8 @@ SCHEMA = "sync_worker"
 MARKER = f"{SCHEMA}.marker"
 WATERMARK = f"{SCHEMA}.watermark"
 STATE = f"{SCHEMA}.state"
+NO_SHARD = -1
+"""The marker row with this number comes first where epochs are raised: that transaction is not an echo."""
 
 SETTINGS: Mapping[str, str] = {
     "TimeZone": "UTC",

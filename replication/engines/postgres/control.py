@@ -12,6 +12,7 @@ from psycopg import sql
 from replication.engines.postgres.columns import publishes_generated
 from replication.engines.postgres.config import (
     MARKER,
+    NO_SHARD,
     SCHEMA,
     STATE,
     WATERMARK,
@@ -67,9 +68,13 @@ END $$
 """
 """A number as IEEE 754 decimal128 holds it: 34 digits, half to even; the rule of `replication.narrowing`."""
 
+_ANNOUNCE = f"""
+INSERT INTO {MARKER} (grp, shard, shards, epoch, seq, state, versions)
+VALUES (%(grp)s, {NO_SHARD}, 0, %(epoch)s, 0, '{{}}', '')
+ON CONFLICT (grp, shard) DO UPDATE SET epoch = EXCLUDED.epoch"""
 _RAISE = f"""
 UPDATE {MARKER} SET epoch = %(epoch)s, state = state || '', versions = versions || ''::bytea
-WHERE grp = %(grp)s"""
+WHERE grp = %(grp)s AND shard <> {NO_SHARD}"""
 # The concatenation makes new values of large ones, which the log would leave out as unchanged otherwise.
 
 
@@ -108,6 +113,7 @@ class PostgresControl:
             row = c.execute(f"SELECT max(epoch) FROM {MARKER} WHERE grp = %s", [self.group]).fetchone()
             stored = row[0] if row and row[0] is not None else 0
             epoch = max(at_least, stored + 1)
+            c.execute(_ANNOUNCE, {"epoch": epoch, "grp": self.group})
             c.execute(_RAISE, {"epoch": epoch, "grp": self.group})
             for shard in range(shards):
                 marker = replace(initial, group=self.group, shard=shard, epoch=epoch)
@@ -225,8 +231,8 @@ class PostgresControl:
 
     def _markers(self, c: Connection) -> list[Marker]:
         rows = c.execute(
-            f"SELECT grp, shard, shards, epoch, seq, state, versions FROM {MARKER} WHERE grp = %s "
-            "ORDER BY shard",
+            f"SELECT grp, shard, shards, epoch, seq, state, versions FROM {MARKER} "
+            f"WHERE grp = %s AND shard <> {NO_SHARD} ORDER BY shard",
             [self.group],
         ).fetchall()
         return [Marker.load(*row) for row in rows]

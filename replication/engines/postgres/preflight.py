@@ -128,15 +128,15 @@ def _table(c: Connection, node: NodeConfig, table: Table) -> Iterator[Finding]:
     name = table.mapping.names[node.name]
     row = c.execute(_RELATION, split_name(name)).fetchone()
     if row is None:
-        yield _error(name, f"table {name} does not exist", "create it, or set create_tables: true")
+        yield _error(table.name, f"table {name} does not exist", "create it, or set create_tables: true")
         return
     oid, identity, owned, persistence = row
     if persistence != "p":
         remedy = f"ALTER TABLE {quoted_table(name)} SET LOGGED"
-        yield _error(name, f"table {name} is not in the log", remedy)
+        yield _error(table.name, f"table {name} is not in the log", remedy)
     if not owned:
         remedy = f"ALTER TABLE {quoted_table(name)} OWNER TO {quoted(_one(c, 'SELECT current_user'))}"
-        yield _error(name, f"only the owner of table {name} may publish it", remedy)
+        yield _error(table.name, f"only the owner of table {name} may publish it", remedy)
     columns = {col.name: col for col in read_columns(c, name)}
     mapped = {k.name: table.mapping.local(node.name, k.name) for k in table.schema.columns}
     yield from _columns(table, name, columns, mapped)
@@ -144,7 +144,7 @@ def _table(c: Connection, node: NodeConfig, table: Table) -> Iterator[Finding]:
     if all(k in columns for k in key):
         yield from _key(c, table, name, oid, identity, key)
         yield from _collation(c, table, name, oid, key)
-    yield from _privileges(c, name)
+    yield from _privileges(c, table, name)
     yield from _generated(c, name, columns.values(), table)
 
 
@@ -155,20 +155,20 @@ def _columns(
         local = columns.get(mapped[column.name])
         if local is None:
             message = f"table {name} has no column {mapped[column.name]}"
-            yield _error(name, message, "add it, or exclude it in the configuration")
+            yield _error(table.name, message, "add it, or exclude it in the configuration")
         elif not local.type.fits(column.type):
             message = f"{name}.{local.name} is {local.native}, which is not {column.type.kind}"
-            yield _error(name, message, "give it the same type as on the other nodes, or exclude it")
+            yield _error(table.name, message, "give it the same type as on the other nodes, or exclude it")
         if column.name in table.schema.key and column.type.kind not in KEY_KINDS:
             message = f"{name}.{mapped[column.name]} is {column.type.kind}, which cannot be a key"
-            yield _error(name, message, "choose another key")
+            yield _error(table.name, message, "choose another key")
     taken = set(mapped.values())
     for local in columns.values():
         needed = local.not_null and local.default is None and not local.identity and not local.generated
         if local.name not in taken and needed:
             message = f"{name}.{local.name} is not mapped, not null and without default: inserts will fail"
             remedy = f"ALTER TABLE {quoted_table(name)} ALTER {quoted(local.name)} DROP NOT NULL"
-            yield Finding("warning", name, message, remedy)
+            yield Finding("warning", table.name, message, remedy)
 
 
 def _key(
@@ -178,11 +178,11 @@ def _key(
     indexes = c.execute(_INDEXES, [oid]).fetchall()
     if not any(set(cols) == set(key) and immediate for cols, _, _, _, immediate in indexes):
         remedy = f"ALTER TABLE {sql} ADD PRIMARY KEY ({names})"
-        yield _error(name, f"nothing makes ({', '.join(key)}) unique in table {name}", remedy)
+        yield _error(table.name, f"nothing makes ({', '.join(key)}) unique in table {name}", remedy)
     nullable = [k for cols, not_null, *_ in indexes for k in key if set(cols) == set(key) and not not_null]
     if nullable:
         remedy = f"ALTER TABLE {sql} ALTER {quoted(nullable[0])} SET NOT NULL"
-        yield _error(name, f"the key of table {name} may be null", remedy)
+        yield _error(table.name, f"the key of table {name} may be null", remedy)
     covered: list[str] = []
     if identity == "f":
         covered = key
@@ -193,10 +193,10 @@ def _key(
     full = f"ALTER TABLE {sql} REPLICA IDENTITY FULL"
     if not set(key) <= set(covered):
         message = f"deletes from table {name} would not name the key: its replica identity does not cover it"
-        yield _error(name, message, full)
+        yield _error(table.name, message, full)
     if "merge_fields" in table.mapping.conflict and identity != "f":
         message = f"merge_fields needs to know which columns of {name} changed"
-        yield _error(name, message, full)
+        yield _error(table.name, message, full)
 
 
 def _collation(c: Connection, table: Table, name: str, oid: int, key: list[str]) -> Iterator[Finding]:
@@ -208,15 +208,15 @@ def _collation(c: Connection, table: Table, name: str, oid: int, key: list[str])
         columns = ", ".join([f'{quoted(key[0])} COLLATE "C"', *map(quoted, key[1:])])
         message = f"the initial copy sorts {name} for every chunk: its key has no index in code point order"
         remedy = f"CREATE INDEX CONCURRENTLY ON {quoted_table(name)} ({columns})"
-        yield Finding("warning", name, message, remedy)
+        yield Finding("warning", table.name, message, remedy)
 
 
-def _privileges(c: Connection, name: str) -> Iterator[Finding]:
+def _privileges(c: Connection, table: Table, name: str) -> Iterator[Finding]:
     for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE"):
         if not _one(c, "SELECT has_table_privilege(%s, %s)", quoted_table(name), privilege):
             user = quoted(_one(c, "SELECT current_user"))
             remedy = f"GRANT {privilege} ON {quoted_table(name)} TO {user}"
-            yield _error(name, f"{privilege} on table {name} is not granted", remedy)
+            yield _error(table.name, f"{privilege} on table {name} is not granted", remedy)
 
 
 def _generated(c: Connection, name: str, columns: Any, table: Table) -> Iterator[Finding]:
@@ -224,7 +224,7 @@ def _generated(c: Connection, name: str, columns: Any, table: Table) -> Iterator
         unseen = column.generated == "v" or (column.generated == "s" and not publishes_generated(c))
         if unseen and column.name not in table.mapping.exclude:
             message = f"generated column {name}.{column.name} is not in the log and does not travel"
-            yield Finding("warning", name, message, "exclude it, or store it in a plain column")
+            yield Finding("warning", table.name, message, "exclude it, or store it in a plain column")
 
 
 def _one(c: Connection, query: str, *parameters: object) -> Any:

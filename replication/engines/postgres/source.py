@@ -269,9 +269,15 @@ class PostgresSource:
         self._told = self._flushed
 
     def _write_status(self, pg: pq.abc.PGconn, ask: bool) -> None:
+        """Report what was received, and what is durable once it is news.
+
+        Flushed is 0, "unknown", at all other times: a server that shuts down waits for its readers to flush
+        everything it has sent, but is content with received where it does not know more.
+        """
         received = max(self._received, self._flushed)
+        flushed = self._flushed if self._flushed > self._told else 0
         micros = time.time_ns() // 1000 - EPOCH_MICROS
-        pg.put_copy_data(_STATUS.pack(b"r", received, self._flushed, self._flushed, micros, ask))
+        pg.put_copy_data(_STATUS.pack(b"r", received, flushed, flushed, micros, ask))
         while pg.flush():
             select.select([pg.socket], [pg.socket], [], STATUS_SECONDS)
             pg.consume_input()

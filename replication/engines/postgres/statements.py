@@ -1,7 +1,7 @@
 """The statements that write rows, and their parameters: one text array per column.
 
-A batch of any size is one statement with one parameter per column; `unnest` turns the arrays into rows and
-casts read the texts, so nothing is staged and small batches cost one round trip. The statement's text depends
+A batch of any size is one statement with one parameter per column; `unnest` turns the arrays into rows,
+so nothing is staged and small batches cost one round trip. The statement's text depends
 on the columns only, never on the rows, so it is prepared once.
 """
 
@@ -26,6 +26,7 @@ _BARE = frozenset(
     }
 )  # fmt: skip
 """Kinds whose texts need no quotes in an array literal."""
+_FIRST_USER_OID = 16_384
 _DECIMAL128_DIGITS = 34
 _BEYOND_JSONB = r"\\u(0000|[dD][89abAB])"
 """Escapes that `json` stores and `jsonb` refuses."""
@@ -91,7 +92,7 @@ class Statements:
         action = f"UPDATE SET {change}" if change else "NOTHING"
         statement = (
             f"INSERT INTO {self.table} AS t ({', '.join(names)}) OVERRIDING SYSTEM VALUE "
-            f"SELECT {self._casts(columns)} FROM {_unnest(len(columns))} "
+            f"SELECT {self._casts(columns)} FROM {self._unnest(columns)} "
             f"ON CONFLICT ({', '.join(self.name(i) for i in b.key)}) DO {action}"
         )
         return statement, columns
@@ -106,12 +107,10 @@ class Statements:
         change = [i for i in self._settable(have) if i not in b.key] or list(b.key)
         columns = (*b.key, *(i for i in change if i not in b.key))
         place = {i: n for n, i in enumerate(columns)}
-        sets = ", ".join(
-            f"{self.name(i)} = {self._kept(i, f'u.c{place[i]}::{self.cast(i)}')}" for i in change
-        )
+        sets = ", ".join(f"{self.name(i)} = {self._kept(i, self._value(place[i], i))}" for i in change)
         statement = (
             f"UPDATE {self.table} AS t SET {sets} "
-            f"FROM {_unnest(len(columns), ordinal=True)} WHERE {self._same_key()} RETURNING u.n"
+            f"FROM {self._unnest(columns, ordinal=True)} WHERE {self._same_key()} RETURNING u.n"
         )
         return statement, columns
 
@@ -122,14 +121,32 @@ class Statements:
             the statement, and the columns that its parameters stand for.
         """
         b = self.bound
-        return f"DELETE FROM {self.table} AS t USING {_unnest(len(b.key))} WHERE {self._same_key()}", b.key
+        return f"DELETE FROM {self.table} AS t USING {self._unnest(b.key)} WHERE {self._same_key()}", b.key
 
     def _casts(self, columns: Sequence[int]) -> str:
-        return ", ".join(f"u.c{n}::{self.cast(i)}" for n, i in enumerate(columns))
+        return ", ".join(self._value(n, i) for n, i in enumerate(columns))
+
+    def _unnest(self, columns: Sequence[int], *, ordinal: bool = False) -> str:
+        types = [self.cast(i) if self._parsed(i) else "text" for i in columns]
+        names = [f"c{n}" for n in range(len(columns))] + (["n"] if ordinal else [])
+        with_ordinal = "WITH ORDINALITY " if ordinal else ""
+        return f"unnest({', '.join(f'%s::{t}[]' for t in types)}) {with_ordinal}AS u({', '.join(names)})"
+
+    def _value(self, place: int, index: int) -> str:
+        """The value of a column, whose array is the statement's parameter number `place`."""
+        return f"u.c{place}" if self._parsed(index) else f"u.c{place}::{self.cast(index)}"
+
+    def _parsed(self, index: int) -> bool:
+        """Whether the array is one of the column's own type, which saves a cast per value.
+
+        An array of arrays would lose its inner bounds, and not every type of a user has an array type.
+        """
+        column = self.bound.columns[index]
+        return column.type_oid < _FIRST_USER_OID and column.type.kind not in (Kind.LIST, Kind.OPAQUE)
 
     def _same_key(self) -> str:
         b = self.bound
-        return " AND ".join(f"t.{self.name(i)} = u.c{n}::{self.cast(i)}" for n, i in enumerate(b.key))
+        return " AND ".join(f"t.{self.name(i)} = {self._value(n, i)}" for n, i in enumerate(b.key))
 
     def _settable(self, columns: Sequence[int]) -> list[int]:
         """Of some columns, those that an update may set."""
@@ -167,9 +184,3 @@ class Statements:
 def _escaped(sql: str) -> str:
     """A percent sign would be taken for a parameter."""
     return sql.replace("%", "%%")
-
-
-def _unnest(columns: int, *, ordinal: bool = False) -> str:
-    arrays = ", ".join(["%s::text[]"] * columns)
-    names = [f"c{n}" for n in range(columns)] + (["n"] if ordinal else [])
-    return f"unnest({arrays}) {'WITH ORDINALITY ' if ordinal else ''}AS u({', '.join(names)})"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Watermark
-from replication.engines.postgres.config import MARKER, WATERMARK
+from replication.engines.postgres.config import MARKER, NO_SHARD, WATERMARK
 from replication.engines.postgres.decode import (
     BEGIN,
     COMMIT,
@@ -230,20 +230,21 @@ class Assembler:
         for i in np.flatnonzero(of_marker).tolist():
             tx = int(run.tx[i])
             if tx in found or run.orders.index[i] == 1:
-                marker = self._read_marker(buffer, run.start + i, found.get(tx))
+                marker = self._read_marker(buffer, run.start + i)
                 if marker is not None:
                     echo = found.setdefault(tx, _Open(markers=[], decode=self.decode_echoes))
                     assert echo.markers is not None
                     echo.markers.append(marker)
         return found
 
-    def _read_marker(self, buffer: Buffer, message: int, echo: _Open | None) -> Marker | None:
+    def _read_marker(self, buffer: Buffer, message: int) -> Marker | None:
         row = parse_row(buffer.data, int(buffer.payloads[message]), self._relations[self._marker])
         group, state, packed = row["grp"], row["state"], row["versions"]
         if group is None or group.decode() != self.mapped.group or state is None:
             return None
-        wanted = self.decode_echoes if echo is None else echo.decode
-        versions = bytes.fromhex(packed[2:].decode()) if wanted and packed else b""
+        if int(row["shard"] or NO_SHARD) == NO_SHARD:
+            return None
+        versions = bytes.fromhex(packed[2:].decode()) if packed else b""
         numbers = [int(row[name] or 0) for name in ("shard", "shards", "epoch", "seq")]
         shard, shards, epoch, seq = numbers
         return Marker.load(self.mapped.group, shard, shards, epoch, seq, state.decode(), versions)
