@@ -1,0 +1,288 @@
+"""The initial copy: reading tables that are being written to, without a lock, while the stream goes on.
+
+The reader writes a low watermark on the node, reads a chunk of rows by key, hands it to the node's capture,
+and writes a high watermark. Both watermarks come through the node's log. The capture notes every key that
+changes between them; at the high watermark it emits the chunk's rows without those keys, as READ rows whose
+place in the log is the high watermark's. So a row is emitted as it was read if nothing changed it in
+between, else not at all, and the log tells the newer story. (Andreakis and Papapanagiotou, "DBLog", 2020.)
+
+    reader     low ─▶ read ─▶ offer to the capture ─▶ high
+    the log    low ─── changes by applications, echoes ─── high ─▶ capture emits READ rows
+
+A chunk is durable once the group's released position has passed its rows. READ rows are not in the log: when
+a capture rewinds, `ChunkWindow.reset` forgets what it emitted, and the reader reads those chunks again.
+Reading a chunk twice is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.batch import unpack_versions
+from replication.change import SYSTEM_COLUMNS, Changes, Echo, Op, Progress, TableChanges, Watermark
+from replication.position import LO_BITS, Position, order_of, split_order
+from replication.schema import TableMapping
+
+LOST = -1
+"""The capture does not know this chunk: it restarted or rewound, and the chunk must be read again."""
+MAX_CHANGED_KEYS = 1_000_000
+"""A window in which more keys changed is given up, and its chunk read again."""
+KEPT = 1_024
+"""So many emitted chunks of one copy are remembered."""
+_LAST_LO = (1 << LO_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkIdent:
+    """Names one chunk of one copy; `run` is unique to each start of a copy, and has no slash."""
+
+    run: str
+    table: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.run}/{self.table}/{self.number}"
+
+    @property
+    def low(self) -> str:
+        """The text of its low watermark."""
+        return f"{self}/low"
+
+    @property
+    def high(self) -> str:
+        """The text of its high watermark."""
+        return f"{self}/high"
+
+    @classmethod
+    def parse(cls, ident: str) -> tuple[ChunkIdent, str] | None:
+        """The chunk that a watermark belongs to, and `low` or `high`; None if it is nothing of ours."""
+        parts = ident.split("/", 1)
+        rest = parts[-1].rsplit("/", 2)
+        if len(parts) != 2 or len(rest) != 3 or not rest[1].isdecimal() or rest[2] not in ("low", "high"):
+            return None
+        return cls(parts[0], rest[0], int(rest[1])), rest[2]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A chunk between its watermarks: the keys that changed since the low one, in pieces."""
+
+    ident: ChunkIdent
+    changed: list[pa.Array] = field(default_factory=list)
+    count: int = 0
+
+
+class ChunkWindow:
+    """The capture's part: what changed while a chunk was being read.
+
+    Kept by the capture actor of the node that is copied from. It sees every event of the log, in order. A
+    table has at most one window open, since its reader writes its watermarks one after the other; chunks of
+    different tables overlap freely. It holds the chunks that were offered and not emitted yet, a few per
+    table, and up to `MAX_CHANGED_KEYS` keys per table.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, str] = {}  # table: run
+        self._open: dict[str, _Open] = {}  # table: its window
+        self._offered: dict[ChunkIdent, pa.RecordBatch] = {}
+        self._emitted: dict[ChunkIdent, int] = {}
+        self._void: set[ChunkIdent] = set()
+
+    @property
+    def active(self) -> bool:
+        """Whether any table is being copied."""
+        return bool(self._runs)
+
+    def begin(self, run: str, table: str) -> None:
+        """A copy of `table` starts; call it before the first low watermark is written. Ends an older run."""
+        self.end(table)
+        self._runs[table] = run
+
+    def end(self, table: str) -> None:
+        """The copy of `table` is over: forget all about it."""
+        self._runs.pop(table, None)
+        self._open.pop(table, None)
+        for known in (self._offered, self._emitted):
+            for ident in [i for i in known if i.table == table]:
+                del known[ident]
+        self._void = {i for i in self._void if i.table != table}
+
+    def reset(self) -> None:
+        """The log is read again from an older position: every chunk must be read again."""
+        for table in list(self._runs):
+            self.end(table)
+
+    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+        """Take a chunk as read between its watermarks.
+
+        Args:
+            ident: its name; the copy must have begun, else the chunk is dropped and is `LOST`.
+            rows: `_key` and the data columns, from `Snapshot.read_chunk`. The high watermark must not have
+                been written yet.
+        """
+        if self._runs.get(ident.table) == ident.run:
+            self._offered[ident] = rows
+
+    def emitted(self, ident: ChunkIdent) -> int | None:
+        """The order of the chunk's last row once it was emitted, None before, `LOST` if it never will be."""
+        if ident in self._emitted:
+            return self._emitted[ident]
+        known = self._runs.get(ident.table) == ident.run and ident in self._offered
+        return None if known and ident not in self._void else LOST
+
+    def on_changes(self, event: Changes) -> None:
+        """Applications changed rows."""
+        self._note(event.tables)
+
+    def on_echo(self, event: Echo) -> None:
+        """We changed rows. Where the source did not decode them the marker names their keys."""
+        if not self._open:
+            return
+        if event.rows:
+            self._note(event.rows)
+            return
+        versions = unpack_versions(event.marker.versions)
+        for table, window in list(self._open.items()):
+            keys = versions.filter(pc.equal(versions["_table"], table))["_key"].combine_chunks()
+            self._add(window, keys)
+
+    def on_truncate(self, table: str) -> None:
+        """All rows vanished: what was read of a chunk before is worthless, so it must be read again."""
+        window = self._open.pop(table, None)
+        if window is not None:
+            self._void.add(window.ident)
+
+    def on_watermark(self, event: Watermark) -> Changes | Progress:
+        """A watermark came through the log.
+
+        Returns:
+            the event to pass on in its place: a chunk's rows at its high watermark, else mere progress.
+        """
+        hi, _ = split_order(event.end.order)
+        # A watermark has a transaction of its own: nothing else in it can come after its rows.
+        end = Position(order_of(hi, _LAST_LO), event.end.token)
+        parsed = ChunkIdent.parse(event.ident)
+        if parsed is None or self._runs.get(parsed[0].table) != parsed[0].run:
+            return Progress(end)
+        ident, edge = parsed
+        if edge == "low":
+            self._open[ident.table] = _Open(ident)
+            return Progress(end)
+        window = self._open.get(ident.table)
+        rows = self._offered.pop(ident, None)
+        if window is None or window.ident != ident or rows is None:
+            return Progress(end)
+        del self._open[ident.table]
+        rows = _without(rows, window.changed)
+        self._remember(ident, event.end.order + rows.num_rows)
+        if not rows.num_rows:
+            return Progress(end)
+        return Changes((TableChanges(ident.table, _as_reads(rows, event.end.order)),), end)
+
+    def _note(self, tables: Iterable[TableChanges]) -> None:
+        for changes in tables:
+            window = self._open.get(changes.table)
+            if window is not None:
+                self._add(window, changes.rows.column("_key"))
+
+    def _add(self, window: _Open, keys: pa.Array) -> None:
+        window.changed.append(keys)
+        window.count += len(keys)
+        if window.count > MAX_CHANGED_KEYS:
+            del self._open[window.ident.table]
+            self._void.add(window.ident)
+
+    def _remember(self, ident: ChunkIdent, order: int) -> None:
+        self._emitted[ident] = order
+        old = ChunkIdent(ident.run, ident.table, ident.number - KEPT)
+        self._emitted.pop(old, None)
+
+
+def _without(rows: pa.RecordBatch, changed: Sequence[pa.Array]) -> pa.RecordBatch:
+    if not changed:
+        return rows
+    keys = pa.chunked_array(changed, pa.binary())
+    return rows.filter(pc.invert(pc.is_in(rows.column("_key"), value_set=keys)))
+
+
+def _as_reads(rows: pa.RecordBatch, watermark: int) -> pa.RecordBatch:
+    """A change batch of READ rows right after the order `watermark`."""
+    count = rows.num_rows
+    hi, lo = split_order(watermark)
+    system = {
+        "_op": pa.array(np.full(count, Op.READ, np.int8)),
+        "_hi": pa.array(np.full(count, hi, np.uint64)),
+        "_lo": pa.array(np.arange(lo + 1, lo + 1 + count, dtype=np.uint32)),
+        "_ts": pa.array(np.zeros(count, np.int64)),
+        "_key": rows.column("_key"),
+        "_have": pa.nulls(count, pa.binary()),
+        "_changed": pa.nulls(count, pa.binary()),
+    }
+    data = [name for name in rows.schema.names if name not in system]
+    names = [name for name, _ in SYSTEM_COLUMNS]
+    return pa.RecordBatch.from_arrays(
+        [*(system[n] for n in names), *(rows.column(n) for n in data)], [*names, *data]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """How far the copy of one table is, durably; stored on the node that is copied from.
+
+    Attributes:
+        done_rows: rows in chunks that are durable, over all starts of this copy.
+        last_key: canonical key after which to go on; None before the first chunk.
+        finished: everything was copied.
+        high: order of the last durable chunk's last row.
+    """
+
+    done_rows: int = 0
+    last_key: bytes | None = None
+    finished: bool = False
+    high: int = 0
+
+    def dump(self) -> str:
+        """JSON text; keys and orders are hexadecimal text, since JSON numbers end at 53 bits elsewhere."""
+        last_key = None if self.last_key is None else self.last_key.hex()
+        return json.dumps(
+            {
+                "done_rows": self.done_rows,
+                "last_key": last_key,
+                "finished": self.finished,
+                "high": f"{self.high:x}",
+            }
+        )
+
+    @classmethod
+    def load(cls, text: str | None) -> CopyProgress:
+        """Undo `dump`; None is a copy that has not started."""
+        if text is None:
+            return cls()
+        stored = json.loads(text)
+        last_key = None if stored["last_key"] is None else bytes.fromhex(stored["last_key"])
+        return cls(stored["done_rows"], last_key, stored["finished"], int(stored["high"], 16))
+
+
+def state_name(table: str) -> str:
+    """Under which name a table's `CopyProgress` is stored."""
+    return f"copy/{table}"
+
+
+def copies(tables: Sequence[TableMapping], nodes: Sequence[str]) -> list[tuple[str, str]]:
+    """Which tables are copied from which nodes, as (table, node), in the order of `tables`.
+
+    `initial: merge` copies from every node; a row that two nodes hold meets itself in the resolver, as READ
+    against READ.
+    """
+    return [
+        (table.name, node)
+        for table in tables
+        for node in nodes
+        if table.initial in ("merge", node) and table.initial != "none"
+    ]

@@ -1,0 +1,253 @@
+import pyarrow as pa
+import pytest
+
+from replication.backfill import LOST, ChunkIdent, ChunkWindow, CopyProgress, copies
+from replication.batch import TableRows, apply_schema, pack_versions
+from replication.change import Changes, Echo, Op, Progress, TableChanges, Watermark, change_schema
+from replication.marker import Marker
+from replication.paging import ChunkSize, read_chunks
+from replication.position import Position, order_of, split_order
+from replication.schema import Column, Table, TableMapping, TableSchema
+from replication.types import CanonicalType, Kind
+
+DATA = pa.schema([("v", pa.utf8())])
+A1 = ChunkIdent("run", "a", 1)
+A2 = ChunkIdent("run", "a", 2)
+
+
+def chunk(*keys: bytes) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(
+        [{"_key": k, "v": k.decode()} for k in keys], pa.schema([("_key", pa.binary()), *DATA])
+    )
+
+
+def changes(table: str, hi: int, *keys: bytes) -> Changes:
+    rows = [{"_op": Op.UPDATE, "_hi": hi, "_lo": i, "_ts": 5, "_key": k} for i, k in enumerate(keys)]
+    batch = pa.RecordBatch.from_pylist(rows, change_schema(DATA))
+    return Changes((TableChanges(table, batch),), Position(order_of(hi, len(keys)), f"token {hi}"))
+
+
+def echo(table: str, hi: int, *keys: bytes, decoded: bool) -> Echo:
+    rows = [{"_op": Op.UPDATE, "_key": k, "_origin": 0, "_hi": 1, "_lo": 1, "_hlc": 1} for k in keys]
+    versions = pack_versions([TableRows(table, pa.RecordBatch.from_pylist(rows, apply_schema(DATA)))])
+    tables = changes(table, hi, *keys).tables if decoded else ()
+    return Echo(Marker("g", 0, 1, 1, 1, versions=versions), Position(order_of(hi, 1)), tables)
+
+
+def mark(ident: str, hi: int, lo: int = 3) -> Watermark:
+    return Watermark(ident, Position(order_of(hi, lo), f"token {hi}"))
+
+
+def window(*tables: str) -> ChunkWindow:
+    w = ChunkWindow()
+    for table in tables:
+        w.begin("run", table)
+    return w
+
+
+def keys_of(event: object) -> list[bytes]:
+    assert isinstance(event, Changes)
+    return event.tables[0].rows.column("_key").to_pylist()
+
+
+def test_a_chunk_comes_out_as_reads_placed_at_its_high_watermark():
+    w = window("a")
+    assert isinstance(w.on_watermark(mark(A1.low, 10)), Progress)
+    w.offer(A1, chunk(b"x", b"y"))
+    assert w.emitted(A1) is None
+    event = w.on_watermark(mark(A1.high, 12, lo=3))
+    rows = event.tables[0].rows
+    rows.validate(full=True)
+    assert rows.schema.equals(change_schema(DATA))
+    assert rows.column("_op").to_pylist() == [Op.READ, Op.READ]
+    assert rows.column("_hi").to_pylist() == [12, 12]
+    assert rows.column("_lo").to_pylist() == [4, 5]
+    assert rows.column("_ts").to_pylist() == [0, 0]
+    assert rows.column("_have").null_count == rows.column("_changed").null_count == 2
+    assert rows.column("v").to_pylist() == ["x", "y"]
+    assert w.emitted(A1) == order_of(12, 5)
+    assert event.end.token == "token 12"
+    assert split_order(event.end.order)[0] == 12
+    assert event.end.order >= order_of(12, 5)
+
+
+def test_a_watermark_ends_its_transaction_whether_rows_come_or_not():
+    """A restart that reads the log again must get as far at the high watermark as the rows had got."""
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.offer(A1, chunk(b"x"))
+    assert w.on_watermark(mark(A1.high, 12)).end == ChunkWindow().on_watermark(mark(A1.high, 12)).end
+
+
+def test_keys_changed_between_the_watermarks_are_left_to_the_log():
+    w = window("a", "b")
+    w.on_changes(changes("a", 9, b"1"))
+    w.on_watermark(mark(A1.low, 10))
+    w.on_changes(changes("a", 11, b"2", b"none"))
+    w.on_changes(changes("b", 12, b"5"))
+    w.on_echo(echo("a", 13, b"3", decoded=True))
+    w.on_echo(echo("a", 14, b"4", decoded=False))
+    w.on_echo(echo("b", 15, b"1", decoded=False))
+    w.offer(A1, chunk(b"1", b"2", b"3", b"4", b"5"))
+    assert keys_of(w.on_watermark(mark(A1.high, 16))) == [b"1", b"5"]
+
+
+def test_a_chunk_without_rows_left_is_progress_and_counts_as_emitted():
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.offer(A1, chunk(b"1"))
+    w.on_changes(changes("a", 11, b"1"))
+    assert isinstance(w.on_watermark(mark(A1.high, 12)), Progress)
+    assert w.emitted(A1) == order_of(12, 3)
+
+
+def test_the_next_chunk_may_be_offered_before_the_last_one_is_emitted():
+    w = window("a")
+    w.offer(A1, chunk(b"1"))  # the log is behind: not even the low watermark has come
+    w.offer(A2, chunk(b"2"))
+    w.on_watermark(mark(A1.low, 10))
+    assert keys_of(w.on_watermark(mark(A1.high, 11))) == [b"1"]
+    w.on_watermark(mark(A2.low, 12))
+    w.on_changes(changes("a", 13, b"1"))
+    assert keys_of(w.on_watermark(mark(A2.high, 14))) == [b"2"]
+
+
+def test_chunks_of_different_tables_overlap():
+    w = window("a", "x/y")
+    other = ChunkIdent("run", "x/y", 1)
+    w.on_watermark(mark(A1.low, 10))
+    w.on_watermark(mark(other.low, 11))
+    w.on_changes(changes("a", 12, b"1"))
+    w.offer(A1, chunk(b"1", b"2"))
+    w.offer(other, chunk(b"1", b"2"))
+    assert keys_of(w.on_watermark(mark(A1.high, 13))) == [b"2"]
+    assert keys_of(w.on_watermark(mark(other.high, 14))) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    "ident", ["", "run", "run/a/1", "run/a/1/middle", "run/a/x/low", "/low", "a/low", "run//-1/low"]
+)
+def test_other_peoples_watermarks_are_progress(ident):
+    w = window("a")
+    assert isinstance(w.on_watermark(mark(ident, 5)), Progress)
+
+
+def test_what_the_capture_does_not_know_is_lost():
+    w = window("a")
+    assert w.emitted(A1) == LOST
+    w.offer(ChunkIdent("older run", "a", 1), chunk(b"1"))
+    assert w.emitted(ChunkIdent("older run", "a", 1)) == LOST
+    w.offer(A1, chunk(b"1"))
+    assert isinstance(w.on_watermark(mark(A1.high, 5)), Progress)  # the low one was before our time
+    assert w.emitted(A1) == LOST
+
+
+@pytest.mark.parametrize("forget", [ChunkWindow.reset, lambda w: w.end("a"), lambda w: w.begin("new", "a")])
+def test_a_rewind_or_a_new_run_forgets_every_chunk(forget):
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.offer(A1, chunk(b"1"))
+    w.on_watermark(mark(A1.high, 11))
+    w.offer(A2, chunk(b"2"))
+    forget(w)
+    assert (w.emitted(A1), w.emitted(A2)) == (LOST, LOST)
+    w.on_watermark(mark(A2.low, 12))
+    assert isinstance(w.on_watermark(mark(A2.high, 13)), Progress)
+
+
+def test_a_copy_is_active_from_begin_to_end():
+    w = ChunkWindow()
+    assert not w.active
+    w.begin("run", "a")
+    assert w.active
+    w.end("a")
+    assert not w.active
+
+
+def test_a_truncated_chunk_is_read_again():
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.on_truncate("a")
+    w.offer(A1, chunk(b"1"))
+    assert w.emitted(A1) == LOST
+    assert isinstance(w.on_watermark(mark(A1.high, 11)), Progress)
+
+
+def test_a_window_with_too_many_changes_is_given_up(monkeypatch):
+    monkeypatch.setattr("replication.backfill.MAX_CHANGED_KEYS", 3)
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.offer(A1, chunk(b"1"))
+    w.on_changes(changes("a", 11, b"7", b"8"))
+    assert w.emitted(A1) is None
+    w.on_changes(changes("a", 12, b"7", b"8"))
+    assert w.emitted(A1) == LOST
+
+
+def test_only_so_many_emitted_chunks_are_remembered(monkeypatch):
+    monkeypatch.setattr("replication.backfill.KEPT", 2)
+    w = window("a")
+    for number in range(1, 6):
+        ident = ChunkIdent("run", "a", number)
+        w.offer(ident, chunk(b"1"))
+        w.on_watermark(mark(ident.low, 2 * number))
+        w.on_watermark(mark(ident.high, 2 * number + 1))
+    known = [n for n in range(1, 6) if w.emitted(ChunkIdent("run", "a", n)) != LOST]
+    assert known == [4, 5]
+
+
+@pytest.mark.parametrize(
+    "progress", [CopyProgress(), CopyProgress(7, b"\x00\xff", True, order_of(2**64 - 1, 2**32 - 1))]
+)
+def test_progress_survives_storage(progress):
+    assert CopyProgress.load(progress.dump()) == progress
+
+
+def test_a_copy_that_never_started_has_no_progress():
+    assert CopyProgress.load(None) == CopyProgress(0, None, False, 0)
+
+
+def test_which_tables_are_copied_from_where():
+    tables = [
+        TableMapping(name, ("id",), {}, initial=initial)
+        for name, initial in (("one", "pg"), ("both", "merge"), ("no", "none"))
+    ]
+    assert copies(tables, ["pg", "mongo"]) == [("one", "pg"), ("both", "pg"), ("both", "mongo")]
+
+
+TABLE = Table(
+    TableMapping("t", ("v",), {}), TableSchema("t", (Column("v", CanonicalType(Kind.TEXT)),), ("v",))
+)
+
+
+class Listed:
+    """A snapshot of a list of rows."""
+
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        self.rows = rows
+        self.limits: list[int] = []
+
+    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+        self.limits.append(limit)
+        keys = self.rows.column("_key").to_pylist()
+        return self.rows.slice(0 if after is None else keys.index(after) + 1, limit)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 8, 9])
+def test_all_rows_are_read_once_whatever_the_chunk_size(count):
+    rows = chunk(*(b"%04d" % i for i in range(count)))
+    chunks = list(read_chunks(Listed(rows), TABLE, ChunkSize(4, max_rows=4)))
+    assert all(c.num_rows for c in chunks)
+    assert [k for c in chunks for k in c.column("_key").to_pylist()] == rows.column("_key").to_pylist()
+
+
+def test_chunks_grow_with_narrow_rows_and_shrink_with_wide_ones():
+    size = ChunkSize(100, max_rows=1_000, max_bytes=1 << 20)
+    narrow = chunk(*(b"%08d" % i for i in range(100)))
+    for expected in (800, 1_000, 1_000):
+        size.learn(narrow)
+        assert size.rows == expected
+    size.learn(chunk(b"x" * (256 << 10), b"y" * (256 << 10)))  # key and value: a chunk of 1 MB
+    assert size.rows in (1, 2)
+    size.learn(chunk(b"x" * (4 << 20)))
+    assert size.rows == 1
