@@ -1,0 +1,139 @@
+"""What becomes of a key when one more write of it arrives: the causal rule, then the table's policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from replication.change import Op
+from replication.clock import tick
+from replication.conflict.merge import merge_fields
+from replication.conflict.policy import Candidate, Policies, Side, conflict_kind
+from replication.conflict.rows import KeyState
+from replication.conflict.version import Version, stack
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two writes of one key neither of which saw the other, and what was decided.
+
+    `winner` is the node of the surviving write, or `merged`.
+    """
+
+    table: str
+    key: bytes
+    kind: str
+    left: Version
+    right: Version
+    winner: str
+    policy: str
+
+    @property
+    def ident(self) -> str:
+        """The same two writes give the same text, whichever came first and however often."""
+        dots = sorted(f"{v.node}:{v.order:x}" for v in (self.left, self.right))
+        return f"{self.table}:{self.key.hex()}:{'+'.join(dots)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome for one write.
+
+    Attributes:
+        version: what every node should hold now.
+        lost: the node where the write was made does not hold that version.
+        clash: the write had not seen everything that is on its way, so every other node needs the outcome.
+        conflict: what is recorded; at most one.
+    """
+
+    version: Version
+    lost: bool = False
+    clash: bool = False
+    conflict: Conflict | None = None
+
+
+def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapping[str, int]) -> Decision:
+    """Weigh one more write against a key that is on its way.
+
+    Raises `write.time` where causality asks for it.
+    """
+    current = state.version
+    if write.node in state.time:
+        write.time = tick(write.time, state.time[write.node])
+    saw_winner = current.order <= write.saw(current.node)
+    if saw_winner:
+        write.time = tick(write.time, current.time)
+        write.rank = max(write.rank, current.rank)
+    # The winner saw it, or something that the winner beat. In normal running a write arrives before those
+    # that saw it; after a restart each log is read again at its own pace.
+    dominated = write.order <= max(current.saw(write.node), state.seen.get(write.node, 0))
+    follows = not dominated and saw_winner and _saw_all(state, write)
+    if policies.merge and {current.op, write.op}.isdisjoint((Op.DELETE, Op.READ)):
+        return _merge(state, write, policies, priorities, dominated=dominated, follows=follows)
+    if dominated:
+        return Decision(current, lost=not same_dot(current, write))
+    if follows:
+        return Decision(_follow(current, write))
+    if Op.READ in (current.op, write.op):
+        winner = _with_read(current, write, priorities)
+        return Decision(winner, lost=winner is not write, clash=True)
+    if saw_winner:  # it beats what the winner had beaten
+        return Decision(_follow(current, write), clash=True)
+    side, policy = policies.decide(_candidate(current, priorities), _candidate(write, priorities))
+    winner = current if side is Side.LEFT else write
+    conflict = _conflict(state, write, winner.node, policy)
+    return Decision(winner, lost=winner is not write, clash=True, conflict=conflict)
+
+
+def same_dot(a: Version, b: Version) -> bool:
+    """Whether both are the same write; a key change is a delete and an insert with orders of their own."""
+    return (a.node, a.order) == (b.node, b.order)
+
+
+def _saw_all(state: KeyState, write: Version) -> bool:
+    return all(order <= write.saw(node) for node, order in state.last.items())
+
+
+def _follow(current: Version, write: Version) -> Version:
+    """A write that saw the version: it replaces it, and leaves what it does not hold as it was."""
+    if write.op is not Op.DELETE:
+        write.layers = stack(write.layers, current.layers)
+    return write
+
+
+def _with_read(current: Version, write: Version, priorities: Mapping[str, int]) -> Version:
+    """A row of the initial copy is no write: it never beats one, and of two the higher priority wins."""
+    if current.op is write.op:
+        current_first = _candidate(current, priorities).order[1:] > _candidate(write, priorities).order[1:]
+        return current if current_first else write
+    return current if write.op is Op.READ else write
+
+
+def _merge(
+    state: KeyState,
+    write: Version,
+    policies: Policies,
+    priorities: Mapping[str, int],
+    *,
+    dominated: bool,
+    follows: bool,
+) -> Decision:
+    current = state.version
+    decided = write.order <= state.decided_cut.get(write.node, 0)
+    merged = merge_fields(current, write, policies, priorities, decided=decided)
+    if follows:
+        return Decision(merged.version)
+    if dominated:
+        return Decision(merged.version, lost=True, clash=merged.won)
+    concurrent = current.order > write.saw(current.node)
+    conflict = _conflict(state, write, "merged", merged.policy) if concurrent else None
+    return Decision(merged.version, lost=True, clash=True, conflict=conflict)
+
+
+def _candidate(version: Version, priorities: Mapping[str, int]) -> Candidate:
+    return Candidate(version, priorities[version.node])
+
+
+def _conflict(state: KeyState, write: Version, winner: str, policy: str) -> Conflict:
+    kind = conflict_kind(state.version.op, write.op)
+    return Conflict(state.table, state.key, kind, state.version, write, winner, policy)

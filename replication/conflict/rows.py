@@ -1,0 +1,202 @@
+"""Change batches as the core reads them, and what it remembers of those whose keys are on their way.
+
+A *run* is the part of a change batch whose keys nobody else touches: the usual case. It costs one
+dictionary entry per key and no other work in Python; only when a second write meets a key of a run
+does that key get a state of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from replication.change import Op
+from replication.conflict.version import ALL, FieldDot, Layer, Version
+from replication.marker import Vector
+from replication.position import Position, order_of
+
+
+class ChangeRows:
+    """Rows of one table, in log order. Columns become Python lists only when somebody asks.
+
+    Args:
+        table: canonical table name.
+        batch: a change batch, see `replication.change`.
+    """
+
+    def __init__(self, table: str, batch: pa.RecordBatch) -> None:
+        self.table = table
+        self.batch: Any = batch
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        """Canonical keys."""
+        return self._column("_key")
+
+    @cached_property
+    def ops(self) -> list[int]:
+        """Operations, as in `Op`."""
+        return self._column("_op")
+
+    @cached_property
+    def orders(self) -> list[int]:
+        """Orders in the log."""
+        return [order_of(hi, lo) for hi, lo in zip(self._column("_hi"), self._column("_lo"), strict=True)]
+
+    @cached_property
+    def times(self) -> list[int]:
+        """Commit times, microseconds."""
+        return self._column("_ts")
+
+    @cached_property
+    def have(self) -> list[int]:
+        """Masks of the columns that hold a value."""
+        return _masks(self._column("_have"))
+
+    @cached_property
+    def changed(self) -> list[int]:
+        """Masks of the columns that changed; `ALL` when unknown."""
+        return _masks(self._column("_changed"))
+
+    def select(self, indexes: Sequence[int]) -> ChangeRows:
+        """Only the rows at `indexes`, which ascend."""
+        return ChangeRows(self.table, self.batch.take(pa.array(indexes, pa.int32())))
+
+    def _column(self, name: str) -> list[Any]:
+        values: list[Any] = self.batch.column(name).to_pylist()
+        return values
+
+
+def _masks(values: list[bytes | None]) -> list[int]:
+    return [ALL if v is None else int.from_bytes(v, "little") for v in values]
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """A stretch of one node's log that reached the shard, and what the log had shown before it.
+
+    Attributes:
+        number: counts arrivals; the audit log confirms up to a number.
+        start: the position before it: re-reading from there finds every change of it again.
+        absorbed, echoed: the state of that log at `start`.
+        live: how many keys on their way have their first change here.
+    """
+
+    number: int
+    start: Position
+    absorbed: Vector
+    echoed: int
+    live: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Rows of one arrival whose keys have had no other change while on their way.
+
+    Attributes:
+        promoted: indexes of rows whose key got a state of its own meanwhile.
+        sent: for each node it was sent to, the batch.
+        pending: how many nodes have not shown it yet.
+    """
+
+    node: str
+    rows: ChangeRows
+    arrival: Arrival
+    absorbed: Vector
+    rank: int
+    pending: int
+    promoted: set[int] = field(default_factory=set)
+    sent: dict[str, SentBatch] = field(default_factory=dict)
+    _index: dict[bytes, int] = field(default_factory=dict)
+
+    def index(self, key: bytes) -> int:
+        """The row of `key`."""
+        if not self._index:
+            self._index = {k: i for i, k in enumerate(self.rows.keys)}
+        return self._index[key]
+
+    def version(self, index: int, *, fields: bool) -> Version:
+        """The version that row `index` stands for."""
+        return read_version(self.node, self.rows, index, self.absorbed, self.rank, fields=fields)
+
+    @property
+    def live(self) -> int:
+        """How many of its keys it still stands for."""
+        return len(self.rows.keys) - len(self.promoted)
+
+
+@dataclass(slots=True, eq=False)
+class KeyState:
+    """A key on its way that more than one change has met. Forgotten once every log has shown it.
+
+    Attributes:
+        version: what every node should hold.
+        last: for each node, the order of its newest write.
+        first: for each node, the arrival of its oldest write.
+        time: for each node, the hybrid time of its newest write.
+        seen: for each node, the order up to which some write of another node had seen its log.
+        decided: the batch whose decision the version is, when learnt from an echo.
+        decided_cut: the cut of that batch.
+        pending: how many outboxes and batches on their way hold the key.
+    """
+
+    table: str
+    key: bytes
+    version: Version
+    last: dict[str, int] = field(default_factory=dict)
+    first: dict[str, Arrival] = field(default_factory=dict)
+    time: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    decided: int = 0
+    decided_cut: Vector = field(default_factory=dict)
+    pending: int = 0
+
+    def note(self, write: Version, arrival: Arrival) -> None:
+        """Remember one more write and what it had seen."""
+        node = write.node
+        self.time[node] = write.time
+        self.last[node] = write.order
+        if node not in self.first:
+            self.first[node] = arrival
+        for other, order in write.absorbed.items():
+            if other != node and order > self.seen.get(other, 0):
+                self.seen[other] = order
+
+
+@dataclass(slots=True, eq=False)
+class SentBatch:
+    """A batch on its way to a node, until that node's log has shown it."""
+
+    node: str
+    seq: int
+    cut: Vector
+    resume: dict[str, Position]
+    runs: list[Run]
+    states: list[KeyState]
+    rows: int = 0
+
+
+def read_version(
+    node: str, rows: ChangeRows, index: int, absorbed: Vector, rank: int, *, fields: bool
+) -> Version:
+    """The version that a change stands for, before it met any other."""
+    op = Op(rows.ops[index])
+    changed = rows.changed[index] if op is Op.UPDATE else ALL
+    layers = () if op is Op.DELETE else (Layer(rows.batch, index, rows.have[index]),)
+    order, time = rows.orders[index], rows.times[index]
+    version = Version(node, order, time, op, absorbed, layers, changed, rank)
+    if fields:
+        dot = FieldDot(node, order, time, absorbed)
+        version.fields = dict.fromkeys(_bits(changed), dot)
+    return version
+
+
+def _bits(mask: int) -> list[int]:
+    """The set bits of a mask; of `ALL`, one bit that stands for every column."""
+    if mask == ALL:
+        return [ALL]
+    return [i for i in range(mask.bit_length()) if mask >> i & 1]

@@ -1,0 +1,371 @@
+"""One resolver shard: the conflict core's state machine (DESIGN section 4).
+
+Pure: positions and changes in; batches, conflicts and a resume vector out. It owns every key that hashes
+to it, in the log of every node. It never waits, never asks a clock and does no I/O, so the same inputs
+give the same outputs and a property test can drive it through any interleaving.
+
+Lifecycle: made with the markers read from every node; while `replaying` it only rebuilds what its
+predecessor knew, forms no batch and forgets no key; then it runs until it is fenced.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from replication.change import Op
+from replication.conflict.decide import Conflict, Decision, decide, same_dot
+from replication.conflict.policy import Policies
+from replication.conflict.progress import Progress
+from replication.conflict.rows import Arrival, ChangeRows, KeyState, Run, SentBatch, read_version
+from replication.conflict.version import ALL, Version
+from replication.errors import Fenced
+from replication.marker import Marker
+from replication.position import Position
+
+TableKeys = dict[bytes, Run | KeyState]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """What a shard is.
+
+    Attributes:
+        nodes: node name to priority.
+        policies: canonical table name to its policies.
+        pipeline: batches on their way to one node at a time.
+    """
+
+    group: str
+    shard: int
+    shards: int
+    nodes: Mapping[str, int]
+    policies: Mapping[str, Policies]
+    pipeline: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EchoedRow:
+    """One row of an echo, decoded while replaying: the version that the batch decided on."""
+
+    table: str
+    key: bytes
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A batch before it has become Arrow: whole runs, and single versions."""
+
+    node: str
+    marker: Marker
+    runs: Sequence[Run] = ()
+    excluded: Sequence[frozenset[int]] = ()
+    versions: Sequence[tuple[str, bytes, Version]] = field(default=())
+
+
+class Shard:
+    """The state machine.
+
+    Args:
+        config: what this shard is.
+        epoch: the epoch that every node's marker has been raised to.
+        markers: each node's marker, as read after raising the epoch.
+    """
+
+    def __init__(self, config: ShardConfig, epoch: int, markers: Mapping[str, Marker]) -> None:
+        self.config = config
+        self.epoch = epoch
+        self.nodes = list(config.nodes)
+        self.progress = Progress(self.nodes, markers)
+        self.seq = max(m.seq for m in markers.values())
+        self.sent = {n: markers[n].seq for n in self.nodes}
+        self.keys: dict[str, TableKeys] = {t: {} for t in config.policies}
+        self.run_queue: dict[str, deque[Run]] = {n: deque() for n in self.nodes}
+        self.outbox: dict[str, dict[KeyState, None]] = {n: {} for n in self.nodes}
+        self.outstanding: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
+        self.unacked: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
+        self.conflicts: list[Conflict] = []
+
+    # -- input ---------------------------------------------------------------------------------
+
+    @property
+    def replaying(self) -> bool:
+        """Whether it still rebuilds what its predecessor knew."""
+        return self.progress.replaying
+
+    def on_changes(self, node: str, tables: Iterable[ChangeRows], end: Position) -> int:
+        """Changes that applications made at `node`, up to and including `end`.
+
+        Returns:
+            the arrival's number; the caller confirms it with `on_audited` once it is on record.
+        """
+        arrival = self.progress.arrive(node)
+        for rows in tables:
+            self._take(node, rows, arrival)
+        self._advance(node, end)
+        return arrival.number
+
+    def on_echo(self, node: str, marker: Marker, end: Position, rows: Sequence[EchoedRow] = ()) -> None:
+        """Our own batch seen in `node`'s log: from here on that node has absorbed the batch's cut.
+
+        Args:
+            node: whose log it is.
+            marker: the batch's marker; `versions` is not read here.
+            end: the echo's position.
+            rows: what the batch wrote; needed only while replaying.
+
+        Raises:
+            Fenced: the marker is of a newer incarnation of this shard.
+        """
+        if marker.epoch > self.epoch:
+            message = f"shard {marker.shard} was replaced by epoch {marker.epoch}"
+            raise Fenced(message, node=node, position=end.order)
+        replaying = self.replaying
+        self.progress.absorb(node, marker)
+        batch = self.outstanding[node].pop(marker.seq, None)
+        self.unacked[node].pop(marker.seq, None)
+        if replaying:
+            for row in rows:
+                self._replay_echo(node, marker, row)
+        elif batch is not None:
+            self._finish(batch)
+        self._advance(node, end)
+
+    def on_progress(self, node: str, end: Position) -> None:
+        """Nothing for this shard in `node`'s log up to `end`."""
+        self._advance(node, end)
+
+    def on_ack(self, node: str, seq: int) -> None:
+        """`node` has committed the batch `seq`; its echo may be still to come."""
+        if batch := self.unacked[node].pop(seq, None):
+            self.progress.committed(batch.seq, batch.resume)
+
+    def on_audited(self, number: int) -> None:
+        """Everything up to the arrival `number` is on record and may be released."""
+        self.progress.audited = max(self.progress.audited, number)
+
+    # -- output --------------------------------------------------------------------------------
+
+    def form_batch(self, node: str, *, heartbeat: bool = False) -> Outgoing | None:
+        """The next batch for `node`, or None if there is nothing to send or too much on its way.
+
+        It takes everything that waits for the node: only then does the cut say exactly what the node will
+        have seen. Its size is bounded by the caller, who stops feeding while `backlog` is large.
+
+        Args:
+            node: the node to write to.
+            heartbeat: form a batch even without rows, to store how far the logs have been read.
+        """
+        if self.replaying or len(self.unacked[node]) >= self.config.pipeline:
+            return None
+        queue, outbox = self.run_queue[node], self.outbox[node]
+        if not queue and not outbox and not (heartbeat and not self.outstanding[node]):
+            return None
+        self.seq += 1
+        cut, resume, absorbed, echoed = self.progress.vectors()
+        batch = SentBatch(node, self.seq, cut, resume, list(queue), list(outbox))
+        for run in queue:
+            run.sent[node] = batch
+        batch.rows = sum(r.live for r in queue) + len(outbox)
+        queue.clear()
+        outbox.clear()
+        marker = Marker(
+            self.config.group, self.config.shard, self.config.shards, self.epoch, self.seq, self.sent[node],
+            cut, resume, absorbed, echoed,
+        )  # fmt: skip
+        self.sent[node] = batch.seq
+        self.outstanding[node][batch.seq] = self.unacked[node][batch.seq] = batch
+        return Outgoing(
+            node,
+            marker,
+            batch.runs,
+            [frozenset(r.promoted) for r in batch.runs],
+            [(s.table, s.key, s.version) for s in batch.states],
+        )
+
+    def backlog(self, node: str) -> int:
+        """Rows that wait for `node` or that it has not committed yet."""
+        waiting = sum(r.live for r in self.run_queue[node]) + len(self.outbox[node])
+        return waiting + sum(b.rows for b in self.unacked[node].values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no key is on its way."""
+        return not any(self.keys.values())
+
+    # -- a write -------------------------------------------------------------------------------
+
+    def _take(self, node: str, rows: ChangeRows, arrival: Arrival) -> None:
+        """Split a batch into a run of untouched keys and single writes of the others."""
+        known = self.keys[rows.table]
+        keys = rows.keys
+        if self.replaying:
+            lone: list[int] = []
+            met: Iterable[int] = range(len(keys))
+        else:
+            lone, met = _split(keys, known)
+        if lone:
+            run_rows = rows if len(lone) == len(keys) else rows.select(lone)
+            absorbed = self.progress.absorbed[node]
+            rank = self.config.nodes[node]
+            run = Run(node, run_rows, arrival, absorbed, rank, len(self.nodes) - 1)
+            known.update(dict.fromkeys(run_rows.keys, run))
+            arrival.live += len(lone)
+            for other in self.nodes:
+                if other != node:
+                    self.run_queue[other].append(run)
+        for index in met:
+            self._write(node, rows, index, arrival)
+
+    def _write(self, node: str, rows: ChangeRows, index: int, arrival: Arrival) -> None:
+        policies = self.config.policies[rows.table]
+        absorbed, rank = self.progress.absorbed[node], self.config.nodes[node]
+        write = read_version(node, rows, index, absorbed, rank, fields=policies.merge)
+        key = rows.keys[index]
+        state = self.keys[rows.table].get(key)
+        lost = clash = False
+        if isinstance(state, Run):
+            state = self._promote(state, key)
+        if state is None:
+            state = self.keys[rows.table][key] = KeyState(rows.table, key, write)
+        else:
+            decision = self._decide(state, write)
+            state.version, lost, clash = decision.version, decision.lost, decision.clash
+            if decision.conflict:
+                self.conflicts.append(decision.conflict)
+        if node not in state.first:
+            arrival.live += 1
+        state.note(write, arrival)
+        for other in self.nodes:
+            if other == node:
+                self._want_back(state, write, lost=lost)
+            elif clash or write.order > self.progress.applied[other][node]:
+                self._want(other, state, wanted=True)
+        self._forget_if_finished(state)
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        return decide(state, write, self.config.policies[state.table], self.config.nodes)
+
+    def _promote(self, run: Run, key: bytes) -> KeyState:
+        """Give a key of a run a state of its own, because a second write has met it."""
+        index = run.index(key)
+        merge = self.config.policies[run.rows.table].merge
+        version = run.version(index, fields=merge)
+        state = KeyState(run.rows.table, key, version)
+        state.note(version, run.arrival)
+        for node in self.nodes:
+            if node == run.node:
+                continue
+            if (batch := run.sent.get(node)) is None:
+                self._want(node, state, wanted=True)
+            elif batch.seq in self.outstanding[node]:
+                batch.states.append(state)
+                state.pending += 1
+        run.promoted.add(index)
+        self.keys[run.rows.table][key] = state
+        return state
+
+    # -- an echo -------------------------------------------------------------------------------
+
+    def _finish(self, batch: SentBatch) -> None:
+        """A node's log has shown a batch: what it carried is done there, unless more came meanwhile."""
+        for state in batch.states:
+            state.pending -= 1
+            if state.last.get(batch.node, 0) > batch.cut[batch.node]:
+                self._want(batch.node, state, wanted=True)  # it overwrote a write it had not seen
+            elif batch.seq > state.decided and _knew_all(state, batch.cut):
+                self._want(batch.node, state, wanted=False)
+            self._forget_if_finished(state)
+        for run in batch.runs:
+            run.pending -= 1
+            if run.pending == 0:
+                self._forget_run(run)
+
+    def _replay_echo(self, node: str, marker: Marker, row: EchoedRow) -> None:
+        """Learn from a predecessor's batch what it had decided."""
+        state = self.keys[row.table].get(row.key)
+        assert not isinstance(state, Run)
+        decided = row.version
+        decided.absorbed = marker.cut
+        if state is None:
+            state = self.keys[row.table][row.key] = KeyState(row.table, row.key, decided)
+            state.decided, state.decided_cut = marker.seq, marker.cut
+        if state.last.get(node, 0) > marker.cut[node]:
+            self._want(node, state, wanted=True)
+        elif marker.seq > state.decided and _knew_all(state, marker.cut):
+            decided.fields = state.version.fields
+            if not self.config.policies[row.table].merge and same_dot(decided, state.version):
+                decided.layers = state.version.layers  # as it was written, not as this node holds it
+            if not same_dot(decided, state.version):  # replay had come to another winner
+                for other in self.nodes:
+                    self._want(other, state, wanted=True)
+            state.version = decided
+            state.decided, state.decided_cut = marker.seq, marker.cut
+            self._want(node, state, wanted=False)
+
+    # -- bookkeeping ---------------------------------------------------------------------------
+
+    def _want(self, node: str, state: KeyState, *, wanted: bool) -> None:
+        outbox = self.outbox[node]
+        if wanted and state not in outbox:
+            outbox[state] = None
+            state.pending += 1
+        elif not wanted and state in outbox:
+            del outbox[state]
+            state.pending -= 1
+
+    def _want_back(self, state: KeyState, write: Version, *, lost: bool) -> None:
+        """Whether the node where a write was made must be sent the outcome.
+
+        A batch of ours may have overwritten columns that this write left alone. So unless the write is the
+        whole row, only an echo can say that the node is done.
+        """
+        whole = write.op is Op.DELETE or write.layers[0].mask == ALL
+        if lost:
+            self._want(write.node, state, wanted=True)
+        elif whole and not self.config.policies[state.table].merge:
+            self._want(write.node, state, wanted=False)
+
+    def _advance(self, node: str, end: Position) -> None:
+        replaying = self.replaying
+        self.progress.advance(node, end)
+        if replaying and not self.replaying:
+            for table in self.keys.values():
+                for state in [s for s in table.values() if isinstance(s, KeyState)]:
+                    self._forget_if_finished(state)
+
+    def _forget_if_finished(self, state: KeyState) -> None:
+        if state.pending or self.replaying:
+            return
+        if self.keys[state.table].get(state.key) is state:
+            del self.keys[state.table][state.key]
+            for arrival in state.first.values():
+                arrival.live -= 1
+
+    def _forget_run(self, run: Run) -> None:
+        table = self.keys[run.rows.table]
+        run.arrival.live -= run.live
+        if run.promoted:
+            for index, key in enumerate(run.rows.keys):
+                if index not in run.promoted:
+                    del table[key]
+        else:
+            deque(map(table.__delitem__, run.rows.keys), maxlen=0)
+
+
+def _split(keys: list[bytes], known: TableKeys) -> tuple[list[int], list[int]]:
+    """Indexes of keys that nobody touches, and of those already on their way or repeated here."""
+    distinct = set(keys)
+    if len(distinct) == len(keys) and known.keys().isdisjoint(distinct):
+        return list(range(len(keys))), []
+    once: dict[bytes, bool] = {}
+    for key in keys:
+        once[key] = key not in once and key not in known
+    lone = [i for i, k in enumerate(keys) if once[k]]
+    return lone, [i for i, k in enumerate(keys) if not once[k]]
+
+
+def _knew_all(state: KeyState, cut: Mapping[str, int]) -> bool:
+    return all(order <= cut[node] for node, order in state.last.items())

@@ -1,0 +1,225 @@
+"""The core with one rule switched off at a time. The schedules must notice every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from replication.conflict.decide import Decision
+from replication.conflict.progress import Progress
+from replication.conflict.rows import KeyState, Run, SentBatch
+from replication.conflict.version import Version
+from replication.marker import Marker
+from tests.property.schedule import CheckedShard, Database, Scenario, Sent
+
+
+class NoEpochFence(Database):
+    """A replaced resolver can still commit."""
+
+    def apply(self, batch: Sent) -> bool:
+        return super().apply(replace(batch, marker=replace(batch.marker, epoch=self.epoch)))
+
+
+class NoPredecessorCheck(Database):
+    """A node takes a batch although it lacks the one before."""
+
+    def apply(self, batch: Sent) -> bool:
+        return super().apply(replace(batch, marker=replace(batch.marker, after=self.marker.seq)))
+
+
+class MarkerApartFromData(Database):
+    """The marker of every other batch is lost: data without its marker."""
+
+    def apply(self, batch: Sent) -> bool:
+        before = self.marker
+        done = super().apply(batch)
+        if done and batch.marker.seq % 2:
+            self.marker = before
+        return done
+
+
+class EchoTeachesNothing(CheckedShard):
+    """An echo does not say what its node has absorbed."""
+
+    def on_echo(self, node: str, marker: Marker, *args: Any, **kwargs: Any) -> None:
+        super().on_echo(node, replace(marker, cut=dict.fromkeys(marker.cut, 0)), *args, **kwargs)
+
+
+class OverwrittenWriteForgotten(CheckedShard):
+    """A batch that overwrote a write it had not seen is not sent again."""
+
+    def _finish(self, batch: SentBatch) -> None:
+        super()._finish(replace(batch, cut=dict.fromkeys(batch.cut, 1 << 60)))
+
+
+class LoserKeepsItsRow(CheckedShard):
+    """The winner is not written back to the node whose write lost."""
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        return replace(super()._decide(state, write), lost=False)
+
+
+class ClashStaysHome(CheckedShard):
+    """After a conflict the other nodes are not sent the outcome."""
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        decision = super()._decide(state, write)
+        if decision.clash and decision.lost:
+            for node in self.nodes:
+                self._want(node, state, wanted=False)
+        return replace(decision, clash=False) if decision.lost else decision
+
+
+class ForgottenWhenSent(CheckedShard):
+    """A key is forgotten before the log of its node has shown it."""
+
+    def form_batch(self, *args: Any, **kwargs: Any) -> Any:
+        outgoing = super().form_batch(*args, **kwargs)
+        if outgoing:
+            for state in [
+                s for _, k, _ in outgoing.versions if isinstance(s := self.keys["t"].get(k), KeyState)
+            ]:
+                state.pending -= 1
+                self._forget_if_finished(state)
+        return outgoing
+
+    def _finish(self, batch: SentBatch) -> None:
+        states, batch.states = batch.states, []
+        super()._finish(batch)
+        batch.states = states
+
+
+class PromotedKeyLosesItsBatch(CheckedShard):
+    """A key of a run that meets a second write does not remember the batch that it is in."""
+
+    def _promote(self, run: Run, key: bytes) -> KeyState:
+        run.sent = {}
+        return super()._promote(run, key)
+
+
+class RunForgotAtFirstEcho(CheckedShard):
+    """A run is forgotten when the first of two nodes has shown it."""
+
+    def _finish(self, batch: SentBatch) -> None:
+        for run in batch.runs:
+            run.pending = min(run.pending, 1)
+        batch.runs = [r for r in batch.runs if r.pending]
+        super()._finish(batch)
+
+
+class ResumesAtProgress(CheckedShard):
+    """The marker says to resume at the last position read, though keys are unfinished."""
+
+    def form_batch(self, *args: Any, **kwargs: Any) -> Any:
+        outgoing = super().form_batch(*args, **kwargs)
+        if outgoing:
+            marker = replace(outgoing.marker, resume=dict(self.progress.position))
+            outgoing = replace(outgoing, marker=marker)
+        return outgoing
+
+
+class ReplayForgetsAbsorbed(CheckedShard):
+    """A restart does not restore what each log had absorbed at its resume position."""
+
+    def __init__(self, config: Any, epoch: int, markers: dict[str, Marker]) -> None:
+        super().__init__(config, epoch, {n: replace(m, absorbed={}) for n, m in markers.items()})
+
+
+class NoReplay(CheckedShard):
+    """A restarted shard writes before it knows what its predecessor knew."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.progress.replaying = False
+
+
+class ReplayIgnoresDecisions(CheckedShard):
+    """A restarted shard learns nothing from the rows of its predecessor's batches."""
+
+    def _replay_echo(self, node: str, marker: Marker, row: Any) -> None:
+        """Skip it."""
+
+
+class HybridTimeNotRaised(CheckedShard):
+    """A write keeps its own clock although it saw a later one."""
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        own = write.time
+        decision = super()._decide(state, write)
+        write.time = own
+        return decision
+
+
+class AbsorbsTooMuch(Progress):
+    """An echo is taken to say that its node has seen everything the shard has."""
+
+    def absorb(self, node: str, marker: Marker) -> None:
+        super().absorb(node, replace(marker, cut={n: p.order for n, p in self.position.items()}))
+
+
+class CutTooHigh(CheckedShard):
+    """The shard's vectors take an echo for more than it says."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.progress.__class__ = AbsorbsTooMuch
+
+
+class ColumnsForgetTheirWriter(CheckedShard):
+    """A merge does not know who set a column."""
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        state.version.fields = {}
+        return super()._decide(state, write)
+
+
+class EveryColumnChanged(CheckedShard):
+    """A merge takes the whole row of each write for changed."""
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        write.changed = -1
+        write.fields = dict.fromkeys([-1], next(iter(write.fields.values())))
+        return super()._decide(state, write)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One rule switched off, and the policies under which it matters."""
+
+    name: str
+    build: Callable[[int], Scenario]
+
+
+def _mutation(kind: type, *policies: str) -> Mutation:
+    names = policies or ("last_write_wins",)
+
+    def build(seed: int) -> Scenario:
+        nodes = 2 + seed % 2
+        if issubclass(kind, Database):
+            return Scenario(seed, nodes, names, database=kind)
+        return Scenario(seed, nodes, names, shard=kind)
+
+    return Mutation(kind.__name__, build)
+
+
+MUTATIONS = [
+    _mutation(NoEpochFence),
+    _mutation(NoPredecessorCheck),
+    _mutation(MarkerApartFromData),
+    _mutation(EchoTeachesNothing),
+    _mutation(OverwrittenWriteForgotten),
+    _mutation(LoserKeepsItsRow),
+    _mutation(ClashStaysHome),
+    _mutation(ForgottenWhenSent),
+    _mutation(PromotedKeyLosesItsBatch),
+    _mutation(RunForgotAtFirstEcho),
+    _mutation(ResumesAtProgress),
+    _mutation(ReplayForgetsAbsorbed),
+    _mutation(NoReplay),
+    _mutation(ReplayIgnoresDecisions),
+    _mutation(HybridTimeNotRaised),
+    _mutation(CutTooHigh),
+    _mutation(ColumnsForgetTheirWriter, "merge_fields"),
+    _mutation(EveryColumnChanged, "merge_fields"),
+]

@@ -1,0 +1,326 @@
+"""Random schedules for the product's own shard: writes, log reads, batches, commits, crashes, zombies.
+
+A port of the executable model's checks. A database here is a list and a dictionary, since what is under test
+is the state machine; real databases are the conformance and chaos suites' business. At quiescence:
+
+    convergence       every database holds the same value for every key
+    no lost update    no write saw the surviving one (or anything it covers) and followed it
+    no false alarm    a conflict is only reported for two writes neither of which saw the other
+    nothing left      no key stays on its way
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from replication.change import Op
+from replication.conflict.decide import Decision
+from replication.conflict.policy import load_policies
+from replication.conflict.rows import Arrival, KeyState
+from replication.conflict.shard import EchoedRow, Outgoing, Shard, ShardConfig
+from replication.conflict.version import ALL, Version
+from replication.marker import Marker
+from replication.position import Position
+
+TABLE = "t"
+FIELDS = 2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one column of a row holds: the write that set it, and every write that it accounts for."""
+
+    ident: int = 0
+    covers: frozenset[int] = frozenset()
+
+
+Row = tuple[Cell, ...]
+EMPTY: Row = (Cell(),) * FIELDS
+
+
+@dataclass(frozen=True)
+class Write:
+    ident: int
+    key: bytes
+    op: Op
+    changed: int
+    ts: int
+    node: str
+    saw: tuple[frozenset[int], ...]  # per column
+
+    def row(self, before: Row) -> Row:
+        mine = [Cell(self.ident, seen | {self.ident}) for seen in self.saw]
+        return tuple(
+            m if self.changed >> c & 1 else b for c, (m, b) in enumerate(zip(mine, before, strict=True))
+        )
+
+
+class Rows:
+    """Stands for a change batch: the attributes of `ChangeRows`, made of lists."""
+
+    def __init__(self, writes: list[Write], orders: list[int], images: list[Row]) -> None:
+        self.table = TABLE
+        self.batch = images
+        self.writes = writes
+        self.keys = [w.key for w in writes]
+        self.ops = [int(w.op) for w in writes]
+        self.times = [w.ts for w in writes]
+        self.orders = orders
+        self.have = [ALL] * len(writes)
+        self.changed = [w.changed for w in writes]
+
+    def select(self, indexes: list[int]) -> Rows:
+        pick = Rows([self.writes[i] for i in indexes], [self.orders[i] for i in indexes], [])
+        pick.batch = [self.batch[i] for i in indexes]
+        return pick
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An apply transaction: the marker and the decided rows."""
+
+    marker: Marker
+    rows: list[tuple[bytes, Version, Row]]
+
+
+@dataclass
+class Database:
+    log: list[Rows | Sent] = field(default_factory=list)  # entry i is at position i + 1
+    rows: dict[bytes, Row] = field(default_factory=dict)
+    marker: Marker = field(default_factory=lambda: Marker("g", 0, 1, 0, 0))
+    epoch: int = 0
+
+    def write(self, writes: list[Write]) -> None:
+        images = []
+        for w in writes:
+            self.rows[w.key] = w.row(self.rows.get(w.key, EMPTY))
+            images.append(self.rows[w.key])
+        self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images))
+
+    def apply(self, batch: Sent) -> bool:
+        """Commit a batch, unless a newer incarnation fenced it off or its predecessor is missing."""
+        if batch.marker.epoch != self.epoch or batch.marker.after != self.marker.seq:
+            return False
+        self.marker = batch.marker
+        self.log.append(batch)
+        for key, _, row in batch.rows:
+            self.rows[key] = row
+        return True
+
+
+class CheckedShard(Shard):
+    """The product's shard, with ground truth carried along for the checks."""
+
+    covers: dict[int, tuple[Version, tuple[frozenset[int], ...]]]
+    truth: dict[tuple[str, int, bytes], Write]
+
+    def covered(self, key: bytes, version: Version) -> tuple[frozenset[int], ...]:
+        if id(version) in self.covers:
+            return self.covers[id(version)][1]
+        write = self.truth[version.node, version.order, key]
+        return tuple(s | {write.ident} if write.changed >> c & 1 else s for c, s in enumerate(write.saw))
+
+    def learn(self, version: Version, *parts: tuple[frozenset[int], ...]) -> None:
+        both = tuple(frozenset().union(*sets) for sets in zip(*parts, strict=True))
+        self.covers[id(version)] = (version, both)
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        before = self.covered(state.key, state.version), self.covered(state.key, write)
+        decision = super()._decide(state, write)
+        self.learn(decision.version, *before)
+        return decision
+
+    def _write(self, node: str, rows: Rows, index: int, arrival: Arrival) -> None:
+        state = self.keys[TABLE].get(rows.keys[index])
+        before = state.time.get(node) if isinstance(state, KeyState) else None
+        super()._write(node, rows, index, arrival)
+        if before is not None:
+            assert state.time[node] > before, "hybrid time went backwards"
+
+    def value(self, key: bytes, version: Version) -> Row:
+        """What the version's row holds: each column from the first layer that has it."""
+        covers = self.covered(key, version)
+        if version.op is Op.DELETE:
+            write = self.truth[version.node, version.order, key]
+            return tuple(Cell(write.ident, c) for c in covers)
+        cells = []
+        for c in range(FIELDS):
+            layer = next(la for la in version.layers if la.mask >> c & 1)
+            cells.append(Cell(layer.rows[layer.index][c].ident, covers[c]))
+        return tuple(cells)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    seed: int
+    nodes: int
+    policies: tuple[str, ...] = ("last_write_wins",)
+    shard: type[CheckedShard] = CheckedShard
+    database: type[Database] = Database
+    pipeline: int = 2
+
+
+class Schedule:
+    """One run. Raises AssertionError naming the seed when an invariant does not hold."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.s = scenario
+        self.rng = rng = random.Random(scenario.seed)
+        self.names = list("ABC"[: scenario.nodes])
+        self.keys = [b"x", b"y", b"z"][: 1 + scenario.seed % 3]
+        self.busy = rng.choice([0.30, 0.10, 0.03])
+        self.crash = rng.choice([0.03, 0.01, 0.0])
+        self.skew = {n: rng.randint(-5, 5) for n in self.names}
+        self.dbs = {n: scenario.database() for n in self.names}
+        self.truth: dict[tuple[str, int, bytes], Write] = {}
+        self.writes: list[Write] = []
+        self.conflicts: set[tuple[Write, Write]] = set()
+        self.in_flight: list[tuple[str, Sent]] = []
+        self.crashes = 0
+        self.shard = self.start()
+
+    def start(self) -> CheckedShard:
+        epoch = max(db.epoch for db in self.dbs.values()) + 1
+        for db in self.dbs.values():
+            db.epoch = epoch
+        merge = "merge_fields" in self.s.policies
+        self.merge = merge
+        self.deletes = not merge or self.s.seed % 2 == 0
+        config = ShardConfig(
+            "g", 0, 1, {n: i for i, n in enumerate(self.names)}, {TABLE: load_policies(self.s.policies)},
+            self.s.pipeline,
+        )  # fmt: skip
+        shard = self.s.shard(config, epoch, {n: db.marker for n, db in self.dbs.items()})
+        shard.covers, shard.truth = {}, self.truth
+        return shard
+
+    def write(self, node: str, step: int) -> None:
+        db, writes = self.dbs[node], []
+        for key in self.rng.sample(self.keys, self.rng.randint(1, len(self.keys))):
+            row = db.rows.get(key, EMPTY)
+            op = self.rng.choice([Op.INSERT, Op.UPDATE, Op.UPDATE, Op.DELETE if self.deletes else Op.INSERT])
+            partly = self.merge and op is Op.UPDATE
+            changed = self.rng.choice([1, 2, 3]) if partly else (1 << FIELDS) - 1
+            write = Write(
+                len(self.writes) + 1, key, op, changed, step + self.skew[node] + self.rng.randint(-2, 2),
+                node,
+                tuple(c.covers | {c.ident} - {0} for c in row),
+            )  # fmt: skip
+            self.writes.append(write)
+            writes.append(write)
+            self.truth[node, len(db.log) + 1, key] = write
+        db.write(writes)
+
+    def deliver(self, node: str) -> bool:
+        log, shard = self.dbs[node].log, self.shard
+        position = shard.progress.position[node].order
+        if position >= len(log):
+            return False
+        entry, end = log[position], Position(position + 1)
+        if isinstance(entry, Rows):
+            shard.on_audited(shard.on_changes(node, [entry], end))
+        else:
+            shard.on_echo(node, entry.marker, end, self.echoed(entry) if shard.replaying else ())
+        for conflict in shard.conflicts:
+            pair = tuple(self.truth[v.node, v.order, conflict.key] for v in (conflict.left, conflict.right))
+            self.conflicts.add(pair)
+        shard.conflicts.clear()
+        return True
+
+    def echoed(self, entry: Sent) -> list[EchoedRow]:
+        rows = []
+        for key, v, row in entry.rows:
+            layers = () if v.op is Op.DELETE else (replace_layer(row),)
+            version = Version(v.node, v.order, v.time, v.op, {}, layers, rank=v.rank)
+            self.shard.learn(version, tuple(c.covers for c in row))
+            rows.append(EchoedRow(TABLE, key, version))
+        return rows
+
+    def form(self, node: str) -> Sent | None:
+        outgoing = self.shard.form_batch(node, heartbeat=self.rng.random() < 0.02)
+        if outgoing is None:
+            return None
+        rows = [(k, v, self.shard.value(k, v)) for k, v in versions(outgoing)]
+        return Sent(outgoing.marker, rows)
+
+    def commit(self) -> None:
+        """Try any batch on its way; one that came before its predecessor stays on its way."""
+        name, batch = self.in_flight.pop(self.rng.randrange(len(self.in_flight)))
+        live = batch.marker.epoch == self.shard.epoch
+        if self.dbs[name].apply(batch):
+            if live and self.rng.random() < 0.7:
+                self.shard.on_ack(name, batch.marker.seq)
+        elif live:
+            self.in_flight.append((name, batch))
+
+    def run(self) -> Schedule:
+        for step in range(80 + self.s.seed % 240):
+            action, node = self.rng.random(), self.rng.choice(self.names)
+            if action < self.busy:
+                self.write(node, step)
+            elif action < self.busy + 0.40:
+                self.deliver(node)
+            elif action < self.busy + 0.52:
+                if batch := self.form(node):
+                    self.in_flight.append((node, batch))
+            elif action < 1 - self.crash:
+                if self.in_flight:
+                    self.commit()
+            else:
+                self.crashes += 1
+                zombies = self.in_flight  # may still try to commit after the restart
+                self.shard = self.start()
+                self.in_flight = [z for z in zombies if self.rng.random() < 0.5]
+        self.quiesce()
+        self.check()
+        return self
+
+    def quiesce(self) -> None:
+        for _ in range(300):
+            moved = bool(self.in_flight)
+            for _ in range(100):
+                if self.in_flight:
+                    self.commit()
+            self.in_flight += [(n, b) for n in self.names if (b := self.form(n))]
+            delivered = [self.deliver(n) for n in self.names]
+            moved |= any(delivered) or bool(self.in_flight)
+            if not moved:
+                return
+        raise AssertionError(f"{self.s}: never quiet")
+
+    def check(self) -> None:
+        for key in self.keys:
+            held = {n: tuple(c.ident for c in db.rows.get(key, EMPTY)) for n, db in self.dbs.items()}
+            assert len(set(held.values())) == 1, f"{self.s}: {key!r} diverged: {held}"
+            for column, winner in enumerate(held[self.names[0]]):
+                # an update that beats a delete brings back its row as it saw it, other columns included
+                for other in self.writes if winner and not (self.merge and self.deletes) else ():
+                    followed = (
+                        other.key == key and other.changed >> column & 1 and winner in other.saw[column]
+                    )
+                    assert not followed, f"{self.s}: {key!r}[{column}] kept {winner} though {other} followed"
+        for left, right in self.conflicts:
+            blind = not seen(left, right) and not seen(right, left)
+            assert blind, f"{self.s}: false conflict {left} {right}"
+        assert self.shard.idle, f"{self.s}: unfinished keys remain: {self.shard.keys}"
+        assert not any(self.shard.backlog(n) for n in self.names), f"{self.s}: rows remain"
+
+
+def replace_layer(row: Row):
+    from replication.conflict.version import Layer
+
+    return Layer([row], 0)
+
+
+def seen(write: Write, by: Write) -> bool:
+    return any(write.ident in s for c, s in enumerate(by.saw) if write.changed >> c & 1)
+
+
+def versions(outgoing: Outgoing) -> list[tuple[bytes, Version]]:
+    found = []
+    for run, excluded in zip(outgoing.runs, outgoing.excluded, strict=True):
+        for i, key in enumerate(run.rows.keys):
+            if i not in excluded:
+                found.append((key, run.version(i, fields=False)))
+    return found + [(key, version) for _, key, version in outgoing.versions]

@@ -1,0 +1,60 @@
+"""The invariants of the conflict core, over random schedules of the product's own shard."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from tests.property.mutations import MUTATIONS, Mutation
+from tests.property.schedule import Scenario, Schedule
+
+SCHEDULES = int(os.environ.get("SCHEDULES", "21000"))
+POLICIES = [("last_write_wins",), ("source_priority",), ("merge_fields", "last_write_wins")]
+CHUNK = 500
+
+
+def explore(policies: tuple[str, ...], base: int, count: int) -> tuple[int, int, int]:
+    """Run `count` schedules; returns how many writes, conflicts and crashes they had."""
+    writes = conflicts = crashes = 0
+    for seed in range(base, base + count):
+        done = Schedule(Scenario(seed, 2 + seed % 2, policies, pipeline=1 + seed % 3)).run()
+        writes += len(done.writes)
+        conflicts += len(done.conflicts)
+        crashes += done.crashes
+    return writes, conflicts, crashes
+
+
+def fails(mutation: Mutation, schedules: int) -> bool:
+    """Whether one of the first `schedules` schedules notices the mutation."""
+    for seed in range(schedules):
+        try:
+            Schedule(mutation.build(seed)).run()
+        except (AssertionError, KeyError, StopIteration, IndexError):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("policies", POLICIES, ids=lambda p: p[0])
+def test_databases_converge_whatever_the_interleaving(policies: tuple[str, ...]) -> None:
+    each = SCHEDULES // len(POLICIES)
+    bases = range(0, each, CHUNK)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        totals = list(
+            pool.map(explore, [policies] * len(bases), bases, [min(CHUNK, each - b) for b in bases])
+        )
+    writes, conflicts, crashes = (sum(column) for column in zip(*totals, strict=True))
+    assert writes > each * 10, "the schedules hardly wrote"
+    assert conflicts > each, "the schedules hardly met a conflict"
+    assert crashes > each, "the schedules hardly crashed"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+def test_every_rule_is_needed(mutation: Mutation) -> None:
+    assert fails(mutation, 6000), f"no schedule noticed {mutation.name}"
+
+
+def test_no_rule_is_blamed_when_none_is_off() -> None:
+    assert not fails(Mutation("none", lambda seed: Scenario(seed, 2 + seed % 2)), 200)
