@@ -48,14 +48,11 @@ def read_nodes(section: Value) -> tuple[NodeConfig, ...]:
 def _read_node(name: str, value: Value) -> NodeConfig:
     if check_identifier(value, name) and name in ("merge", "none"):
         value.complain(f"'{name}' is a word of the configuration", "choose another name")
-    fields = value.record(("engine", "dsn", "priority", "options"), ("engine", "dsn"))
+    fields = value.record(("engine", "dsn", "priority"), ("engine", "dsn"))
     engine = _read_engine(fields["engine"]) if "engine" in fields else None
     dsn = _read_dsn(fields["dsn"], engine) if "dsn" in fields else None
     priority = fields["priority"].integer(-1_000_000, 1_000_000) if "priority" in fields else None
-    options = {}
-    if "options" in fields:
-        options = {key: option.text() or "" for key, option in fields["options"].entries().items()}
-    return NodeConfig(name, engine or "", dsn or "", priority or 0, options)
+    return NodeConfig(name, engine or "", dsn or "", priority or 0)
 
 
 def _read_engine(value: Value) -> str | None:

@@ -33,7 +33,7 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 _END = 8  # bytes of the end-of-stream marker, which an open segment never has
 
 Marks = Mapping[str, str]
-"""Highest change order recorded, hexadecimal text, by `node/shard/shards`."""
+"""Highest change order recorded, hexadecimal text, by `node/shard/shards/log`."""
 
 
 class AuditDamaged(Terminal):
@@ -180,17 +180,20 @@ def committed_batches(data: bytes, schema: pa.Schema | None = None) -> tuple[lis
     """
     source = pa.BufferReader(data)
     done: list[pa.RecordBatch] = []
-    open_flush: list[pa.RecordBatch] = []
+    open_flush: list[pa.ipc.Message] = []
     size = 0
     for message in _read_messages(source):
         if schema is None:
             schema = pa.ipc.read_schema(message)
         elif Header.of(schema).commit_key in message.metadata.to_pybytes():
-            done += open_flush
+            try:
+                done += [pa.ipc.read_record_batch(m, schema) for m in open_flush]
+            except (pa.ArrowException, OSError):
+                break  # what a power failure left of a flush; `recover` will cut it off
             open_flush = []
             size = source.tell()
         else:
-            open_flush.append(pa.ipc.read_record_batch(message, schema))
+            open_flush.append(message)
     return done, size
 
 

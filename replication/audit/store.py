@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -44,11 +44,13 @@ class Manifest:
         group: the group's name.
         shards: how many shards the last run had.
         drained: whether the last run stopped with nothing on its way, so that `shards` may change.
+        logs: how often each node's log has begun anew; 0 where it is not named.
     """
 
     group: str
     shards: int
     drained: bool
+    logs: dict[str, int] = field(default_factory=dict)
     format: int = _FORMAT
 
 
@@ -174,8 +176,9 @@ def seal(path: Path, stream: str) -> None:
     """
     data = path.read_bytes()
     segment = _recover(path, stream, data)
-    if segment is None:
-        message = f"{path}: a finished segment holds no complete flush"
+    batches, _ = committed_batches(data)
+    if segment is None or sum(b.num_rows for b in batches) != segment.rows:
+        message = f"{path}: not all records of this finished segment can be read"
         raise AuditDamaged(
             message, hint="restore the file from a backup, or move it away to go on without it"
         )
@@ -183,7 +186,7 @@ def seal(path: Path, stream: str) -> None:
     schema = segment.schema.with_metadata({**segment.schema.metadata, _FINAL: json.dumps(final)})
     temporary = path.with_suffix(".parquet.tmp")
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for group in _groups(committed_batches(data)[0]):
+        for group in _groups(batches):
             writer.write_table(pa.Table.from_batches(group).replace_schema_metadata(schema.metadata))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())

@@ -151,6 +151,7 @@ class AuditWriter:
         self._shards = shards
         self._rolling = rolling
         self._streams: dict[str, _Stream] = {}
+        self._logs: dict[str, int] = {}
         self._lock = store.lock(path)
         self._sealer = ThreadPoolExecutor(1, "audit-seal")
         self._sealing: list[Future[None]] = []
@@ -184,7 +185,7 @@ class AuditWriter:
         rows, last = newer_than(rows, self._mark(stream, node, shard))
         if rows.num_rows:
             records = change_records(node, shard, rows, self._now())
-            self._add(stream, records, f"{node}/{shard}/{self._shards}", f"{last:x}")
+            self._add(stream, records, f"{node}/{shard}/{self._shards}/{self._log(node)}", f"{last:x}")
         return int(rows.num_rows)
 
     def add_decisions(self, decisions: pa.RecordBatch) -> None:
@@ -212,6 +213,16 @@ class AuditWriter:
         """Record what an operator or the program itself did; `detail` becomes JSON."""
         text = json.dumps(detail, separators=(",", ":"))
         self._add(self._stream(OPERATOR), stamp(operator_records([(kind, text)]), self._now()))
+
+    def begin_new_log(self, node: str) -> None:
+        """From now on `node` has another log, whose orders may be lower: a restored or replaced database.
+
+        Without this, its changes would be taken for ones that are on record. Durable when it returns.
+        """
+        self.add_operator("log_replaced", {"node": node})
+        self.flush()
+        self._logs[node] = self._log(node) + 1
+        self._write_manifest(drained=False)
 
     def flush(self) -> None:
         """Write all that was added; when this returns, it is durable.
@@ -246,7 +257,7 @@ class AuditWriter:
                 self.flush()
                 self._sealer.shutdown(wait=True)
                 self._check_sealing()
-                store.write_manifest(self._root, store.Manifest(self._group, self._shards, drained))
+                self._write_manifest(drained=drained)
         finally:
             self._release()
 
@@ -254,10 +265,11 @@ class AuditWriter:
         manifest = store.read_manifest(self._root)
         if manifest is not None:
             self._check(manifest)
-        store.write_manifest(self._root, store.Manifest(self._group, self._shards, drained=False))
-        self._idents = self._recent_idents()
+            self._logs = dict(manifest.logs)
+        self._write_manifest(drained=False)
         for name in store.streams(self._root):
             self._stream(name)
+        self._idents = self._recent_idents()
         for stream in list(self._streams.values()):
             if stream.cut:
                 self.add_operator("audit_tail_cut", {"stream": stream.name, "bytes": stream.cut})
@@ -288,10 +300,18 @@ class AuditWriter:
         """
         highest = 0
         for mark, order in stream.added.items():
-            of_node, of_shard, of_shards = mark.split("/")
-            if of_node == node and (of_shards != str(self._shards) or of_shard == str(shard)):
+            of_node, of_shard, of_shards, of_log = mark.split("/")
+            if (of_node, of_log) != (node, str(self._log(node))):
+                continue
+            if of_shards != str(self._shards) or of_shard == str(shard):
                 highest = max(highest, int(order, 16))
         return highest
+
+    def _log(self, node: str) -> int:
+        return self._logs.get(node, 0)
+
+    def _write_manifest(self, *, drained: bool) -> None:
+        store.write_manifest(self._root, store.Manifest(self._group, self._shards, drained, self._logs))
 
     def _stream(self, name: str) -> _Stream:
         if name not in self._streams:

@@ -193,6 +193,20 @@ def test_the_number_of_shards_changes_only_when_nothing_is_on_its_way(tmp_path: 
         assert audit.add_changes("pg", 0, "orders", changes([7])) == 1
 
 
+def test_a_database_that_was_replaced_begins_a_new_log(tmp_path: Path) -> None:
+    with opened(tmp_path) as audit:
+        audit.add_changes("pg", 0, "orders", changes([100]))
+        audit.add_changes("mongo", 0, "orders", changes([100]))
+        audit.begin_new_log("pg")
+        assert audit.add_changes("pg", 0, "orders", changes([3])) == 1
+        assert audit.add_changes("mongo", 0, "orders", changes([3])) == 0
+    with opened(tmp_path) as audit:
+        assert audit.add_changes("pg", 0, "orders", changes([3, 4])) == 1
+        assert audit.add_changes("mongo", 0, "orders", changes([100])) == 0
+    assert recorded(tmp_path) == [100, 100, 3, 4]
+    assert recorded(tmp_path, "operator", "kind") == ["log_replaced"]
+
+
 NAME = ("changes/orders", 1)
 
 
@@ -236,8 +250,10 @@ def test_a_torn_segment_goes_on_after_its_last_complete_flush(cut: int) -> None:
 
 @given(st.integers(0, ENDS[-1]), st.binary(min_size=1, max_size=3000))
 def test_what_a_lost_write_left_behind_is_cut_off(cut: int, garbage: bytes) -> None:
-    segment = recover(DATA_BYTES[:cut] + garbage, *NAME)
+    data = DATA_BYTES[:cut] + garbage
+    segment = recover(data, *NAME)
     complete = sum(end <= cut for end in ENDS)
+    assert ids(data)[:complete] == list(range(1, complete + 1))
     rows = segment.rows if segment else 0
     # The last bytes of a commit are padding, which garbage may stand in for.
     assert rows == complete or (rows == complete + 1 and ENDS[complete] - cut < 64)
@@ -258,6 +274,16 @@ def test_a_flipped_bit_never_passes_unnoticed(place: int, mask: int) -> None:
     else:
         assert ids(bytes(damaged)) == [1, 2, 3, 4], "the flip was in what carries no meaning"
         assert segment.marks == {"pg/0/1": "4"}
+
+
+def test_a_lost_page_inside_the_last_flush_is_cut_off() -> None:
+    damaged = bytearray(DATA_BYTES)
+    place = damaged.rindex(b"note 4") if b"note 4" in damaged else (ENDS[-2] + ENDS[-1]) // 2 - 600
+    damaged[place - 64 : place + 64] = bytes(128)
+    segment = recover(bytes(damaged), *NAME)
+    assert segment is not None
+    assert segment.rows == 3
+    assert ids(bytes(damaged))[:3] == [1, 2, 3]
 
 
 def test_damage_to_acknowledged_records_is_an_error_that_names_the_file(tmp_path: Path) -> None:

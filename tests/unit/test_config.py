@@ -350,3 +350,15 @@ def test_a_problem_found_later_names_its_line() -> None:
     assert str(found.problem("tables.orders.key", "gone")) == "sync.yaml:7: tables.orders.key: gone"
     assert str(found.problem("tables.orders.columns.x.y", "gone")).startswith("sync.yaml:9: ")
     assert str(found.problem("nowhere", "gone")).startswith("sync.yaml:1: ")
+
+
+def test_the_documented_example_is_read(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    example = document.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/mongo.dsn").write_text("mongodb://127.0.0.1:27017/shop\n")
+    found = read(example, tmp_path, PG_PASSWORD="pw")
+    assert found.node("pg").dsn == "postgresql://sync:pw@127.0.0.1:5432/shop"
+    for name, default in ((n, getattr(Limits(), n)) for n in Limits.__dataclass_fields__):
+        [line] = [x for x in document.splitlines() if x.startswith(f"| `{name}`")]
+        assert f"| {default:g} |" in line.replace("16777216", f"{16777216:g}")
