@@ -7,6 +7,7 @@ milliseconds, and `verify` finds no difference. Declared narrowings:
     postgres, memory   none
     mongodb            timestamp, timestamptz   down to the millisecond (BSON date); infinities stay
                        numeric                  34 significant digits, half to even (IEEE 754 decimal128)
+                       json                     a bare JSON null is null
 
 Everything works on whole columns; Python touches single values only where the text of JSON or an overlong
 number must be read.
@@ -52,6 +53,8 @@ def narrow(column: pa.Array, type: CanonicalType, engine: str) -> pa.Array:
         return _floor_to_milliseconds(column)
     if type.kind is Kind.NUMERIC:
         return _round_to_decimal128(column)
+    if type.kind is Kind.JSON:
+        return _null_for_json_null(column)
     return column
 
 
@@ -96,6 +99,11 @@ def _round_to_decimal128(column: pa.Array) -> pa.Array:
         return column
     rounded = pa.array([_decimal128(v) for v in column.filter(suspect).to_pylist()], column.type)
     return pc.replace_with_mask(column, suspect, rounded)
+
+
+def _null_for_json_null(column: pa.Array) -> pa.Array:
+    bare = pc.fill_null(pc.equal(pc.ascii_trim(column, " \t\r\n"), "null"), False)
+    return pc.if_else(bare, pa.scalar(None, column.type), column) if bare.true_count else column
 
 
 def _decimal128(text: str) -> str:

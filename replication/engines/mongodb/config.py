@@ -20,6 +20,7 @@ OWN = "sync_worker."
 MARKER = OWN + "marker"
 WATERMARK = OWN + "watermark"
 STATE = OWN + "state"
+_PATIENCE_MS = 5000
 PRE_IMAGES = {"changeStreamPreAndPostImages": {"enabled": True}}
 
 
@@ -34,7 +35,8 @@ def connect(node: NodeConfig, listener: ConnectionPoolListener | None = None) ->
         ConfigError: the DSN is not one, or names no database.
     """
     try:
-        name = parse_uri(node.dsn, validate=False, warn=False)["database"]
+        parsed = parse_uri(node.dsn, validate=False, warn=False)
+        name = parsed["database"]
         if not name:
             message = "the DSN names no database"
             raise ConfigError(
@@ -46,7 +48,7 @@ def connect(node: NodeConfig, listener: ConnectionPoolListener | None = None) ->
             event_listeners=[] if listener is None else [listener],
             tz_aware=False,
             datetime_conversion="DATETIME_MS",
-            serverSelectionTimeoutMS=int(node.options.get("connect_timeout_ms", "10000")),
+            serverSelectionTimeoutMS=parsed["options"].get("serverSelectionTimeoutMS", _PATIENCE_MS),
         )
     except (ConfigurationError, PyMongoError, ValueError) as error:
         # The error's own text may repeat the DSN, and with it a password.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -17,15 +18,17 @@ from replication.engines.mongodb.config import (
     collection_name,
     connect,
 )
-from replication.engines.mongodb.errors import translated
+from replication.engines.mongodb.errors import classify, translated
 from replication.engines.mongodb.marker import load_marker, to_document
 from replication.engines.mongodb.position import cluster_time, pack_token, token_time
 from replication.engines.mongodb.schema import ensure_collection
+from replication.errors import Contention
 from replication.marker import Marker
 from replication.position import Position, order_of
 from replication.schema import NodeConfig, Table
 
 _START = "start"
+_ATTEMPTS = 10
 MAJORITY = WriteConcern(w="majority")
 SNAPSHOT = ReadConcern("snapshot")
 
@@ -63,22 +66,30 @@ class MongoControl:
 
     def raise_epoch(self, shards: int, at_least: int, initial: Marker) -> list[Marker]:
         """See `engine.Control`."""
-
-        def raise_all(session: ClientSession) -> list[Marker]:
-            stored = list(markers.find({"group": self._group}, session=session))
-            epoch = max([at_least, *(int(d["epoch"]) + 1 for d in stored)])
-            found = {int(d["shard"]): load_marker(d, self._group) for d in stored}
-            raised = []
-            for shard in sorted({*found, *range(shards)}):
-                marker = replace(found.get(shard) or replace(initial, shard=shard), epoch=epoch)
-                document = to_document(marker, None)
-                markers.replace_one({"_id": document["_id"]}, document, upsert=True, session=session)
-                raised.append(marker)
-            return raised
-
-        markers = self._db[MARKER]
         with translated(self._node.name), self._db.client.start_session() as session:
-            return session.with_transaction(raise_all, read_concern=SNAPSHOT, write_concern=MAJORITY)
+            attempt = 1
+            while True:
+                try:
+                    with session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY):
+                        return self._raise(session, shards, at_least, initial)
+                except OperationFailure as error:
+                    # An applier of the older incarnation may be committing right now.
+                    if attempt == _ATTEMPTS or not isinstance(classify(error, ""), Contention):
+                        raise
+                    attempt += 1
+
+    def _raise(self, session: ClientSession, shards: int, at_least: int, initial: Marker) -> list[Marker]:
+        markers = self._db[MARKER]
+        stored = list(markers.find({"group": self._group}, session=session))
+        epoch = max([at_least, *(int(d["epoch"]) + 1 for d in stored)])
+        found = {int(d["shard"]): load_marker(d, self._group) for d in stored}
+        raised = []
+        for shard in sorted({*found, *range(shards)}):
+            marker = replace(found.get(shard) or replace(initial, shard=shard), epoch=epoch)
+            document = to_document(marker, None)
+            markers.replace_one({"_id": document["_id"]}, document, upsert=True, session=session)
+            raised.append(marker)
+        return raised
 
     def drop(self) -> None:
         """See `engine.Control`. Other groups' documents in our collections stay."""
