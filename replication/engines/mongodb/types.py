@@ -54,6 +54,10 @@ _LIMITS = {
     Kind.DATE: (-(1 << 31), (1 << 31) - 1),
 }
 _EDGES = _LIMITS | {Kind.TIMESTAMP: _LIMITS[Kind.INT64], Kind.TIMESTAMPTZ: _LIMITS[Kind.INT64]}
+_INFINITE_DAYS = dict(zip(_EDGES[Kind.DATE], (MINUS_INFINITY, INFINITY), strict=True))
+_INFINITE_MOMENTS = dict(zip(_EDGES[Kind.TIMESTAMP], (MINUS_INFINITY, INFINITY), strict=True))
+_FIRST_FLOORED = -(1 << 63) + 1000
+"""The first timestamp whose milliseconds are still within 64 bits as microseconds."""
 _FAST: dict[Kind, frozenset[type]] = {
     Kind.BOOLEAN: frozenset({bool, _NONE}),
     Kind.INT16: frozenset({int, Int64, _NONE}),
@@ -136,9 +140,9 @@ def encode_column(column: pa.Array, canonical: CanonicalType) -> list[Any]:
     """
     match canonical.kind:
         case Kind.DATE:
-            return _encode_dates(column.cast(pa.int32()), canonical.kind, _DAY_MS, 1)
+            return [_encode_day(v) for v in column.cast(pa.int32()).to_pylist()]
         case Kind.TIMESTAMP | Kind.TIMESTAMPTZ:
-            return _encode_dates(column.view(pa.int64()), canonical.kind, 1, 1000)
+            return [_encode_moment(v) for v in column.view(pa.int64()).to_pylist()]
         case Kind.TIME:
             return [None if v is None else _iso_time(v) for v in column.view(pa.int64()).to_pylist()]
         case Kind.NUMERIC:
@@ -162,12 +166,22 @@ def _each(convert: Callable[[str], Any], column: pa.Array) -> list[Any]:
     return out
 
 
-def _encode_dates(column: pa.Array, kind: Kind, factor: int, divisor: int) -> list[Any]:
-    least, most = _EDGES[kind]
-    text = {least: MINUS_INFINITY, most: INFINITY}
-    return [
-        None if v is None else text.get(v) or DatetimeMS(v * factor // divisor) for v in column.to_pylist()
-    ]
+def _encode_day(days: int | None) -> Any:
+    if days is None:
+        return None
+    if days in _INFINITE_DAYS:
+        return _INFINITE_DAYS[days]
+    return DatetimeMS(days * _DAY_MS)
+
+
+def _encode_moment(micros: int | None) -> Any:
+    if micros is None:
+        return None
+    if micros in _INFINITE_MOMENTS:
+        return _INFINITE_MOMENTS[micros]
+    if micros < _FIRST_FLOORED:
+        return str(np.datetime_as_string(np.datetime64(micros, "us")))
+    return DatetimeMS(micros // 1000)
 
 
 def _iso_time(micros: int) -> str:
