@@ -1,0 +1,70 @@
+"""Applier: the shell around an engine's writer, for one node and one shard.
+
+Batches are applied one after the other. A transient error is tried again for as long as it takes, with
+backoff; the marker makes a second try of a batch that had committed after all harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
+
+from replication.batch import Applied, ApplyBatch
+from replication.engine import Applier
+from replication.errors import Transient
+
+log = logging.getLogger(__name__)
+
+
+class Applying:
+    """Applies batches in order, in a thread of its own.
+
+    Args:
+        open_applier: connects an engine's applier; called again after a transient error.
+        retry_max_seconds: longest pause between two tries.
+    """
+
+    def __init__(self, open_applier: Callable[[], Applier], retry_max_seconds: float = 30.0) -> None:
+        self._open = open_applier
+        self._applier: Applier | None = None
+        self._retry = Retrying(
+            retry=retry_if_exception_type(Transient),
+            wait=wait_random_exponential(multiplier=0.05, max=retry_max_seconds),
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="applier")
+
+    def submit(self, batch: ApplyBatch) -> Future[Applied]:
+        """Queue a batch; see `resolver.Target`."""
+        return self._thread.submit(self.apply, batch)
+
+    def apply(self, batch: ApplyBatch) -> Applied:
+        """Apply a batch now, however many tries it takes.
+
+        Raises:
+            Terminal: trying again will not help.
+        """
+        return self._retry(self._once, batch)
+
+    def close(self) -> None:
+        """Finish what is queued, then disconnect."""
+        self._thread.shutdown()
+        self._disconnect()
+
+    def _once(self, batch: ApplyBatch) -> Applied:
+        if self._applier is None:
+            self._applier = self._open()
+        try:
+            return self._applier.apply(batch)
+        except Transient:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._applier is not None:
+            self._applier.close()
+            self._applier = None

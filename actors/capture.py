@@ -1,0 +1,116 @@
+"""Capture: reads one node's log and hands every shard its part, in log order.
+
+Place in the flow: between an engine's `Source` and the resolvers. Back-pressure: while a resolver says that
+a target is too far behind, nothing is polled; the source is only kept alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from replication.change import Changes, Echo, LogEvent, Progress, TableChanges, Watermark
+from replication.engine import Source
+from replication.errors import SchemaChanged
+from replication.position import Position
+from replication.sharding import shards_of
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What a resolver answers to events of one log.
+
+    Attributes:
+        replaying: it needs the rows of echoes.
+        paused: a target is too far behind; hold back.
+        released: re-reading from here is enough after a restart, so the log before it may go.
+    """
+
+    replaying: bool
+    paused: bool
+    released: Position
+
+
+class Sink(Protocol):
+    """A resolver shard, as capture needs it."""
+
+    def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
+        """Process events of `node`'s log, in order. An empty list asks for the state only."""
+
+
+class Capture:
+    """One node's reader.
+
+    Args:
+        node: the node's name.
+        open_source: connects a source that resumes after a position.
+        sinks: the resolver of each shard.
+    """
+
+    def __init__(self, node: str, open_source: Callable[[Position], Source], sinks: Sequence[Sink]) -> None:
+        self.node = node
+        self.sinks = sinks
+        acks = self._send([[] for _ in sinks])
+        self.source = open_source(min(a.released for a in acks))
+        self.source.decode_echoes = any(a.replaying for a in acks)
+        self.paused = any(a.paused for a in acks)
+
+    def step(self, max_rows: int, wait: float) -> bool:
+        """Read once and hand on. Returns whether the log had anything.
+
+        Args:
+            max_rows: about how many changes to read at most.
+            wait: seconds to wait for the first one.
+        """
+        events = [] if self.paused else self.source.poll(max_rows, wait)
+        acks = self._send(_split(events, len(self.sinks), self.node))
+        self.source.decode_echoes = any(a.replaying for a in acks)
+        self.paused = any(a.paused for a in acks)
+        self.source.confirm(min(a.released for a in acks))
+        return bool(events)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.source.close()
+
+    def _send(self, parts: Sequence[list[LogEvent]]) -> list[Ack]:
+        return [sink.feed(self.node, part) for sink, part in zip(self.sinks, parts, strict=True)]
+
+
+def _split(events: Sequence[LogEvent], shards: int, node: str) -> list[list[LogEvent]]:
+    """Each shard's part of the events; what is not its own tells it how far the log has come."""
+    parts: list[list[LogEvent]] = [[] for _ in range(shards)]
+    for event in events:
+        if isinstance(event, Changes):
+            for part, own in zip(parts, _split_changes(event, shards), strict=True):
+                part.append(own)
+        elif isinstance(event, Echo):
+            for shard, part in enumerate(parts):
+                part.append(event if event.marker.shard == shard else Progress(event.end))
+        elif isinstance(event, Progress | Watermark):
+            for part in parts:
+                part.append(Progress(event.end))
+        else:
+            detail = getattr(event, "detail", "") or getattr(event, "reason", "")
+            message = f"{event.table}: {detail or type(event).__name__}"
+            raise SchemaChanged(
+                message, node=node, position=event.end.order, hint="stop, mend and copy again"
+            )
+    return parts
+
+
+def _split_changes(event: Changes, shards: int) -> list[Changes | Progress]:
+    if shards == 1:
+        return [event]
+    tables: list[list[TableChanges]] = [[] for _ in range(shards)]
+    for t in event.tables:
+        keys = t.rows.column("_key").to_pylist()
+        owner = shards_of(keys, len(keys), shards)
+        for shard in range(shards):
+            rows = t.rows.filter(pa.array(owner == shard))
+            if rows.num_rows:
+                tables[shard].append(TableChanges(t.table, rows))
+    return [Changes(own, event.end) if own else Progress(event.end) for own in tables]

@@ -1,0 +1,145 @@
+"""Resolver: the shell around one shard's state machine.
+
+Place in the flow: capture feeds it the logs; it sends batches to one applier per node, and every change,
+decision and conflict to the audit log. It never waits for an applier: an answer comes back through
+`on_applied`. Back-pressure: `Ack.paused` while a target's backlog is over the limit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from actors.capture import Ack
+from replication.batch import Applied, ApplyBatch, Outcome
+from replication.change import Changes, Echo, LogEvent, TableChanges
+from replication.conflict.batching import echoed_rows, to_apply_batch
+from replication.conflict.decide import Conflict
+from replication.conflict.rows import ChangeRows
+from replication.conflict.shard import Shard
+from replication.errors import Fenced
+from replication.schema import TableSchema
+
+
+class Target(Protocol):
+    """An applier, as a resolver needs it: batches are applied in the order they are submitted."""
+
+    def submit(self, batch: ApplyBatch) -> Future[Applied]:
+        """Apply a batch; the future fails only with a terminal error."""
+
+
+class Auditor(Protocol):
+    """The audit log, as a resolver needs it. Returns a future that is done when the records are durable."""
+
+    def changes(self, node: str, shard: int, tables: Sequence[TableChanges]) -> Future[None]:
+        """Record changes as they were captured."""
+
+    def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
+        """Record what became of a batch."""
+
+    def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
+        """Record conflicts."""
+
+
+class Resolver:
+    """One shard at work.
+
+    Args:
+        shard: the state machine, made from the markers of every node.
+        schemas: canonical table name to schema.
+        targets: the applier of each node.
+        auditor: where records go.
+        max_backlog: rows on their way to one node above which the other logs are held back.
+        fail: called once with the error that ends this incarnation.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        schemas: Mapping[str, TableSchema],
+        targets: Mapping[str, Target],
+        auditor: Auditor,
+        max_backlog: int,
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self.shard = shard
+        self.schemas = schemas
+        self.targets = targets
+        self.auditor = auditor
+        self.max_backlog = max_backlog
+        self.fail = fail
+        self.names = sorted(shard.nodes)
+        self._lock = threading.RLock()
+
+    def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
+        """Process events of `node`'s log; see `capture.Sink`."""
+        with self._lock:
+            for event in events:
+                if event.end.order <= self.shard.progress.position[node].order:
+                    continue  # read before: a capture that restarted goes over it again
+                self._take(node, event)
+            self._record_conflicts()
+            self._pump()
+            paused = any(self.shard.backlog(n) > self.max_backlog for n in self.names if n != node)
+            return Ack(self.shard.replaying, paused, self.shard.progress.released[node])
+
+    def heartbeat(self) -> None:
+        """Store how far the logs have been read, though nothing is on its way."""
+        with self._lock:
+            if self.shard.idle:
+                self._send(self.names[0], heartbeat=True)
+
+    def on_applied(self, batch: ApplyBatch, answer: Future[Applied]) -> None:
+        """An applier has answered."""
+        try:
+            applied = answer.result()
+            if applied.outcome is Outcome.FENCED:
+                message = f"batch {batch.marker.seq} of epoch {batch.marker.epoch} was refused"
+                raise Fenced(message, node=batch.node)
+        except Exception as error:  # noqa: BLE001  whatever ended the applier ends this incarnation
+            self.fail(error)
+            return
+        with self._lock:
+            self.shard.on_ack(batch.node, batch.marker.seq)
+            self.auditor.decisions(batch, applied)
+            self._pump()
+
+    def _take(self, node: str, event: LogEvent) -> None:
+        if isinstance(event, Changes):
+            rows = [ChangeRows(t.table, t.rows) for t in event.tables]
+            number = self.shard.on_changes(node, rows, event.end)
+            durable = self.auditor.changes(node, self.shard.config.shard, event.tables)
+            durable.add_done_callback(lambda done: self._audited(number, done))
+        elif isinstance(event, Echo):
+            rows_shown = echoed_rows(event, self.schemas, self.names) if self.shard.replaying else []
+            self.shard.on_echo(node, event.marker, event.end, rows_shown)
+        else:
+            self.shard.on_progress(node, event.end)
+
+    def _audited(self, number: int, done: Future[None]) -> None:
+        if (error := done.exception()) is not None:
+            self.fail(error)
+            return
+        with self._lock:
+            self.shard.on_audited(number)
+
+    def _record_conflicts(self) -> None:
+        if self.shard.conflicts:
+            self.auditor.conflicts(self.shard.conflicts)
+            self.shard.conflicts = []
+
+    def _pump(self) -> None:
+        for node in self.names:
+            while self._send(node):
+                pass
+
+    def _send(self, node: str, *, heartbeat: bool = False) -> bool:
+        outgoing = self.shard.form_batch(node, heartbeat=heartbeat)
+        if outgoing is None:
+            return False
+        batch = to_apply_batch(outgoing, self.schemas, self.names)
+        answer = self.targets[node].submit(batch)
+        answer.add_done_callback(lambda done: self.on_applied(batch, done))
+        return True
