@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -40,7 +41,6 @@ class Group:
         catalog = self.engines["mongo"].catalog()
         catalog.create_table(self.tables[0], "postgres")
         catalog.close()
-        self.start()
 
     def start(self) -> None:
         writer = AuditWriter(self.folder, GROUP, lambda: time.time_ns() // 1000)
@@ -71,6 +71,7 @@ class Group:
 @pytest.fixture
 def group(postgres_db: str, mongodb_db: str, tmp_path: Path) -> Iterator[Group]:
     group = Group(postgres_db, mongodb_db, tmp_path / "audit")
+    group.start()
     yield group
     group.close()
 
@@ -132,3 +133,23 @@ def test_a_restart_loses_nothing(group: Group) -> None:
         group.sql.execute("UPDATE orders SET qty = 7 WHERE id = %s", (start * 100,))
         group.start()
     group.wait(lambda left, right: left == right and len(left) == 4 * 71)
+
+
+def test_backfill_under_load(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:
+    """Case 20 in small: the initial copy runs while both sides are written to, and is stopped half-way."""
+    group = Group(postgres_db, mongodb_db, tmp_path / "audit")
+    group.sql.execute("INSERT INTO orders SELECT i, 'n', 0, NULL FROM generate_series(1, 50000) i")
+    group.tables = [replace(t, mapping=replace(t.mapping, initial="pg")) for t in group.tables]
+    group.start()
+    try:
+        for i in range(1, 200):
+            group.sql.execute("UPDATE orders SET qty = %s WHERE id = %s", (i, i * 211))
+            group.docs.update_one({"_id": i * 97}, {"$set": {"name": "m"}})
+            if i == 100:
+                group.pipeline.stop()
+                group.start()
+        group.docs.insert_one({"_id": 99999})
+        group.wait(lambda left, right: len(right) == 50001 and left == right, seconds=120)
+        assert group.pipeline.error is None
+    finally:
+        group.close()

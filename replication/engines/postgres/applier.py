@@ -200,15 +200,13 @@ class PostgresApplier:
             if c.execute(_SET, _set_parameters(marker)).fetchone() is None:
                 raise _NotOurTurn
             c.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            for w in work:
-                refused = self._try(c, w, found)
-                while len(refused) > 1:
-                    # One of them may have been in another's way, for instance with a unique value that moves.
-                    again = [r for row, _ in refused for r in self._try(c, row, found)]
-                    if len(again) == len(refused):
-                        break
-                    refused = again
-                found.held += [HeldRow(row.table, row.keys[0], why) for row, why in refused]
+            refused = [r for w in work for r in self._try(c, w, found)]
+            before = sum(map(len, work))
+            while refused and len(refused) < before:
+                # A row that was written since may have been in their way, as a unique value that moved on.
+                before = len(refused)
+                refused = [r for row, _ in refused for r in self._try(c, row, found)]
+            found.held += [HeldRow(row.table, row.keys[0], why) for row, why in refused]
             self._keep(c, marker, found)
 
     def _try(self, c: Connection, work: Work, found: _Findings) -> list[tuple[Work, str]]:

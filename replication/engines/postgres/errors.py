@@ -51,7 +51,8 @@ def classify(error: psycopg.Error, node: str, position: int | None = None) -> Sy
     if code in _SCHEMA:
         hint = "compare the table with the configuration, then run `sync-worker check`"
         return SchemaChanged(text, node=node, position=position, hint=hint)
-    if code == "42501":
+    # A refusal while connecting comes without its code.
+    if code == "42501" or (not code and "permission denied" in text):
         hint = "grant it, or run `sync-worker check` for the statement"
         return PreflightFailed(text, node=node, position=position, hint=hint)
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):

@@ -23,7 +23,7 @@ from replication.engines.postgres.decode import (
     Values,
     walk,
 )
-from replication.engines.postgres.types import LocalType
+from replication.engines.postgres.types import FIRST_USER_OID, LocalType, local_type
 from replication.engines.postgres.values import from_text
 from replication.errors import SchemaChanged
 from replication.key import encode_keys
@@ -64,14 +64,15 @@ def lay_out(
         table: the mapped table.
         node: this node's name.
         relation: what the log says of it.
-        types: how the text of each known type is read; an unknown one is read as text.
+        types: how the text of types is read that users made; an unknown one is taken to fit.
         unpublished: local names of generated columns, whose absence is no trouble.
     """
     places, kinds, trouble = [], [], ""
     for column in table.schema.columns:
         local = table.mapping.local(node, column.name)
         place = relation.names.index(local) if local in relation.names else -1
-        type = types.get(relation.types[place]) if place >= 0 else None
+        oid = relation.types[place] if place >= 0 else FIRST_USER_OID
+        type = types.get(oid) or (local_type(oid) if oid < FIRST_USER_OID else None)
         if place < 0 and local not in unpublished:
             trouble = trouble or f"column {local} is gone"
         if type is not None and not type.fits(column.type):

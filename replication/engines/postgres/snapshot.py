@@ -55,7 +55,7 @@ class PostgresSnapshot:
         """See `Snapshot.read_keys`."""
         bound = self._bind(table)
         arrays, same = [], []
-        for n, (i, texts) in enumerate(_key_texts(bound, keys)):
+        for n, (i, texts) in enumerate(_key_texts(bound, list(dict.fromkeys(keys)))):
             kind = table.schema.columns[i].type.kind
             arrays.append(sql.Literal(literal(pa.array(texts, pa.utf8()), kind)).as_string() + "::text[]")
             same.append(f"t.{bound.names([i])[0]} = u.c{n}::{bound.columns[i].cast}")

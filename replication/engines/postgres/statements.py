@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from replication.engines.postgres.columns import Bound
 from replication.engines.postgres.config import SCHEMA, quoted
-from replication.engines.postgres.types import JSON_OID, JSONB_OID
+from replication.engines.postgres.types import FIRST_USER_OID, JSON_OID, JSONB_OID
 from replication.types import Kind
 
 _BARE = frozenset(
@@ -26,7 +26,6 @@ _BARE = frozenset(
     }
 )  # fmt: skip
 """Kinds whose texts need no quotes in an array literal."""
-_FIRST_USER_OID = 16_384
 _DECIMAL128_DIGITS = 34
 _BEYOND_JSONB = r"\\u(0000|[dD][89abAB])"
 """Escapes that `json` stores and `jsonb` refuses."""
@@ -142,7 +141,7 @@ class Statements:
         An array of arrays would lose its inner bounds, and not every type of a user has an array type.
         """
         column = self.bound.columns[index]
-        return column.type_oid < _FIRST_USER_OID and column.type.kind not in (Kind.LIST, Kind.OPAQUE)
+        return column.type_oid < FIRST_USER_OID and column.type.kind not in (Kind.LIST, Kind.OPAQUE)
 
     def _same_key(self) -> str:
         b = self.bound

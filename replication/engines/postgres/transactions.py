@@ -35,6 +35,7 @@ from replication.engines.postgres.decode import (
 from replication.engines.postgres.position import format_lsn
 from replication.engines.postgres.rows import Decoded, Layout, Orders, decode_rows, lay_out
 from replication.engines.postgres.types import LocalType
+from replication.errors import SchemaChanged
 from replication.marker import Marker
 from replication.position import Position, order_of
 from replication.schema import Table
@@ -110,6 +111,7 @@ class Assembler:
         self._layouts: dict[int, Layout] = {}
         self._marker = self._watermark = -1
         self._open: _Open | None = None
+        self._failed: SchemaChanged | None = None
 
     @property
     def inside(self) -> bool:
@@ -127,11 +129,22 @@ class Assembler:
         Args:
             messages: WAL messages with their header. Rows of a transaction whose commit is not among them are
                 delivered now and the rest with later calls, so pass whole transactions where they fit.
+
+        Raises:
+            SchemaChanged: a row cannot be read any more. What was before it is returned first.
         """
-        if not messages:
-            return []
-        buffer = Buffer(messages)
         events: list[LogEvent] = []
+        if self._failed is None and messages:
+            try:
+                self._feed(Buffer(messages), len(messages), events)
+            except SchemaChanged as error:
+                error.node = self.mapped.node
+                self._failed = error
+        if self._failed is not None and not events:
+            raise self._failed
+        return events
+
+    def _feed(self, buffer: Buffer, count: int, events: list[LogEvent]) -> None:
         start = 0
         for i in np.flatnonzero(buffer.bytes[buffer.payloads] == RELATION).tolist():
             relation = parse_relation(buffer.data, int(buffer.payloads[i]))
@@ -145,7 +158,7 @@ class Assembler:
             self._learn(relation, layout)
             if layout is not None and layout.trouble:
                 events.append(self._trouble(layout))
-        return events + self._run(buffer, start, len(messages))
+        events += self._run(buffer, start, count)
 
     def _lay_out(self, relation: Relation) -> Layout | None:
         m = self.mapped

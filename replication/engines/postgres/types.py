@@ -15,6 +15,8 @@ BYTEA = 17
 BPCHAR = 1042
 JSON_OID = 114
 JSONB_OID = 3802
+FIRST_USER_OID = 16_384
+"""Types below it come with the server and are the same everywhere."""
 
 KINDS: dict[int, Kind] = {
     16: Kind.BOOLEAN,

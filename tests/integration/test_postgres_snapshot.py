@@ -1,0 +1,140 @@
+"""Reading whole rows in key order, whatever the key and the table's collation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from replication.change import Watermark
+from replication.key import encode_keys
+from replication.paging import ChunkSize, read_chunks
+from tests.fixtures.postgres_node import PostgresNode, mapping, wait_for
+
+TEXTS = ["", "a", "B", "ä", "Z", "z", "😀", "ﬀ", "a b", "a\tb", "a\\b", 'a"b', "a,b", "a\nb", "\\N", "NULL"]
+
+
+def quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def pages(node: PostgresNode, table: str, size: int) -> list[dict[str, Any]]:
+    chunks = list(read_chunks(node.snapshot, node.tables[table], ChunkSize(size, size)))
+    assert all(c.num_rows == size for c in chunks[:-1])
+    keys = [k for c in chunks for k in c.column("_key").to_pylist()]
+    assert keys == sorted(set(keys))
+    return [row for c in chunks for row in c.drop_columns(["_key"]).to_pylist()]
+
+
+@pytest.mark.parametrize(
+    "type_",
+    ["text", "varchar(20)", 'text COLLATE "und-x-icu"', 'varchar COLLATE "en-x-icu"', "char(9)", "name"],
+)
+def test_text_keys_come_in_code_point_order(postgres_db: str, type_: str) -> None:
+    ddl = f"CREATE TABLE t (k {type_} PRIMARY KEY, v text)"
+    texts = [t for t in TEXTS if t or type_ != "name"]
+    values = ", ".join(f"({quote(t)}, {quote(t) if t else 'NULL'})" for t in texts)
+    with PostgresNode(postgres_db, ddl, [mapping("t", "k")]) as node:
+        node.sql(f"INSERT INTO t VALUES {values}")
+        rows = pages(node, "t", 3)
+        assert [r["k"] for r in rows] == sorted(texts)
+        assert all((r["v"] or "") == r["k"] for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("type_", "values"),
+    [
+        ("bool", ["true", "false"]),
+        ("smallint", ["-3", "0", "5"]),
+        ("bigint", ["-9223372036854775808", "9223372036854775807", "-1", "0"]),
+        ("numeric", ["-1.5", "0", "1e10", "1.50000001", "1.5", "-100"]),
+        ("date", ["'-infinity'", "'infinity'", "'0044-03-15 BC'", "'2024-01-01'", "'15000-01-01'"]),
+        ("timestamp", ["'-infinity'", "'infinity'", "'1969-12-31 23:59:59.999999'", "'2024-01-01'"]),
+        ("timestamptz", ["'-infinity'", "'infinity'", "'0044-03-15 BC'", "'2024-01-01 00:00+01'"]),
+        ("uuid", ["'ffffffff-0000-0000-0000-000000000000'", "'00000000-0000-0000-0000-00000000000f'"]),
+        ("bytea", ["''", "'\\x00'", "'\\xff'", "'\\x5c'", "'\\x0000'"]),
+        ("mood", ["'sad'", "'happy'", "'Zen'"]),
+    ],
+)
+def test_keys_of_every_kind_come_in_canonical_order(postgres_db: str, type_: str, values: list[str]) -> None:
+    ddl = f"CREATE TYPE mood AS ENUM ('sad', 'happy', 'Zen'); CREATE TABLE t (k {type_} PRIMARY KEY)"
+    with PostgresNode(postgres_db, ddl, [mapping("t", "k")]) as node:
+        node.sql(f"INSERT INTO t VALUES {', '.join(f'({v})' for v in values)}")
+        chunks = list(read_chunks(node.snapshot, node.tables["t"], ChunkSize(1, 1)))
+        keys = [k for c in chunks for k in c.column("_key").to_pylist()]
+        assert keys == sorted(set(keys))
+        assert len(keys) == len(values)
+        again = node.snapshot.read_keys(
+            node.tables["t"], [*reversed(keys), keys[0] + b"\0"[: type_ == "bytea"]]
+        )
+        assert again.column("_key").to_pylist()[: len(keys)] == keys
+
+
+def test_keys_of_several_columns(postgres_db: str) -> None:
+    ddl = 'CREATE TABLE t (a text COLLATE "und-x-icu", b int, v text, PRIMARY KEY (b, a))'
+    with PostgresNode(postgres_db, ddl, [mapping("t", "a", "b")]) as node:
+        for text in TEXTS:
+            node.sql("INSERT INTO t VALUES (%s, -1, NULL), (%s, 1, '')", text, text)
+        rows = pages(node, "t", 5)
+        assert [(r["a"], r["b"]) for r in rows] == sorted((t, b) for t in TEXTS for b in (-1, 1))
+        table = node.tables["t"]
+        chunk = node.snapshot.read_chunk(table, None, 100)
+        wanted = chunk.column("_key").take([3, 0, 9]).to_pylist()
+        found = node.snapshot.read_keys(table, [*wanted, b"none\0\0" + bytes(8)])
+        assert found.column("_key").to_pylist() == sorted(wanted)
+        kinds = [table.schema.column(c).type.kind for c in ("a", "b")]
+        assert encode_keys([found.column("a"), found.column("b")], kinds) == found.column("_key")
+
+
+def test_empty_and_exact_ends(postgres_db: str) -> None:
+    with PostgresNode(postgres_db, "CREATE TABLE t (k int PRIMARY KEY, v text)", [mapping("t", "k")]) as node:
+        table = node.tables["t"]
+        assert node.snapshot.read_chunk(table, None, 10).num_rows == 0
+        assert node.snapshot.read_keys(table, []).num_rows == 0
+        node.sql("INSERT INTO t SELECT generate_series(1, 10)")
+        chunk = node.snapshot.read_chunk(table, None, 10)
+        assert chunk.column("v").null_count == 10
+        assert node.snapshot.read_chunk(table, chunk.column("_key")[9].as_py(), 10).num_rows == 0
+
+
+def test_wide_values(postgres_db: str) -> None:
+    with PostgresNode(postgres_db, "CREATE TABLE t (k int PRIMARY KEY, v text)", [mapping("t", "k")]) as node:
+        node.sql("INSERT INTO t SELECT i, repeat('line' || chr(10), 400000) FROM generate_series(1, 3) i")
+        assert [len(r["v"]) for r in pages(node, "t", 2)] == [2_000_000] * 3
+
+
+def test_names_may_differ(postgres_db: str) -> None:
+    ddl = 'CREATE TABLE t (k int PRIMARY KEY, "Städte %" text)'
+    mapped = mapping("t", "key", columns={"key": {"pg": "k"}, "city": {"pg": "Städte %"}})
+    with PostgresNode(postgres_db, ddl, [mapped]) as node:
+        node.sql("INSERT INTO t VALUES (1, 'Köln')")
+        assert pages(node, "t", 5) == [{"key": 1, "city": "Köln"}]
+        (row,) = node.rows()
+        assert (row["key"], row["city"]) == (1, "Köln")
+
+
+def test_estimate(postgres_db: str) -> None:
+    with PostgresNode(postgres_db, "CREATE TABLE t (k int PRIMARY KEY)", [mapping("t", "k")]) as node:
+        table = node.tables["t"]
+        assert node.snapshot.estimate_rows(table) == 0
+        node.sql("INSERT INTO t SELECT generate_series(1, 20000)")
+        assert node.snapshot.estimate_rows(table) == 20_000
+        node.sql("ANALYZE t")
+        node.sql("DELETE FROM t WHERE k > 100")
+        assert node.snapshot.estimate_rows(table) == 20_000
+
+
+def test_watermark_appears_in_the_log(postgres_db: str) -> None:
+    with PostgresNode(postgres_db, "CREATE TABLE t (k int PRIMARY KEY)", [mapping("t", "k")]) as node:
+        source = node.source()
+        try:
+            node.snapshot.write_watermark("here")
+            seen: list[str] = []
+            wait_for(
+                lambda: bool(
+                    seen.extend(e.ident for e in source.poll(10, 1.0) if isinstance(e, Watermark)) or seen
+                )
+            )
+            assert seen == ["here"]
+        finally:
+            source.close()
