@@ -6,12 +6,14 @@ a target is too far behind, nothing is polled; the source is only kept alive.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
+from replication.backfill import ChunkIdent, ChunkWindow
 from replication.change import Changes, Echo, LogEvent, Progress, TableChanges, Watermark
 from replication.engine import Source
 from replication.errors import SchemaChanged
@@ -53,8 +55,11 @@ class Capture:
     def __init__(self, node: str, open_source: Callable[[Position], Source], sinks: Sequence[Sink]) -> None:
         self.node = node
         self.sinks = sinks
+        self.window = ChunkWindow()
+        self._lock = threading.Lock()  # a copy offers its chunks from a thread of its own
         acks = self._send([[] for _ in sinks])
-        self.source = open_source(min(a.released for a in acks))
+        self.released = min(a.released for a in acks)
+        self.source = open_source(self.released)
         self.source.decode_echoes = any(a.replaying for a in acks)
         self.paused = any(a.paused for a in acks)
 
@@ -66,15 +71,48 @@ class Capture:
             wait: seconds to wait for the first one.
         """
         events = [] if self.paused else self.source.poll(max_rows, wait)
-        acks = self._send(_split(events, len(self.sinks), self.node))
-        self.source.decode_echoes = any(a.replaying for a in acks)
+        with self._lock:
+            passed = [self._through_window(e) for e in events]
+        acks = self._send(_split(passed, len(self.sinks), self.node))
+        self.source.decode_echoes = self.window.active or any(a.replaying for a in acks)
         self.paused = any(a.paused for a in acks)
-        self.source.confirm(min(a.released for a in acks))
+        self.released = min(a.released for a in acks)
+        self.source.confirm(self.released)
         return bool(events)
+
+    def begin(self, run: str, table: str) -> None:
+        """A copy of `table` starts; see `ChunkWindow.begin`."""
+        with self._lock:
+            self.window.begin(run, table)
+            self.source.decode_echoes = True
+
+    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+        """Take a chunk; see `ChunkWindow.offer`."""
+        with self._lock:
+            self.window.offer(ident, rows)
+
+    def emitted(self, ident: ChunkIdent) -> int | None:
+        """Whether a chunk was emitted; see `ChunkWindow.emitted`."""
+        with self._lock:
+            return self.window.emitted(ident)
+
+    def end(self, table: str) -> None:
+        """The copy of `table` is over; see `ChunkWindow.end`."""
+        with self._lock:
+            self.window.end(table)
 
     def close(self) -> None:
         """Disconnect."""
         self.source.close()
+
+    def _through_window(self, event: LogEvent) -> LogEvent:
+        if isinstance(event, Watermark):
+            return self.window.on_watermark(event)
+        if isinstance(event, Changes):
+            self.window.on_changes(event)
+        elif isinstance(event, Echo):
+            self.window.on_echo(event)
+        return event
 
     def _send(self, parts: Sequence[list[LogEvent]]) -> list[Ack]:
         return [sink.feed(self.node, part) for sink, part in zip(self.sinks, parts, strict=True)]

@@ -6,14 +6,19 @@ What runs on Ray runs here too; tests and small tools use this form.
 from __future__ import annotations
 
 import threading
+import time
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from actors.applier import Applying
 from actors.audit import Audit
+from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.capture import Capture
 from actors.resolver import Resolver
 from replication.audit.writer import AuditWriter
+from replication.backfill import copies
 from replication.conflict.policy import load_policies
 from replication.conflict.shard import Shard, ShardConfig
 from replication.engine import Control, Engine
@@ -22,13 +27,18 @@ from replication.marker import Marker
 from replication.schema import Table
 
 
+class _Stopped(Exception):
+    """The pipeline stops."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds: changes per poll, rows on their way to one node, seconds to wait on an idle log."""
+    """Bounds: changes per poll, rows on their way to one node; seconds on an idle log, between heartbeats."""
 
     poll_rows: int = 20_000
     max_backlog: int = 100_000
     wait: float = 0.2
+    heartbeat: float = 10.0
 
 
 class Pipeline:
@@ -62,9 +72,18 @@ class Pipeline:
         markers = prepare(group, engines, tables, shards)
         self.appliers: list[Applying] = []
         self.resolvers = [self._resolver(s, {n: m[s] for n, m in markers.items()}) for s in range(shards)]
+        self.captures: dict[str, Capture] = {}
+        self.copying: dict[tuple[str, str], CopyStatus] = {}
+        copying = copies([t.mapping for t in tables], self.names)
+        self.unfinished = set(copying)
         self.threads = [
             threading.Thread(target=self._capture, args=(n,), name=f"capture-{n}") for n in self.names
         ]
+        self.threads += [
+            threading.Thread(target=self._copy, args=(table, node), name=f"copy-{table}-{node}")
+            for table, node in copying
+        ]
+        self.threads.append(threading.Thread(target=self._heartbeats, name="heartbeat"))
         for thread in self.threads:
             thread.start()
 
@@ -108,6 +127,7 @@ class Pipeline:
             capture: Capture | None = None
             try:
                 capture = Capture(node, lambda at: engine.source(self.tables, at), self.resolvers)
+                self.captures[node] = capture
                 while not self.stopping.is_set():
                     capture.step(self.limits.poll_rows, self.limits.wait)
                     if capture.paused:
@@ -117,8 +137,49 @@ class Pipeline:
             except Exception as error:  # noqa: BLE001  whatever ended a capture ends the incarnation
                 self.fail(error)
             finally:
+                self.captures.pop(node, None)
                 if capture is not None:
                     capture.close()
+
+    def _heartbeats(self) -> None:
+        """Release what is finished although nothing more comes; often while a copy waits for it."""
+        while not self.stopping.wait(0.2 if self.unfinished else self.limits.heartbeat):
+            for resolver in self.resolvers:
+                resolver.heartbeat()
+
+    def _copy(self, table: str, node: str) -> None:
+        """Copy one table from one node, again after every passing error."""
+        engine = self.engines[node]
+        mapped = next(t for t in self.tables if t.name == table)
+        while not self.stopping.is_set():
+            capture = self.captures.get(node)
+            if capture is None:
+                self.stopping.wait(0.05)
+                continue
+            around = self._surroundings(capture, table, node)
+            try:
+                with closing(engine.snapshot()) as snapshot, closing(engine.control()) as store:
+                    Backfill(mapped, uuid.uuid4().hex, snapshot, store, around).run()
+                self.unfinished.discard((table, node))
+                return
+            except Transient:
+                self.stopping.wait(0.2)
+            except _Stopped:
+                return
+            except Exception as error:  # noqa: BLE001  whatever ended a copy ends the incarnation
+                self.fail(error)
+
+    def _surroundings(self, capture: Capture, table: str, node: str) -> Surroundings:
+        def report(status: CopyStatus) -> None:
+            self.copying[table, node] = status
+
+        return Surroundings(
+            capture, lambda: capture.released.order, self._wait_copying, time.monotonic, report
+        )
+
+    def _wait_copying(self, seconds: float) -> None:
+        if self.stopping.wait(seconds):
+            raise _Stopped
 
 
 def prepare(
