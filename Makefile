@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help demo test lint bench soak lock clean
+.PHONY: help test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -18,9 +18,6 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: $(STAMP)  ## PostgreSQL and a MongoDB-protocol server, synchronised both ways, verified
-	@$(BIN)/sync-worker demo $(ARGS)
-
 test: $(STAMP)  ## the whole suite, real servers included
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -29,12 +26,6 @@ lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-
-bench: $(STAMP)  ## every figure of the budget in one run
-	@$(BIN)/python -m load.bench $(ARGS)
-
-soak: $(STAMP)  ## schedules and kills without end; SCHEDULES=1000000 KILLS=200
-	@$(BIN)/python -m load.soak $(ARGS)
 
 lock: $(STAMP)  ## resolve pyproject.toml again
 	@$(BIN)/python -m pip install --quiet uv

@@ -26,10 +26,8 @@ from cluster.logs import configure_logging, current_redactor
 from replication.errors import SyncError
 
 COMMANDS = {
-    "demo": "start databases here, synchronise them both ways, and verify",
     "check": "read the configuration, connect to every node, and say what is missing",
     "up": "synchronise until stopped",
-    "status": "show what a running group is doing",
     "verify": "compare all rows on all nodes",
     "conflicts": "list recorded conflicts",
     "audit": "show the audit log",
@@ -38,7 +36,6 @@ log = logging.getLogger(__name__)
 _INTERRUPTED = 130
 _EPILOG = """\
 start here:
-  sync-worker demo                  see it work; needs nothing but this machine
   sync-worker check -c sync.yaml    before the first start with databases of your own
   sync-worker up -c sync.yaml       start
 
