@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 
 from replication.change import Watermark
@@ -26,12 +27,17 @@ def pages(node: PostgresNode, table: str, size: int) -> list[dict[str, Any]]:
     return [row for c in chunks for row in c.drop_columns(["_key"]).to_pylist()]
 
 
-@pytest.mark.parametrize(
-    "type_",
-    ["text", "varchar(20)", 'text COLLATE "und-x-icu"', 'varchar COLLATE "en-x-icu"', "char(9)", "name"],
-)
-def test_text_keys_come_in_code_point_order(postgres_db: str, type_: str) -> None:
-    ddl = f"CREATE TABLE t (k {type_} PRIMARY KEY, v text)"
+@pytest.fixture
+def collation(postgres_db: str) -> str:
+    """One that sorts as people do, where the server was built with ICU."""
+    with psycopg.connect(postgres_db) as c:
+        found = c.execute("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'").fetchone()
+    return 'COLLATE "und-x-icu"' if found else 'COLLATE "C"'
+
+
+@pytest.mark.parametrize("type_", ["text", "varchar(20)", "text {}", "varchar {}", "char(9)", "name"])
+def test_text_keys_come_in_code_point_order(postgres_db: str, collation: str, type_: str) -> None:
+    ddl = f"CREATE TABLE t (k {type_.format(collation)} PRIMARY KEY, v text)"
     texts = [t for t in TEXTS if t or type_ != "name"]
     values = ", ".join(f"({quote(t)}, {quote(t) if t else 'NULL'})" for t in texts)
     with PostgresNode(postgres_db, ddl, [mapping("t", "k")]) as node:
@@ -70,8 +76,8 @@ def test_keys_of_every_kind_come_in_canonical_order(postgres_db: str, type_: str
         assert again.column("_key").to_pylist()[: len(keys)] == keys
 
 
-def test_keys_of_several_columns(postgres_db: str) -> None:
-    ddl = 'CREATE TABLE t (a text COLLATE "und-x-icu", b int, v text, PRIMARY KEY (b, a))'
+def test_keys_of_several_columns(postgres_db: str, collation: str) -> None:
+    ddl = f"CREATE TABLE t (a text {collation}, b int, v text, PRIMARY KEY (b, a))"
     with PostgresNode(postgres_db, ddl, [mapping("t", "a", "b")]) as node:
         for text in TEXTS:
             node.sql("INSERT INTO t VALUES (%s, -1, NULL), (%s, 1, '')", text, text)
@@ -80,7 +86,7 @@ def test_keys_of_several_columns(postgres_db: str) -> None:
         table = node.tables["t"]
         chunk = node.snapshot.read_chunk(table, None, 100)
         wanted = chunk.column("_key").take([3, 0, 9]).to_pylist()
-        found = node.snapshot.read_keys(table, [*wanted, b"none\0\0" + bytes(8)])
+        found = node.snapshot.read_keys(table, [*wanted, b"none\0\0\x80" + bytes(7)])
         assert found.column("_key").to_pylist() == sorted(wanted)
         kinds = [table.schema.column(c).type.kind for c in ("a", "b")]
         assert encode_keys([found.column("a"), found.column("b")], kinds) == found.column("_key")
