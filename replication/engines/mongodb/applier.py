@@ -166,7 +166,7 @@ class MongoApplier:
     def _find(self, session: ClientSession, rows: Incoming, numbers: Sequence[int]) -> dict[bytes, Document]:
         ids = [rows.ids[i] for i in numbers]
         collection = self._db[rows.layout.collection]
-        documents = list(find_ids(collection, rows.layout, ids, session=session))
+        documents = list(find_ids(collection, ids, rows.layout.heads, session=session))
         keys = rows.layout.decode_ids([d["_id"] for d in documents]).to_pylist()
         return dict(zip(keys, documents, strict=True))
 

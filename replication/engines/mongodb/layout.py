@@ -15,11 +15,12 @@ import pyarrow as pa
 from replication.engines.mongodb import decimals
 from replication.engines.mongodb.config import collection_name
 from replication.engines.mongodb.delta import Path, dig
-from replication.engines.mongodb.types import Unconvertible, decode_column, encode_column
+from replication.engines.mongodb.types import DATES, Unconvertible, decode_column, encode_column
 from replication.key import FIXED, TEXTUAL, decode_key, encode_keys
 from replication.schema import NodeConfig, Table
 from replication.types import CanonicalType, Kind
 
+_NO_TEXT = "a date outside the years 1 to 9999 has no place in the order of a key of several columns"
 _SIGN = np.uint64(1 << 63)
 
 
@@ -56,6 +57,11 @@ class Layout:
             name: 1 for name in names if not any(name.startswith(f"{other}.") for other in names)
         }
 
+    @property
+    def heads(self) -> dict[str, int]:
+        """The same with everything beside nested paths, which shows what their parents are."""
+        return dict.fromkeys(("_id", *(path[0] for path in self.paths)), 1)
+
     def type_of(self, place: int) -> CanonicalType:
         """The canonical type of a column."""
         return self.columns[place].type
@@ -86,9 +92,7 @@ class Layout:
         for place, column in enumerate(self.columns):
             is_key = place in self.key_places
             values = self.values(keyed if is_key else documents, place)
-            array, bad = decode_column(values, column.type, key=is_key)
-            if is_key:
-                bad |= {i: "it is missing" for i, v in enumerate(values) if v is None and i not in bad}
+            array, bad = self._decode_key(values, place) if is_key else decode_column(values, column.type)
             columns.append(array)
             for i, reason in bad.items():
                 errors.setdefault(i, f"{column.name}: {reason}")
@@ -99,14 +103,11 @@ class Layout:
         if not ids:
             return pa.array([], pa.binary())
         documents = [{"_id": v} for v in ids]
-        columns = [
-            decode_column(self.values(documents, place), self.type_of(place), key=True)[0]
-            for place in self.key_places
-        ]
+        columns = [self._decode_key(self.values(documents, place), place)[0] for place in self.key_places]
         return self._join(columns)
 
     def encode_ids(self, keys: pa.Array) -> list[Any]:
-        """The `_id` value of each canonical key."""
+        """The `_id` value of each canonical key; an `Unconvertible` where MongoDB has none."""
         if not len(keys):
             return []
         columns = [
@@ -115,11 +116,24 @@ class Layout:
         ]
         if len(columns) == 1:
             return columns[0]
+        return [self._embedded(values) for values in zip(*columns, strict=True)]
+
+    def _embedded(self, values: Sequence[Any]) -> dict[str, Any] | Unconvertible:
+        for value, kind in zip(values, self.kinds, strict=True):
+            if isinstance(value, Unconvertible):
+                return value
+            if kind in DATES and isinstance(value, str):
+                return Unconvertible(_NO_TEXT)
         names = [self.paths[place][1] for place in self.key_places]
-        return [
-            next((v for v in values if isinstance(v, Unconvertible)), dict(zip(names, values, strict=True)))
-            for values in zip(*columns, strict=True)
-        ]
+        return dict(zip(names, values, strict=True))
+
+    def _decode_key(self, values: list[Any], place: int) -> tuple[pa.Array, dict[int, str]]:
+        bad = {i: "it is missing" for i, v in enumerate(values) if v is None}
+        if len(self.key) > 1 and self.type_of(place).kind in DATES:
+            bad |= {i: _NO_TEXT for i, v in enumerate(values) if isinstance(v, str)}
+            values = [None if i in bad else v for i, v in enumerate(values)]
+        array, errors = decode_column(values, self.type_of(place), key=True)
+        return array, errors | bad
 
     def _keys(self, columns: Sequence[pa.Array]) -> pa.Array:
         return self._join([columns[place] for place in self.key_places])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pymongo.database import Database
@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 from replication.engine import Finding
 from replication.engines.mongodb.config import MARKER, OWN, STATE, WATERMARK, Document
 from replication.engines.mongodb.layout import Layout
+from replication.engines.mongodb.types import DATES
 from replication.key import KEY_KINDS
 from replication.schema import NodeConfig
 from replication.types import Kind
@@ -22,7 +23,9 @@ _ACTIONS = frozenset({"find", "insert", "update", "remove", "createCollection", 
 
 def check(db: Database[Document], node: NodeConfig, layouts: Sequence[Layout]) -> list[Finding]:
     """All findings, the server's first."""
-    findings = [*_server(db), *_privileges(db, layouts)]
+    auth = db.command("connectionStatus", showPrivileges=True)["authInfo"]
+    names = [MARKER, WATERMARK, STATE, *(layout.collection for layout in layouts)]
+    findings = [*_server(db), *privilege_findings(auth, db.name, names)]
     for layout in layouts:
         findings += _name(layout) or [*_collection(db, layout), *_key(db, layout)]
     return findings
@@ -86,30 +89,36 @@ def _oplog(db: Database[Document]) -> list[Finding]:
     ]
 
 
-def _privileges(db: Database[Document], layouts: Sequence[Layout]) -> list[Finding]:
-    status = db.command("connectionStatus", showPrivileges=True)["authInfo"]
-    if not status.get("authenticatedUsers"):
-        return []
+def privilege_findings(auth: Mapping[str, Any], database: str, collections: Sequence[str]) -> list[Finding]:
+    """What the user may not do but must.
+
+    Args:
+        auth: `authInfo` of the command `connectionStatus` with `showPrivileges`.
+        database: the node's database.
+        collections: the mapped collections and our own.
+    """
+    privileges = auth.get("authenticatedUserPrivileges", [])
+    if not auth.get("authenticatedUsers") or (auth.get("authenticatedUserRoles") and not privileges):
+        return []  # nobody needs any, or this server does not tell
     findings = []
-    names = [MARKER, WATERMARK, STATE, *(layout.collection for layout in layouts)]
-    for name in names:
-        missing = _ACTIONS - _allowed(status.get("authenticatedUserPrivileges", []), db.name, name)
+    for name in collections:
+        missing = _ACTIONS - _allowed(privileges, database, name)
         if missing:
             # Someone else may have switched the pre-images on; that has a finding of its own.
             level = "warning" if missing <= {"collMod", "createCollection"} else "error"
+            roles = ", ".join(f'{{role: "{role}", db: "{database}"}}' for role in ("readWrite", "dbAdmin"))
             findings.append(
                 Finding(
                     level,
                     name,
                     f"the user lacks {', '.join(sorted(missing))}",
-                    f'db.grantRolesToUser("<user>", [{{role: "readWrite", db: "{db.name}"}}, '
-                    f'{{role: "dbAdmin", db: "{db.name}"}}])',
+                    f'db.grantRolesToUser("<user>", [{roles}])',
                 )
             )
     return findings
 
 
-def _allowed(privileges: Sequence[dict[str, Any]], database: str, collection: str) -> set[str]:
+def _allowed(privileges: Sequence[Mapping[str, Any]], database: str, collection: str) -> set[str]:
     allowed: set[str] = set()
     for privilege in privileges:
         resource = privilege["resource"]
@@ -218,14 +227,17 @@ def _key(db: Database[Document], layout: Layout) -> list[Finding]:
 def stray_id(db: Database[Document], layout: Layout) -> Any | None:
     """An `_id` of a BSON type that no key of this table has, or None.
 
-    MongoDB orders `_id` by type first, so the ends of the index tell. There may be two infinite dates,
-    which are strings, before the first date.
+    MongoDB orders `_id` by type first, so the ends of the index tell. Dates may be text too, so there the
+    types between strings and dates have to be asked for.
     """
     collection = db[layout.collection]
+    queries: list[tuple[Document, int]] = [({}, 1), ({}, -1)]
+    if len(layout.kinds) == 1 and layout.kinds[0] in DATES:
+        queries.append(({"_id": {"$type": ["object", "binData", "objectId", "bool"]}}, 1))
     ids = [
         document["_id"]
-        for order, limit in ((1, 3), (-1, 1))
-        for document in collection.find({}, {"_id": 1}, sort=[("_id", order)], limit=limit)
+        for query, order in queries
+        for document in collection.find(query, {"_id": 1}, sort=[("_id", order)], limit=1)
     ]
     keys = layout.decode_ids(ids)
     return next(

@@ -2,7 +2,7 @@
 
 MongoDB orders `_id` by type first, then as our canonical keys do: numbers by value, strings bytewise,
 booleans, dates, and embedded documents field by field. Two exceptions are put in canonical order here: binary
-data, which MongoDB orders by length first, and infinite dates, which are strings.
+data, which MongoDB orders by length first, and dates outside the years 1 to 9999, which are text.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from replication.engines.mongodb.config import WATERMARK, Document, connect
 from replication.engines.mongodb.errors import translated
 from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.preflight import stray_id
-from replication.engines.mongodb.types import DATES, INFINITY, MINUS_INFINITY, Unconvertible
+from replication.engines.mongodb.types import DATES, YEAR_1, Unconvertible
 from replication.errors import RowRefused
+from replication.key import encode_key
 from replication.schema import NodeConfig, Table
 from replication.types import Kind
 
 IDS_PER_FIND = 50
-_FIRST_DATE = DatetimeMS(-(1 << 63))
+_EPOCH = encode_key([0], [Kind.INT64])
+"""The canonical key of 1970: text before it is before the year 1, text behind it behind 9999."""
 
 
 class MongoSnapshot:
@@ -84,7 +86,7 @@ class MongoSnapshot:
 
     def _by_keys(self, layout: Layout, keys: Sequence[bytes]) -> list[Document]:
         ids = [v for v in layout.encode_ids(pa.array(keys, pa.binary())) if not isinstance(v, Unconvertible)]
-        return list(find_ids(self._view(layout), layout, ids))
+        return list(find_ids(self._view(layout), ids, layout.projection))
 
     def _view(self, layout: Layout) -> Collection[Document]:
         return self._db[layout.collection].with_options(read_concern=ReadConcern("snapshot"))
@@ -99,26 +101,25 @@ class MongoSnapshot:
         )
 
     def _dates(self, layout: Layout, after: bytes | None, limit: int) -> list[Document]:
-        """Minus infinity, the dates, infinity."""
-        bound = None if after is None else layout.encode_ids(pa.array([after], pa.binary()))[0]
-        documents: list[Document] = []
-        if bound is None:
-            documents += self._find(layout, {"_id": MINUS_INFINITY}, limit)
-        if bound != INFINITY:
-            low = {"$gte": _FIRST_DATE} if bound in (None, MINUS_INFINITY) else {"$gt": bound}
-            documents += self._find(layout, {"_id": low}, limit - len(documents))
-            documents += self._find(layout, {"_id": INFINITY}, limit - len(documents))
-        return documents
+        """Dates, and among them those that are text; of these there are few."""
+        documents = list(self._view(layout).find({"_id": {"$type": "string"}}, layout.projection))
+        if after is None:
+            documents += self._find(layout, {"_id": {"$type": "date"}}, limit)
+        else:
+            bound = layout.encode_ids(pa.array([after], pa.binary()))[0]
+            if isinstance(bound, DatetimeMS):
+                documents += self._find(layout, {"_id": {"$gt": bound}}, limit)
+            elif after < _EPOCH:
+                documents += self._find(layout, {"_id": {"$gte": DatetimeMS(YEAR_1)}}, limit)
+        return _in_order(layout, documents, after)[:limit]
 
     def _sorted(self, layout: Layout, after: bytes | None, limit: int) -> list[Document]:
         """The next documents in the order of their canonical keys, found by reading every `_id`."""
         ids = [d["_id"] for d in self._view(layout).find({}, {"_id": 1})]
         keys = layout.decode_ids(ids).to_pylist()
         chosen = sorted((k, i) for i, k in enumerate(keys) if k is not None and (after is None or k > after))
-        found = find_ids(self._view(layout), layout, [ids[i] for _, i in chosen[:limit]])
-        documents = list(found)
-        order = layout.decode_ids([d["_id"] for d in documents]).to_pylist()
-        return [documents[i] for i in sorted(range(len(documents)), key=order.__getitem__)]
+        found = find_ids(self._view(layout), [ids[i] for _, i in chosen[:limit]], layout.projection)
+        return _in_order(layout, list(found), after)
 
     def _batch(self, layout: Layout, documents: list[Document]) -> pa.RecordBatch:
         if documents:
@@ -141,15 +142,22 @@ class MongoSnapshot:
 
 
 def find_ids(
-    collection: Collection[Document], layout: Layout, ids: Sequence[Any], **options: Any
+    collection: Collection[Document], ids: Sequence[Any], projection: Document, **options: Any
 ) -> Iterator[Document]:
-    """The documents with these `_id` values, mapped paths only, some at a time."""
+    """The documents with these `_id` values, some at a time."""
     for at in range(0, len(ids), IDS_PER_FIND):
         query = {"_id": {"$in": list(ids[at : at + IDS_PER_FIND])}}
-        yield from collection.find(query, layout.projection, batch_size=IDS_PER_FIND + 1, **options)
+        yield from collection.find(query, projection, batch_size=IDS_PER_FIND + 1, **options)
 
 
 def _greater(layout: Layout, after: bytes | None) -> Document:
     if after is None:
         return {}
     return {"_id": {"$gt": layout.encode_ids(pa.array([after], pa.binary()))[0]}}
+
+
+def _in_order(layout: Layout, documents: list[Document], after: bytes | None) -> list[Document]:
+    """Those behind `after`, by canonical key; first of all those without one, which nobody may overlook."""
+    keys = [key or b"" for key in layout.decode_ids([d["_id"] for d in documents]).to_pylist()]
+    chosen = [i for i, key in enumerate(keys) if not key or after is None or key > after]
+    return [documents[i] for i in sorted(chosen, key=keys.__getitem__)]

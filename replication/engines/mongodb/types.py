@@ -18,8 +18,9 @@ field and null are both null.
     json, list             see `extjson`
     opaque                 string                           as text
 
-Infinite dates and timestamps are the strings `infinity` and `-infinity`. In a key (`key=True`) only those
-BSON types are read that compare equal to what would be written, for `_id` finds nothing else.
+Dates and timestamps outside the years 1 to 9999 are written as ISO 8601 text, infinite ones as `infinity` and
+`-infinity`. In a key (`key=True`) only those BSON types are read that compare equal to what would be written,
+for `_id` finds nothing else.
 """
 
 from __future__ import annotations
@@ -54,10 +55,8 @@ _LIMITS = {
     Kind.DATE: (-(1 << 31), (1 << 31) - 1),
 }
 _EDGES = _LIMITS | {Kind.TIMESTAMP: _LIMITS[Kind.INT64], Kind.TIMESTAMPTZ: _LIMITS[Kind.INT64]}
-_INFINITE_DAYS = dict(zip(_EDGES[Kind.DATE], (MINUS_INFINITY, INFINITY), strict=True))
-_INFINITE_MOMENTS = dict(zip(_EDGES[Kind.TIMESTAMP], (MINUS_INFINITY, INFINITY), strict=True))
-_FIRST_FLOORED = -(1 << 63) + 1000
-"""The first timestamp whose milliseconds are still within 64 bits as microseconds."""
+YEAR_1, _YEAR_10000 = -62_135_596_800_000, 253_402_300_800_000
+"""Dates outside these milliseconds are more than most drivers and tools can show."""
 _FAST: dict[Kind, frozenset[type]] = {
     Kind.BOOLEAN: frozenset({bool, _NONE}),
     Kind.INT16: frozenset({int, Int64, _NONE}),
@@ -73,9 +72,6 @@ _KEY_TYPES: dict[Kind, type] = {
     **dict.fromkeys(_NUMBERS, int),
     Kind.TEXT: str,
     Kind.BYTES: bytes,
-    Kind.DATE: DatetimeMS,
-    Kind.TIMESTAMP: DatetimeMS,
-    Kind.TIMESTAMPTZ: DatetimeMS,
 }
 _TIME = re.compile(r"(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?", re.ASCII)
 
@@ -128,8 +124,9 @@ def _found_by_id(value: Any, kind: Kind) -> bool:
     if isinstance(value, (float, Decimal128)):
         number = value if isinstance(value, float) else value.to_decimal()
         return kind in _NUMBERS and math.isfinite(number)
-    if isinstance(value, str) and kind in _EDGES:
-        return value in (INFINITY, MINUS_INFINITY)
+    if isinstance(value, (str, DatetimeMS)) and kind in DATES:
+        read = _read_date if kind is Kind.DATE else _read_timestamp
+        return _encode_date(kind, read(kind, value)) == value
     return isinstance(value, _KEY_TYPES.get(kind, ()))
 
 
@@ -140,9 +137,11 @@ def encode_column(column: pa.Array, canonical: CanonicalType) -> list[Any]:
     """
     match canonical.kind:
         case Kind.DATE:
-            return [_encode_day(v) for v in column.cast(pa.int32()).to_pylist()]
+            days = column.cast(pa.int32()).to_pylist()
+            return [None if v is None else _encode_date(canonical.kind, v) for v in days]
         case Kind.TIMESTAMP | Kind.TIMESTAMPTZ:
-            return [_encode_moment(v) for v in column.view(pa.int64()).to_pylist()]
+            moments = column.view(pa.int64()).to_pylist()
+            return [None if v is None else _encode_date(canonical.kind, v) for v in moments]
         case Kind.TIME:
             return [None if v is None else _iso_time(v) for v in column.view(pa.int64()).to_pylist()]
         case Kind.NUMERIC:
@@ -166,22 +165,19 @@ def _each(convert: Callable[[str], Any], column: pa.Array) -> list[Any]:
     return out
 
 
-def _encode_day(days: int | None) -> Any:
-    if days is None:
-        return None
-    if days in _INFINITE_DAYS:
-        return _INFINITE_DAYS[days]
-    return DatetimeMS(days * _DAY_MS)
-
-
-def _encode_moment(micros: int | None) -> Any:
-    if micros is None:
-        return None
-    if micros in _INFINITE_MOMENTS:
-        return _INFINITE_MOMENTS[micros]
-    if micros < _FIRST_FLOORED:
-        return str(np.datetime_as_string(np.datetime64(micros, "us")))
-    return DatetimeMS(micros // 1000)
+def _encode_date(kind: Kind, value: int) -> DatetimeMS | str:
+    """Days or microseconds as a BSON date, or as text where that would not do."""
+    least, most = _EDGES[kind]
+    if value in (least, most):
+        return INFINITY if value == most else MINUS_INFINITY
+    millis = value * _DAY_MS if kind is Kind.DATE else value // 1000
+    if YEAR_1 <= millis < _YEAR_10000:
+        return DatetimeMS(millis)
+    if kind is Kind.DATE:
+        return _iso(np.datetime64(value, "D"))
+    # The earliest of all cannot be floored within 64 bits, see `narrowing`.
+    text = _iso(np.datetime64(value, "us") if value < least + 1000 else np.datetime64(millis, "ms"))
+    return f"{text}Z" if kind is Kind.TIMESTAMPTZ else text
 
 
 def _iso_time(micros: int) -> str:
@@ -264,7 +260,7 @@ def _read_text(kind: Kind, value: Any) -> str:
     if isinstance(value, ObjectId):
         return str(value)
     if isinstance(value, DatetimeMS):
-        return _iso(int(value))
+        return _iso(np.datetime64(int(value), "ms")) + "Z"
     if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE:
         return str(uuid.UUID(bytes=value))
     return extjson.to_text(value)
@@ -358,8 +354,13 @@ def _read_list(kind: Kind, value: Any) -> str:
     raise Unconvertible
 
 
-def _iso(millis: int) -> str:
-    return f"{np.datetime_as_string(np.datetime64(millis, 'ms'))}Z"
+def _iso(moment: np.datetime64) -> str:
+    """ISO 8601, years before 0 with four digits."""
+    text = str(np.datetime_as_string(moment))
+    if not text.startswith("-"):
+        return text
+    year, rest = text[1:].split("-", 1)
+    return f"-{year:>04}-{rest}"
 
 
 _READ: dict[Kind, Callable[[Kind, Any], Any]] = {
