@@ -31,10 +31,13 @@ from replication.engine import Engine, Snapshot
 from replication.engines import load_engine
 from replication.errors import ConfigError
 from replication.key import decode_key
-from replication.paging import read_chunks
+from replication.paging import ChunkSize, read_chunks
 from replication.schema import Table
 from replication.verify import Difference, DifferenceKind, Verifier
 
+# Larger chunks than the initial copy's: nothing waits for one, and a server may search a whole table for it.
+_CHUNK_ROWS = 100_000
+_CHUNK_BYTES = 32 << 20
 _WIDTH = 60
 _LEAD = 20
 
@@ -67,7 +70,8 @@ class NodeReader:
     def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
         """All rows in key order; the first chunk is being read when this returns."""
         self.rows = 0
-        chunks = read_chunks(self._snapshot.result(), table)
+        size = ChunkSize(max_rows=_CHUNK_ROWS, max_bytes=_CHUNK_BYTES)
+        chunks = read_chunks(self._snapshot.result(), table, size)
         return self._read_ahead(chunks, self._thread.submit(next, chunks, None))
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
