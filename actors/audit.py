@@ -1,7 +1,8 @@
-"""Audit: the shell around the audit log's writer.
+"""Audit: the shell around the audit log's writer, in two halves.
 
-Records wait in a queue; one thread takes all that wait, adds them and flushes once, so that a slow disk
-makes batches larger and not the queue of flushes longer. Whoever added is told when the records are durable.
+`AuditQueue` sits beside a resolver: records wait there while the last ones are being written, so that a slow
+disk makes batches larger and not the queue of flushes longer. `AuditLog` owns the files. Whoever added a
+record is told when it is durable.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import orjson
+import pyarrow as pa
 
 from replication.audit.records import ConflictRecord, decision_records
 from replication.audit.writer import AuditWriter
@@ -24,48 +27,94 @@ from replication.key import decode_key
 from replication.position import split_order
 from replication.schema import TableSchema
 
-Record = Callable[[AuditWriter], object]
+
+@dataclass(frozen=True, slots=True)
+class ChangeRecords:
+    """Changes of one node, as they were captured."""
+
+    node: str
+    shard: int
+    tables: Sequence[TableChanges]
 
 
-class Audit:
-    """The audit log of a group, in a thread of its own.
+@dataclass(frozen=True, slots=True)
+class DecisionRecords:
+    """What became of rows sent to a node; columns of `records.DECISION_SCHEMA`."""
+
+    rows: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictRecords:
+    """Conflicts, as they are written down."""
+
+    conflicts: Sequence[ConflictRecord]
+
+
+Record = ChangeRecords | DecisionRecords | ConflictRecords
+
+
+class AuditLog:
+    """The files: one writer, used by one thread at a time. Closes the writer with `close`."""
+
+    def __init__(self, writer: AuditWriter) -> None:
+        self._writer = writer
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Add records and make them durable."""
+        for record in records:
+            if isinstance(record, ChangeRecords):
+                for t in record.tables:
+                    self._writer.add_changes(record.node, record.shard, t.table, t.rows)
+            elif isinstance(record, DecisionRecords):
+                self._writer.add_decisions(record.rows)
+            else:
+                self._writer.add_conflicts(record.conflicts)
+        self._writer.flush()
+
+    def close(self, *, drained: bool) -> None:
+        """Close the log; see `AuditWriter.close`."""
+        self._writer.close(drained=drained)
+
+
+class AuditQueue:
+    """A resolver's way to the log, with a thread of its own.
 
     Args:
-        writer: the open log; closed by `close`.
+        write: makes records durable before it returns; `AuditLog.write`, here or in another process.
         schemas: canonical table name to schema.
         nodes: the sorted node names.
     """
 
-    def __init__(self, writer: AuditWriter, schemas: Mapping[str, TableSchema], nodes: Sequence[str]) -> None:
-        self._writer = writer
+    def __init__(
+        self,
+        write: Callable[[Sequence[Record]], None],
+        schemas: Mapping[str, TableSchema],
+        nodes: Sequence[str],
+    ) -> None:
+        self._send = write
         self._schemas = schemas
         self._nodes = nodes
         self._queue: queue.SimpleQueue[tuple[Record, Future[None]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="audit")
+        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     def changes(self, node: str, shard: int, tables: Sequence[TableChanges]) -> Future[None]:
         """Record changes as they were captured; see `resolver.Auditor`."""
-        return self._put(lambda w: [w.add_changes(node, shard, t.table, t.rows) for t in tables])
+        return self._put(ChangeRecords(node, shard, tables))
 
     def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
         """Record what became of a batch."""
-        return self._put(lambda w: w.add_decisions(decision_records(batch, applied, self._nodes)))
+        return self._put(DecisionRecords(decision_records(batch, applied, self._nodes)))
 
     def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
         """Record conflicts."""
-        records = [_record(c, self._schemas[c.table]) for c in conflicts]
-        return self._put(lambda w: w.add_conflicts(records))
+        return self._put(ConflictRecords([_record(c, self._schemas[c.table]) for c in conflicts]))
 
-    def operator(self, kind: str, detail: Mapping[str, object]) -> Future[None]:
-        """Record what an operator or the program itself did."""
-        return self._put(lambda w: w.add_operator(kind, dict(detail)))
-
-    def close(self, *, drained: bool) -> None:
-        """Write what waits and close the log."""
+    def close(self) -> None:
+        """Write what waits and end."""
         self._queue.put(None)
         self._thread.join()
-        self._writer.close(drained=drained)
 
     def _put(self, record: Record) -> Future[None]:
         done: Future[None] = Future()
@@ -84,9 +133,7 @@ class Audit:
 
     def _write(self, batch: Sequence[tuple[Record, Future[None]]]) -> None:
         try:
-            for record, _ in batch:
-                record(self._writer)
-            self._writer.flush()
+            self._send([record for record, _ in batch])
         except Exception as error:  # noqa: BLE001  handed to everyone who waits for these records
             for _, done in batch:
                 done.set_exception(error)

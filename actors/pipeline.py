@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from actors.applier import Applying
-from actors.audit import Audit
+from actors.audit import AuditLog, AuditQueue
 from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.capture import Capture
 from actors.resolver import Resolver
@@ -22,7 +22,7 @@ from replication.backfill import copies
 from replication.conflict.policy import load_policies
 from replication.conflict.shard import Shard, ShardConfig
 from replication.engine import Control, Engine
-from replication.errors import Transient
+from replication.errors import NodeUnavailable, Transient
 from replication.marker import Marker
 from replication.schema import Table
 
@@ -66,7 +66,8 @@ class Pipeline:
         self.limits = limits or Limits()
         self.names = sorted(engines)
         self.schemas = {t.name: t.schema for t in tables}
-        self.audit = Audit(writer, self.schemas, self.names)
+        self.audit_log = AuditLog(writer)
+        self.audit = AuditQueue(self.audit_log.write, self.schemas, self.names)
         self.error: BaseException | None = None
         self.stopping = threading.Event()
         markers = prepare(group, engines, tables, shards)
@@ -100,7 +101,8 @@ class Pipeline:
             thread.join()
         for applier in self.appliers:
             applier.close()
-        self.audit.close(drained=False)
+        self.audit.close()
+        self.audit_log.close(drained=False)
 
     def _resolver(self, shard: int, markers: Mapping[str, Marker]) -> Resolver:
         config = ShardConfig(
@@ -173,9 +175,13 @@ class Pipeline:
         def report(status: CopyStatus) -> None:
             self.copying[table, node] = status
 
-        return Surroundings(
-            capture, lambda: capture.released.order, self._wait_copying, time.monotonic, report
-        )
+        def released() -> int:
+            if self.captures.get(node) is not capture:  # it was replaced: what it was offered is lost
+                message = "the log was reconnected during the copy"
+                raise NodeUnavailable(message, node=node)
+            return capture.released.order
+
+        return Surroundings(capture, released, self._wait_copying, time.monotonic, report)
 
     def _wait_copying(self, seconds: float) -> None:
         if self.stopping.wait(seconds):
