@@ -106,4 +106,17 @@ def _literal(value: Any) -> str:
         case str():
             return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         case _:
-            return _literal(json.dumps(value, ensure_ascii=False))
+            return _literal(_spell(value))
+
+
+def _spell(value: Any) -> str:
+    """JSON text with its numbers as they were written."""
+    match value:
+        case _Number():
+            return value
+        case dict():
+            return "{" + ",".join(f"{_spell(name)}:{_spell(item)}" for name, item in value.items()) + "}"
+        case list():
+            return "[" + ",".join(map(_spell, value)) + "]"
+        case _:
+            return json.dumps(value, ensure_ascii=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Watermark
 from replication.engines.postgres.config import MARKER, NO_SHARD, WATERMARK
@@ -290,8 +291,17 @@ class Assembler:
         for oid in np.unique(oids).tolist():
             if layout := self._layouts.get(oid):
                 messages = np.flatnonzero(rows & (run.oid == oid)) + run.start
-                found.append(decode_rows(buffer, layout, messages, orders))
+                found.append(self._without_delivered(decode_rows(buffer, layout, messages, orders)))
         return found
+
+    def _without_delivered(self, part: Decoded) -> Decoded:
+        """Resumed between the two rows of a key change: its first row was delivered before."""
+        hi, lo = self._resume >> 32, self._resume & 0xFFFFFFFF
+        if lo % 2 or not part.rows.num_rows or part.rows.column("_hi")[0].as_py() > hi:
+            return part
+        in_it = part.rows.column("_hi").to_numpy() == hi
+        fresh = ~(in_it & (part.rows.column("_lo").to_numpy() <= lo))
+        return Decoded(part.table, part.rows.filter(pa.array(fresh)), part.message[fresh])
 
     def _bounds(self, run: _Run, tx: int) -> tuple[int, int, None]:
         """The first and last message of a transaction in this run."""
