@@ -7,28 +7,39 @@ backoff; the marker makes a second try of a batch that had committed after all h
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 
 from replication.batch import Applied, ApplyBatch
-from replication.engine import Applier
+from replication.engine import Applier, Engine
 from replication.errors import Transient
+from replication.schema import Table
 
 log = logging.getLogger(__name__)
 
 
 class Applying:
-    """Applies batches in order, in a thread of its own.
+    """Applies batches in order; `submit` does so in a thread of its own.
 
     Args:
-        open_applier: connects an engine's applier; called again after a transient error.
+        engine: the node's engine.
+        engines: every node's engine: the others' types decide which narrowings to expect.
+        tables: the mapped tables.
         retry_max_seconds: longest pause between two tries.
     """
 
-    def __init__(self, open_applier: Callable[[], Applier], retry_max_seconds: float = 30.0) -> None:
-        self._open = open_applier
+    def __init__(
+        self,
+        engine: Engine,
+        engines: Mapping[str, Engine],
+        tables: Sequence[Table],
+        retry_max_seconds: float = 30.0,
+    ) -> None:
+        sources = [e.node.engine for n, e in engines.items() if n != engine.node.name]
+        self._open = partial(engine.applier, tables, sources)
         self._applier: Applier | None = None
         self._retry = Retrying(
             retry=retry_if_exception_type(Transient),

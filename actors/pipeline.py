@@ -1,44 +1,25 @@
 """A group in one process: every part of the flow in a thread, wired in data-flow order.
 
-What runs on Ray runs here too; tests and small tools use this form.
+What runs on Ray runs here too; tests and benchmarks use this form.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 
 from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue
-from actors.backfill import Backfill, CopyStatus, Surroundings
-from actors.capture import Capture
-from actors.resolver import Resolver
+from actors.host import CaptureHost, CopyHost, Limits
+from actors.resolver import Resolver, make_shard
 from replication.audit.writer import AuditWriter
 from replication.backfill import copies
-from replication.conflict.policy import load_policies
-from replication.conflict.shard import Shard, ShardConfig
 from replication.engine import Control, Engine
-from replication.errors import NodeUnavailable, Transient
+from replication.errors import ConfigError
 from replication.marker import Marker
 from replication.schema import Table
 
-
-class _Stopped(Exception):
-    """The pipeline stops."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds: changes per poll, rows on their way to one node; seconds on an idle log, between heartbeats."""
-
-    poll_rows: int = 20_000
-    max_backlog: int = 100_000
-    wait: float = 0.2
-    heartbeat: float = 10.0
+__all__ = ["Limits", "Pipeline", "prepare"]
 
 
 class Pipeline:
@@ -62,31 +43,32 @@ class Pipeline:
         shards: int = 1,
         limits: Limits | None = None,
     ) -> None:
-        self.group, self.engines, self.tables, self.shards = group, engines, tables, shards
         self.limits = limits or Limits()
-        self.names = sorted(engines)
-        self.schemas = {t.name: t.schema for t in tables}
-        self.audit_log = AuditLog(writer)
-        self.audit = AuditQueue(self.audit_log.write, self.schemas, self.names)
         self.error: BaseException | None = None
         self.stopping = threading.Event()
+        names, schemas = sorted(engines), {t.name: t.schema for t in tables}
+        self.audit_log = AuditLog(writer)
+        self.audit = AuditQueue(self.audit_log.write, schemas, names)
         markers = prepare(group, engines, tables, shards)
         self.appliers: list[Applying] = []
-        self.resolvers = [self._resolver(s, {n: m[s] for n, m in markers.items()}) for s in range(shards)]
-        self.captures: dict[str, Capture] = {}
-        self.copying: dict[tuple[str, str], CopyStatus] = {}
-        copying = copies([t.mapping for t in tables], self.names)
-        self.unfinished = set(copying)
-        self.threads = [
-            threading.Thread(target=self._capture, args=(n,), name=f"capture-{n}") for n in self.names
+        self.resolvers: list[Resolver] = []
+        for number in range(shards):
+            targets = {n: Applying(engines[n], engines, tables, self.limits.retry_max) for n in names}
+            self.appliers += targets.values()
+            own = {n: m[number] for n, m in markers.items()}
+            shard = make_shard(group, number, shards, engines, tables, own)
+            self.resolvers.append(
+                Resolver(shard, schemas, targets, self.audit, self.limits.max_backlog, self.fail)
+            )
+        self.captures = {
+            n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail) for n in names
+        }
+        self.copies = [
+            CopyHost(engines[n], own_tables, self.captures[n], self.captures[n].released, self.fail)
+            for n, own_tables in copied_from(tables, names).items()
         ]
-        self.threads += [
-            threading.Thread(target=self._copy, args=(table, node), name=f"copy-{table}-{node}")
-            for table, node in copying
-        ]
-        self.threads.append(threading.Thread(target=self._heartbeats, name="heartbeat"))
-        for thread in self.threads:
-            thread.start()
+        self.heartbeat = threading.Thread(target=self._heartbeats, name="heartbeat")
+        self.heartbeat.start()
 
     def fail(self, error: BaseException) -> None:
         """End this incarnation; a new one resumes from the markers."""
@@ -97,95 +79,30 @@ class Pipeline:
     def stop(self) -> None:
         """Stop reading, finish what is on its way to the databases, close everything."""
         self.stopping.set()
-        for thread in self.threads:
-            thread.join()
+        for copying in self.copies:
+            copying.stop()
+        for capture in self.captures.values():
+            capture.stop()
+        self.heartbeat.join()
         for applier in self.appliers:
             applier.close()
         self.audit.close()
         self.audit_log.close(drained=False)
 
-    def _resolver(self, shard: int, markers: Mapping[str, Marker]) -> Resolver:
-        config = ShardConfig(
-            self.group,
-            shard,
-            self.shards,
-            {n: e.node.priority for n, e in self.engines.items()},
-            {t.name: load_policies(t.mapping.conflict) for t in self.tables},
-        )
-        state = Shard(config, max(m.epoch for m in markers.values()), markers)
-        targets = {n: self._applying(n) for n in self.names}
-        return Resolver(state, self.schemas, targets, self.audit, self.limits.max_backlog, self.fail)
-
-    def _applying(self, node: str) -> Applying:
-        engine = self.engines[node]
-        sources = [e.node.engine for n, e in self.engines.items() if n != node]
-        applying = Applying(lambda: engine.applier(self.tables, sources))
-        self.appliers.append(applying)
-        return applying
-
-    def _capture(self, node: str) -> None:
-        engine = self.engines[node]
-        while not self.stopping.is_set():
-            capture: Capture | None = None
-            try:
-                capture = Capture(node, lambda at: engine.source(self.tables, at), self.resolvers)
-                self.captures[node] = capture
-                while not self.stopping.is_set():
-                    capture.step(self.limits.poll_rows, self.limits.wait)
-                    if capture.paused:
-                        self.stopping.wait(0.005)
-            except Transient:
-                self.stopping.wait(0.2)
-            except Exception as error:  # noqa: BLE001  whatever ended a capture ends the incarnation
-                self.fail(error)
-            finally:
-                self.captures.pop(node, None)
-                if capture is not None:
-                    capture.close()
-
     def _heartbeats(self) -> None:
         """Release what is finished although nothing more comes; often while a copy waits for it."""
-        while not self.stopping.wait(0.2 if self.unfinished else self.limits.heartbeat):
+        while not self.stopping.wait(self.limits.heartbeat if all(c.finished for c in self.copies) else 0.2):
             for resolver in self.resolvers:
                 resolver.heartbeat()
 
-    def _copy(self, table: str, node: str) -> None:
-        """Copy one table from one node, again after every passing error."""
-        engine = self.engines[node]
-        mapped = next(t for t in self.tables if t.name == table)
-        while not self.stopping.is_set():
-            capture = self.captures.get(node)
-            if capture is None:
-                self.stopping.wait(0.05)
-                continue
-            around = self._surroundings(capture, table, node)
-            try:
-                with closing(engine.snapshot()) as snapshot, closing(engine.control()) as store:
-                    Backfill(mapped, uuid.uuid4().hex, snapshot, store, around).run()
-                self.unfinished.discard((table, node))
-                return
-            except Transient:
-                self.stopping.wait(0.2)
-            except _Stopped:
-                return
-            except Exception as error:  # noqa: BLE001  whatever ended a copy ends the incarnation
-                self.fail(error)
 
-    def _surroundings(self, capture: Capture, table: str, node: str) -> Surroundings:
-        def report(status: CopyStatus) -> None:
-            self.copying[table, node] = status
-
-        def released() -> int:
-            if self.captures.get(node) is not capture:  # it was replaced: what it was offered is lost
-                message = "the log was reconnected during the copy"
-                raise NodeUnavailable(message, node=node)
-            return capture.released.order
-
-        return Surroundings(capture, released, self._wait_copying, time.monotonic, report)
-
-    def _wait_copying(self, seconds: float) -> None:
-        if self.stopping.wait(seconds):
-            raise _Stopped
+def copied_from(tables: Sequence[Table], nodes: Sequence[str]) -> dict[str, list[Table]]:
+    """For each node that is the source of an initial copy, the tables."""
+    by_name = {t.name: t for t in tables}
+    sources: dict[str, list[Table]] = {}
+    for table, node in copies([t.mapping for t in tables], nodes):
+        sources.setdefault(node, []).append(by_name[table])
+    return sources
 
 
 def prepare(
@@ -195,6 +112,9 @@ def prepare(
 
     Returns:
         node name to its markers, by shard, all of one epoch.
+
+    Raises:
+        ConfigError: the markers were written under another number of shards.
     """
     controls: dict[str, Control] = {n: e.control() for n, e in engines.items()}
     try:
@@ -203,8 +123,12 @@ def prepare(
         epoch = 0
         while True:  # the nodes may have been raised unevenly before: raise until all agree
             markers = {n: c.raise_epoch(shards, epoch, initial) for n, c in controls.items()}
-            highest = max(m.epoch for per_node in markers.values() for m in per_node)
-            if all(m.epoch == highest for per_node in markers.values() for m in per_node):
+            found = [m for per_node in markers.values() for m in per_node]
+            if other := {m.shards for m in found} - {shards}:
+                message = f"shards: this group runs with {other.pop()} shards, not {shards}"
+                raise ConfigError(message, hint="set `shards` to the number that it was started with")
+            highest = max(m.epoch for m in found)
+            if all(m.epoch == highest for m in found):
                 return markers
             epoch = highest + 1
     finally:

@@ -17,10 +17,13 @@ from replication.batch import Applied, ApplyBatch, Outcome
 from replication.change import Changes, Echo, LogEvent, TableChanges
 from replication.conflict.batching import echoed_rows, to_apply_batch
 from replication.conflict.decide import Conflict
+from replication.conflict.policy import load_policies
 from replication.conflict.rows import ChangeRows
-from replication.conflict.shard import Shard
+from replication.conflict.shard import Shard, ShardConfig
+from replication.engine import Engine
 from replication.errors import Fenced
-from replication.schema import TableSchema
+from replication.marker import Marker
+from replication.schema import Table, TableSchema
 
 
 class Target(Protocol):
@@ -143,3 +146,22 @@ class Resolver:
         answer = self.targets[node].submit(batch)
         answer.add_done_callback(lambda done: self.on_applied(batch, done))
         return True
+
+
+def make_shard(
+    group: str,
+    number: int,
+    shards: int,
+    engines: Mapping[str, Engine],
+    tables: Sequence[Table],
+    markers: Mapping[str, Marker],
+) -> Shard:
+    """A shard's state machine, from the markers of every node."""
+    config = ShardConfig(
+        group,
+        number,
+        shards,
+        {n: e.node.priority for n, e in engines.items()},
+        {t.name: load_policies(t.mapping.conflict) for t in tables},
+    )
+    return Shard(config, max(m.epoch for m in markers.values()), markers)

@@ -78,7 +78,11 @@ def _incarnation(config: GroupConfig, tables: tuple[Table, ...], stopping: threa
     writer = AuditWriter(
         config.audit_path, config.group, lambda: time.time_ns() // 1000, shards=config.shards
     )
-    limits = Limits(max_backlog=config.limits.max_unacked_rows, heartbeat=config.limits.heartbeat_seconds)
+    limits = Limits(
+        max_backlog=config.limits.max_unacked_rows,
+        heartbeat=config.limits.heartbeat_seconds,
+        retry_max=config.limits.retry_max_seconds,
+    )
     pipeline = Pipeline(config.group, engines, tables, writer, config.shards, limits)
     log.info("group_ready", extra={"group": config.group, "nodes": sorted(engines), "tables": len(tables)})
     try:

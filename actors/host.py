@@ -1,0 +1,205 @@
+"""Hosts: what keeps a capture and a copy going in a thread of their own, in this process or in an actor.
+
+A passing error means connect again; anything else is reported once through `fail` and ends the incarnation.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from actors.backfill import Backfill, CopyStatus, Surroundings
+from actors.backfill import Capture as CopySource
+from actors.capture import Capture, Sink
+from replication.backfill import ChunkIdent
+from replication.engine import Engine
+from replication.errors import NodeUnavailable, Transient
+from replication.schema import Table
+
+log = logging.getLogger(__name__)
+RECONNECT_SECONDS = 0.5
+Fail = Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a running group.
+
+    Attributes:
+        poll_rows: about the most changes read from a log at a time.
+        max_backlog: rows on their way to one node above which the other logs are held back.
+        wait: seconds to wait on an idle log.
+        heartbeat: seconds between heartbeats of an idle group.
+        retry_max: longest pause between two tries of an apply, seconds.
+    """
+
+    poll_rows: int = 20_000
+    max_backlog: int = 100_000
+    wait: float = 0.2
+    heartbeat: float = 10.0
+    retry_max: float = 30.0
+
+
+class CaptureHost:
+    """Reads one node's log for as long as the incarnation lasts, reconnecting where that helps.
+
+    Args:
+        engine: the node's engine.
+        tables: the mapped tables.
+        sinks: the resolver of each shard.
+        limits: see `Limits`.
+        fail: told of the error that ends the incarnation.
+    """
+
+    def __init__(
+        self, engine: Engine, tables: Sequence[Table], sinks: Sequence[Sink], limits: Limits, fail: Fail
+    ) -> None:
+        self._engine = engine
+        self._tables = tables
+        self._sinks = sinks
+        self._limits = limits
+        self._fail = fail
+        self._stopping = threading.Event()
+        self._capture: Capture | None = None
+        self._thread = threading.Thread(target=self._run, name=f"capture-{engine.node.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the log is connected."""
+        return self._capture is not None
+
+    def stop(self) -> None:
+        """Stop reading and disconnect."""
+        self._stopping.set()
+        self._thread.join()
+
+    def begin(self, run: str, table: str) -> None:
+        """See `backfill.Capture`."""
+        self._current().begin(run, table)
+
+    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+        """See `backfill.Capture`."""
+        self._current().offer(ident, rows)
+
+    def emitted(self, ident: ChunkIdent) -> int | None:
+        """See `backfill.Capture`; a capture that was connected again knows of no chunk: all are lost."""
+        return self._current().emitted(ident)
+
+    def end(self, table: str) -> None:
+        """See `backfill.Capture`."""
+        if self._capture is not None:
+            self._capture.end(table)
+
+    def released(self) -> int:
+        """The order up to which the node's log is durable everywhere."""
+        return self._current().released.order
+
+    def _current(self) -> Capture:
+        if self._capture is None:
+            message = "the log is not connected"
+            raise NodeUnavailable(message, node=self._engine.node.name)
+        return self._capture
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._stream()
+            except Transient as error:
+                log.warning("capture_reconnects", extra={"node": self._engine.node.name, "error": str(error)})
+                self._stopping.wait(RECONNECT_SECONDS)
+            except Exception as error:  # noqa: BLE001  whatever ended a capture ends the incarnation
+                self._fail(error)
+                return
+
+    def _stream(self) -> None:
+        node = self._engine.node.name
+        capture = Capture(node, lambda start: self._engine.source(self._tables, start), self._sinks)
+        self._capture = capture
+        try:
+            while not self._stopping.is_set():
+                capture.step(self._limits.poll_rows, self._limits.wait)
+                if capture.paused:
+                    self._stopping.wait(0.005)
+        finally:
+            self._capture = None
+            capture.close()
+
+
+class _Stopped(Exception):
+    """The host stops."""
+
+
+class CopyHost:
+    """Copies the tables that a node is the source of, one after the other.
+
+    Args:
+        engine: the node's engine.
+        tables: the tables to copy.
+        capture: the node's capture.
+        released: see `Surroundings.released`.
+        fail: told of the error that ends the incarnation.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tables: Sequence[Table],
+        capture: CopySource,
+        released: Callable[[], int],
+        fail: Fail,
+    ) -> None:
+        self._engine = engine
+        self._tables = tables
+        self._capture = capture
+        self._released = released
+        self._fail = fail
+        self._stopping = threading.Event()
+        self._status: dict[str, CopyStatus] = {}
+        self.finished = not tables
+        self._thread = threading.Thread(target=self._run, name=f"copy-{engine.node.name}", daemon=True)
+        self._thread.start()
+
+    def status(self) -> list[CopyStatus]:
+        """How far each table's copy is."""
+        return list(self._status.values())
+
+    def stop(self) -> None:
+        """Stop; the next start goes on after the last durable chunk."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        waiting = list(self._tables)
+        while waiting and not self._stopping.is_set():
+            try:
+                self._copy(waiting[0])
+                waiting.pop(0)
+            except Transient as error:
+                log.warning("copy_reconnects", extra={"node": self._engine.node.name, "error": str(error)})
+                self._stopping.wait(RECONNECT_SECONDS)
+            except _Stopped:
+                return
+            except Exception as error:  # noqa: BLE001  whatever ended a copy ends the incarnation
+                self._fail(error)
+                return
+        self.finished = not waiting
+
+    def _copy(self, table: Table) -> None:
+        around = Surroundings(self._capture, self._released, self._wait, time.monotonic, self._report)
+        with closing(self._engine.snapshot()) as snapshot, closing(self._engine.control()) as store:
+            Backfill(table, uuid.uuid4().hex, snapshot, store, around).run()
+
+    def _report(self, status: CopyStatus) -> None:
+        self._status[status.table] = status
+
+    def _wait(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise _Stopped
