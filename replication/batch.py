@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
@@ -43,6 +44,13 @@ class TableRows:
 
     table: str
     rows: pa.RecordBatch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _table_rows, (self.table, rows_to_buffer(self.rows))
+
+
+def _table_rows(table: str, buffer: pa.Buffer) -> TableRows:
+    return TableRows(table, rows_from_buffer(buffer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,20 @@ class Applied:
     outcome: Outcome
     held: Sequence[HeldRow] = ()
     missing: Sequence[tuple[str, bytes]] = field(default=())
+
+
+def rows_to_buffer(rows: pa.RecordBatch) -> pa.Buffer:
+    """A record batch as an Arrow IPC stream: only the rows it shows, however large the buffers it shares."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_batch(rows)
+    return sink.getvalue()
+
+
+def rows_from_buffer(buffer: pa.Buffer) -> pa.RecordBatch:
+    """Undo `rows_to_buffer`, without a copy."""
+    with pa.ipc.open_stream(buffer) as reader:
+        return reader.read_next_batch()
 
 
 def pack_versions(tables: Sequence[TableRows]) -> bytes:

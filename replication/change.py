@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import pyarrow as pa
 
+from replication.batch import rows_from_buffer, rows_to_buffer
 from replication.marker import Marker
 from replication.position import Position
 
@@ -55,6 +57,13 @@ class TableChanges:
 
     table: str
     rows: pa.RecordBatch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _table_changes, (self.table, rows_to_buffer(self.rows))
+
+
+def _table_changes(table: str, buffer: pa.Buffer) -> TableChanges:
+    return TableChanges(table, rows_from_buffer(buffer))
 
 
 @dataclass(frozen=True, slots=True)
