@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol
 
 from actors.capture import Ack
@@ -46,6 +47,25 @@ class Auditor(Protocol):
         """Record conflicts."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """What an operator sees of a shard.
+
+    Attributes:
+        shard: its number.
+        replaying: it still rebuilds what its predecessor knew.
+        backlog: rows on their way to each node.
+        changes, applied, conflicts: how many since this incarnation started.
+    """
+
+    shard: int
+    replaying: bool
+    backlog: Mapping[str, int]
+    changes: int
+    applied: int
+    conflicts: int
+
+
 class Resolver:
     """One shard at work.
 
@@ -75,6 +95,7 @@ class Resolver:
         self.fail = fail
         self.names = sorted(shard.nodes)
         self._lock = threading.RLock()
+        self._changes = self._applied = self._conflicts = 0
 
     def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
         """Process events of `node`'s log; see `capture.Sink`."""
@@ -94,6 +115,13 @@ class Resolver:
             if self.shard.idle:
                 self._send(self.names[0], heartbeat=True)
 
+    def status(self) -> ShardStatus:
+        """What an operator sees."""
+        with self._lock:
+            backlog = {n: self.shard.backlog(n) for n in self.names}
+            counts = self._changes, self._applied, self._conflicts
+            return ShardStatus(self.shard.config.shard, self.shard.replaying, backlog, *counts)
+
     def on_applied(self, batch: ApplyBatch, answer: Future[Applied]) -> None:
         """An applier has answered."""
         try:
@@ -106,11 +134,13 @@ class Resolver:
             return
         with self._lock:
             self.shard.on_ack(batch.node, batch.marker.seq)
+            self._applied += batch.rows
             self.auditor.decisions(batch, applied)
             self._pump()
 
     def _take(self, node: str, event: LogEvent) -> None:
         if isinstance(event, Changes):
+            self._changes += event.rows
             rows = [ChangeRows(t.table, t.rows) for t in event.tables]
             number = self.shard.on_changes(node, rows, event.end)
             durable = self.auditor.changes(node, self.shard.config.shard, event.tables)
@@ -130,6 +160,7 @@ class Resolver:
 
     def _record_conflicts(self) -> None:
         if self.shard.conflicts:
+            self._conflicts += len(self.shard.conflicts)
             self.auditor.conflicts(self.shard.conflicts)
             self.shard.conflicts = []
 

@@ -1,8 +1,9 @@
 """Synchronise until stopped.
 
 Reads the configuration, creates missing tables when `create_tables` says so, checks every node, copies what
-`initial` names, and keeps the group in sync. Runs in this one process; SIGTERM or Ctrl-C ends it. When a part
-fails, the group starts again from the markers in the databases: nothing is lost, nothing is applied twice.
+`initial` names, and keeps the group in sync. Runs on Ray: started here by default, or a running cluster with
+--address. SIGTERM or Ctrl-C drains and ends it. When a part fails, it starts again from the markers in the
+databases: nothing is lost, nothing is applied twice.
 
 For instance:
   sync-worker up -c sync.yaml
@@ -18,32 +19,59 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.commands.common import FAILED, OK, load_config
+from replication.errors import Fenced, SyncError
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
+    from cluster.launch import Group
+    from cluster.processes import GroupPlan
     from replication.schema import Table
 
 log = logging.getLogger(__name__)
+CHECK_SECONDS = 1.0
+COPYING_SECONDS = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options of its own."""
-    del parser
+    """Where to run."""
+    parser.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="a running Ray cluster, or `auto`; by default Ray is started here",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
+    from cluster.launch import connect, disconnect
+
     config = load_config(args)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
     tables = _ready_tables(config)
     if tables is None:
         return FAILED
-    while not stopping.is_set():
-        _incarnation(config, tables, stopping)
+    connect(args.address, config.group)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which sets handlers of its own
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        _run_group(_plan(config, tables, args.log_level), stopping)
+    finally:
+        disconnect()
     log.info("stopped", extra={"group": config.group})
     return OK
+
+
+def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> GroupPlan:
+    from actors.host import Limits
+    from cluster.processes import GroupPlan
+
+    limits = Limits(
+        max_backlog=config.limits.max_unacked_rows,
+        heartbeat=config.limits.heartbeat_seconds,
+        retry_max=config.limits.retry_max_seconds,
+    )
+    path = config.audit_path.absolute()
+    return GroupPlan(config.group, config.nodes, tables, config.shards, path, limits, log_level)
 
 
 def _ready_tables(config: GroupConfig) -> tuple[Table, ...] | None:
@@ -63,35 +91,44 @@ def _ready_tables(config: GroupConfig) -> tuple[Table, ...] | None:
         return None if errors else topology.tables
 
 
-def _incarnation(config: GroupConfig, tables: tuple[Table, ...], stopping: threading.Event) -> None:
-    """Run the group once, until it is stopped or a part of it fails.
+def _run_group(plan: GroupPlan, stopping: threading.Event) -> None:
+    """Run incarnation after incarnation, until stopped.
 
     Raises:
         Terminal: trying again will not help.
     """
-    from actors.pipeline import Limits, Pipeline
-    from replication.audit.writer import AuditWriter
-    from replication.engines import load_engine
+    from cluster.launch import Group
     from replication.errors import Terminal
 
-    engines = {n.name: load_engine(n, config.group) for n in config.nodes}
-    writer = AuditWriter(
-        config.audit_path, config.group, lambda: time.time_ns() // 1000, shards=config.shards
-    )
-    limits = Limits(
-        max_backlog=config.limits.max_unacked_rows,
-        heartbeat=config.limits.heartbeat_seconds,
-        retry_max=config.limits.retry_max_seconds,
-    )
-    pipeline = Pipeline(config.group, engines, tables, writer, config.shards, limits)
-    log.info("group_ready", extra={"group": config.group, "nodes": sorted(engines), "tables": len(tables)})
-    try:
-        while not stopping.is_set() and not pipeline.stopping.wait(0.2):
-            pass
-    finally:
-        pipeline.stop()
-    if isinstance(pipeline.error, Terminal):
-        raise pipeline.error
-    if pipeline.error is not None:
-        log.error("group_restarts", extra={"group": config.group, "error": str(pipeline.error)})
+    while not stopping.is_set():
+        group = Group(plan)
+        error = _watch(group, plan, stopping)
+        if error is None:
+            group.stop()
+            return
+        group.kill()
+        if isinstance(error, Terminal) and not isinstance(error, Fenced):
+            raise error
+        log.error("group_restarts", extra={"group": plan.group, "error": str(error)})
         stopping.wait(1.0)
+
+
+def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseException | None:
+    """Keep a running incarnation alive; the error that ended it, or None when it was stopped."""
+    try:
+        if group.wait_streaming(stopping.wait):
+            log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
+        beat, copying = 0.0, True
+        while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
+            if (error := group.check()) is not None:
+                return error
+            copied = group.copied()
+            if copying and copied and group.copies:
+                log.info("copy_finished", extra={"group": plan.group})
+            copying = not copied
+            if copying or time.monotonic() - beat > plan.limits.heartbeat:
+                beat = time.monotonic()
+                group.heartbeat()
+    except SyncError as error:
+        return error
+    return None

@@ -1,0 +1,217 @@
+"""The classes that become actors. Each builds its part from a `GroupPlan`, in its own process.
+
+They are plain: `cluster.launch` makes actors of them, and nothing here knows Ray. Each answers `health`,
+which raises the error that ended the part.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from actors.applier import Applying
+from actors.audit import AuditLog, AuditQueue, Record
+from actors.backfill import CopyStatus
+from actors.capture import Ack
+from actors.host import CaptureHost, CopyHost, Limits
+from actors.pipeline import copied_from
+from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
+from actors.resolver import Resolver, ShardStatus, make_shard
+from cluster.logs import configure_logging, secrets_of
+from replication.audit.writer import AuditWriter
+from replication.backfill import ChunkIdent
+from replication.batch import Applied, ApplyBatch
+from replication.change import LogEvent
+from replication.engine import Engine
+from replication.engines import load_engine
+from replication.marker import Marker
+from replication.schema import NodeConfig, Table
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """Everything that a part must know of its group; it pickles."""
+
+    group: str
+    nodes: tuple[NodeConfig, ...]
+    tables: tuple[Table, ...]
+    shards: int
+    audit_path: Path
+    limits: Limits
+    log_level: str = "info"
+
+    def engines(self) -> dict[str, Engine]:
+        """Every node's engine, by name in sorted order."""
+        return {n.name: load_engine(n, self.group) for n in sorted(self.nodes, key=lambda n: n.name)}
+
+    def log(self) -> None:
+        """Set up this process's logging."""
+        configure_logging(self.log_level, secrets_of(n.dsn for n in self.nodes))
+
+
+class _Part:
+    """What every part answers."""
+
+    def __init__(self, plan: GroupPlan) -> None:
+        plan.log()
+        self._error: BaseException | None = None
+
+    def health(self) -> int:
+        """The process id; raises the error that ended this part."""
+        if self._error is not None:
+            raise self._error
+        return os.getpid()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+
+
+class AuditProcess(_Part):
+    """The audit log."""
+
+    def __init__(self, plan: GroupPlan) -> None:
+        super().__init__(plan)
+        now = lambda: time.time_ns() // 1000  # noqa: E731  a clock, handed in
+        self._log = AuditLog(AuditWriter(plan.audit_path, plan.group, now, shards=plan.shards))
+
+    def write(self, records: Sequence[Record]) -> None:
+        """See `AuditLog.write`."""
+        self._log.write(records)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._log.close(drained=False)
+
+
+class ApplierProcess(_Part):
+    """One node's writer for one shard."""
+
+    def __init__(self, plan: GroupPlan, node: str) -> None:
+        super().__init__(plan)
+        engines = plan.engines()
+        self._applying = Applying(engines[node], engines, plan.tables, plan.limits.retry_max)
+
+    def apply(self, batch: ApplyBatch) -> Applied:
+        """See `Applying.apply`."""
+        return self._applying.apply(batch)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._applying.close()
+
+
+class ResolverProcess(_Part):
+    """One shard."""
+
+    def __init__(
+        self,
+        plan: GroupPlan,
+        number: int,
+        markers: Mapping[str, Marker],
+        appliers: Mapping[str, Handle],
+        audit: Handle,
+    ) -> None:
+        super().__init__(plan)
+        schemas = {t.name: t.schema for t in plan.tables}
+        engines = plan.engines()
+        self._queue = AuditQueue(RemoteLog(audit).write, schemas, sorted(engines))
+        shard = make_shard(plan.group, number, plan.shards, engines, plan.tables, markers)
+        targets = {n: RemoteTarget(h) for n, h in appliers.items()}
+        self._resolver = Resolver(shard, schemas, targets, self._queue, plan.limits.max_backlog, self._fail)
+
+    def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
+        """See `Resolver.feed`."""
+        self.health()
+        return self._resolver.feed(node, events)
+
+    def heartbeat(self) -> None:
+        """See `Resolver.heartbeat`."""
+        self._resolver.heartbeat()
+
+    def status(self) -> ShardStatus:
+        """See `Resolver.status`."""
+        return self._resolver.status()
+
+    def close(self) -> None:
+        """Write the records that wait."""
+        self._queue.close()
+
+
+class CaptureProcess(_Part):
+    """One node's reader."""
+
+    def __init__(self, plan: GroupPlan, node: str, resolvers: Sequence[Handle]) -> None:
+        super().__init__(plan)
+        sinks = [RemoteSink(h) for h in resolvers]
+        self._host = CaptureHost(plan.engines()[node], plan.tables, sinks, plan.limits, self._fail)
+
+    def streaming(self) -> bool:
+        """Whether the log is connected."""
+        self.health()
+        return self._host.streaming
+
+    def begin(self, run: str, table: str) -> None:
+        """See `backfill.Capture`."""
+        self._host.begin(run, table)
+
+    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+        """See `backfill.Capture`."""
+        self._host.offer(ident, rows)
+
+    def emitted(self, ident: ChunkIdent) -> int | None:
+        """See `backfill.Capture`."""
+        return self._host.emitted(ident)
+
+    def end(self, table: str) -> None:
+        """See `backfill.Capture`."""
+        self._host.end(table)
+
+    def released(self) -> int:
+        """See `CaptureHost.released`."""
+        return self._host.released()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._host.stop()
+
+
+class CopyProcess(_Part):
+    """The initial copy from one node."""
+
+    def __init__(self, plan: GroupPlan, node: str, capture: Handle) -> None:
+        super().__init__(plan)
+        engines = plan.engines()
+        remote = RemoteCapture(capture)
+        tables = copied_from(plan.tables, sorted(engines)).get(node, [])
+        self._host = CopyHost(engines[node], tables, remote, remote.released, self._fail)
+
+    def status(self) -> list[CopyStatus]:
+        """How far each table is."""
+        return self._host.status()
+
+    def finished(self) -> bool:
+        """Whether everything is durable."""
+        self.health()
+        return self._host.finished
+
+    def close(self) -> None:
+        """Stop; the next start goes on."""
+        self._host.stop()
+
+
+def settled(calls: Sequence[Future[object]], seconds: float) -> list[BaseException]:
+    """Wait for calls, at most `seconds` for each; what they raised."""
+    errors: list[BaseException] = []
+    for call in calls:
+        try:
+            call.result(seconds)
+        except Exception as error:  # noqa: BLE001  the caller looks at each of them
+            errors.append(error)
+    return errors
