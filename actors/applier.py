@@ -13,6 +13,7 @@ from functools import partial
 
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 
+from actors.complete import Completer
 from replication.batch import Applied, ApplyBatch
 from replication.engine import Applier, Engine
 from replication.errors import Transient
@@ -39,6 +40,7 @@ class Applying:
         retry_max_seconds: float = 30.0,
     ) -> None:
         sources = [e.node.engine for n, e in engines.items() if n != engine.node.name]
+        self._completer = Completer(engine, engines, tables)
         self._open = partial(engine.applier, tables, sources)
         self._applier: Applier | None = None
         self._retry = Retrying(
@@ -70,12 +72,13 @@ class Applying:
         if self._applier is None:
             self._applier = self._open()
         try:
-            return self._applier.apply(batch)
+            return self._applier.apply(self._completer.complete(batch))
         except Transient:
             self._disconnect()
             raise
 
     def _disconnect(self) -> None:
+        self._completer.close()
         if self._applier is not None:
             self._applier.close()
             self._applier = None

@@ -153,3 +153,40 @@ def test_backfill_under_load(postgres_db: str, mongodb_db: str, tmp_path: Path) 
         assert group.pipeline.error is None
     finally:
         group.close()
+
+
+BIG = "repeat(md5(random()::text), 4000)"
+
+
+def toasted(group: Group) -> None:
+    """A row whose document is stored out of line, so that an update of another column does not carry it."""
+    group.sql.execute("ALTER TABLE orders ALTER doc SET STORAGE EXTERNAL")
+    group.sql.execute(f"INSERT INTO orders VALUES (1, 'a', 1, jsonb_build_object('x', {BIG}))")
+
+
+def test_unchanged_toast_survives(group: Group) -> None:
+    toasted(group)
+    group.wait(lambda left, right: left == right and len(right) == 1)
+    group.sql.execute("UPDATE orders SET qty = 2 WHERE id = 1")
+    _, right = group.wait(lambda left, right: left == right and right[1][1] == 2)
+    assert len(right[1][2]["x"]) == 128_000
+
+
+def test_toast_in_one_batch(group: Group) -> None:
+    with group.sql.transaction():
+        toasted(group)
+        group.sql.execute("UPDATE orders SET qty = 2 WHERE id = 1")
+    _, right = group.wait(lambda left, right: left == right and len(right) == 1)
+    assert len(right[1][2]["x"]) == 128_000
+
+
+def test_a_partial_update_that_beats_a_delete_brings_the_whole_row_back(group: Group) -> None:
+    toasted(group)
+    group.wait(lambda left, right: left == right and len(right) == 1)
+    group.pipeline.stop()
+    group.docs.delete_one({"_id": 1})
+    group.sql.execute("UPDATE orders SET qty = 2 WHERE id = 1")
+    group.start()
+    _, right = group.wait(lambda left, right: left == right and len(right) == 1)
+    assert right[1][1] == 2
+    assert len(right[1][2]["x"]) == 128_000
