@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help test lint lock clean
+.PHONY: help demo test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -17,6 +17,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
+
+demo: $(STAMP)  ## PostgreSQL and a MongoDB-protocol server, synchronised both ways, verified
+	@$(BIN)/sync-worker demo $(ARGS)
 
 test: $(STAMP)  ## the whole suite, real servers included
 	@$(BIN)/python -m pytest $(ARGS)

@@ -26,8 +26,10 @@ from cluster.logs import configure_logging, current_redactor
 from replication.errors import SyncError
 
 COMMANDS = {
+    "demo": "start databases here, synchronise them both ways, and verify",
     "check": "read the configuration, connect to every node, and say what is missing",
     "up": "synchronise until stopped",
+    "status": "show what a running group is doing",
     "verify": "compare all rows on all nodes",
     "conflicts": "list recorded conflicts",
     "audit": "show the audit log",

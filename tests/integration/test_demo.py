@@ -1,0 +1,19 @@
+"""`sync-worker demo` as a process of its own, with few rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def test_demo_ends_with_equal_nodes_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("sync-worker-demo-*"))
+    command = [sys.executable, "-m", "cluster.cli", "demo", "--rows", "2000", "--seconds", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all nodes are equal" in done.stdout.splitlines()
+    assert "changes at pg" in done.stdout
+    assert done.stderr == ""
+    assert set(Path(tempfile.gettempdir()).glob("sync-worker-demo-*")) <= before
