@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 
+from actors.backfill import CopyStatus
 from actors.pipeline import copied_from, prepare
 from actors.resolver import ShardStatus
 from cluster.processes import (
@@ -78,6 +79,21 @@ def connect(address: str | None, group: str) -> None:
 def disconnect() -> None:
     """Leave the cluster; a Ray that `connect` started here ends."""
     ray.shutdown()
+
+
+def ask(address: str, group: str) -> tuple[list[ShardStatus], dict[str, list[CopyStatus]]] | None:
+    """The state of a running group: its shards, and by node its copies. None when it does not run there."""
+    try:
+        connect(address, group)
+    except (ConnectionError, RuntimeError):
+        return None
+    names: list[str] = ray.util.list_named_actors()
+    handles = {name: RayHandle(ray.get_actor(name)) for name in names}
+    shards = [h.call("status").result() for n, h in sorted(handles.items()) if n.startswith("resolver ")]
+    copies = {
+        n.removeprefix("copy "): h.call("status").result() for n, h in handles.items() if n[:5] == "copy "
+    }
+    return (shards, copies) if shards else None
 
 
 class Group:

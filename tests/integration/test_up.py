@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def test_up_copies_synchronises_and_ends_on_sigterm(
                         if docs.count_documents({}) == 501:
                             break
                     assert docs.count_documents({}) == 501, change
+                status = [sys.executable, "-m", "cluster.cli", "status", "-c", str(config), "--json"]
+                answer = subprocess.run(status, capture_output=True, text=True, timeout=60, check=False)
+                assert answer.returncode == 0, answer.stderr
+                state = json.loads(answer.stdout)
+                assert state["shards"][0]["changes"] >= 501
+                assert state["copies"][0]["rows"] in (500, 501)  # the last row may be copied, too
             finally:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0

@@ -1,0 +1,81 @@
+"""Show what a running group is doing.
+
+Asks the group's actors: how far each initial copy is, how many rows wait for each node, and what the
+resolvers have done since they started. The group may run on this machine, or on the Ray cluster at --address.
+
+For instance:
+  sync-worker status -c sync.yaml --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from cluster.commands.common import FAILED, OK, add_json, load_config, print_json, print_lines
+
+if TYPE_CHECKING:
+    from actors.backfill import CopyStatus
+    from actors.resolver import ShardStatus
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to ask, and how to print."""
+    parser.add_argument(
+        "--address", default="auto", metavar="ADDRESS", help="the Ray cluster (default: auto)"
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state; 1 when the group does not run."""
+    from cluster.launch import ask, disconnect
+
+    config = load_config(args)
+    state = ask(args.address, config.group)
+    disconnect()
+    if state is None:
+        print(f"group {config.group} does not run here; start it with: sync-worker up -c {args.config}")
+        return FAILED
+    shards, copies = state
+    if args.json:
+        print_json(
+            {"group": config.group, "shards": [asdict(s) for s in shards], "copies": copies_json(copies)}
+        )
+    else:
+        _print(shards, copies)
+    return OK
+
+
+def copies_json(copies: dict[str, list[CopyStatus]]) -> list[dict[str, object]]:
+    """The copies as JSON values."""
+    return [{"node": node, **asdict(c)} for node, statuses in copies.items() for c in statuses]
+
+
+def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> None:
+    rows = [
+        (
+            str(s.shard),
+            "replaying" if s.replaying else "running",
+            *(str(count) for count in (s.changes, s.applied, s.conflicts)),
+            "  ".join(f"{node} {count}" for node, count in s.backlog.items()),
+        )
+        for s in shards
+    ]
+    print_lines(("SHARD", "STATE", "CHANGES", "APPLIED", "CONFLICTS", "WAITING"), rows)
+    copying = [
+        (
+            c.table,
+            node,
+            f"{c.rows:,}",
+            f"{c.estimate:,}" if c.estimate else "?",
+            f"{c.rows_per_second:,.0f}",
+            "finished" if c.finished else "copying",
+        )
+        for node, statuses in copies.items()
+        for c in statuses
+    ]
+    if copying:
+        print()
+        print_lines(("TABLE", "FROM", "ROWS", "OF ABOUT", "ROWS/S", "STATE"), copying)
