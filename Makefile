@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test lint lock clean bench soak
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -23,6 +23,12 @@ demo: $(STAMP)  ## PostgreSQL and a MongoDB-protocol server, synchronised both w
 
 test: $(STAMP)  ## the whole suite, real servers included
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)  ## every figure of the budget in one run
+	@$(BIN)/python -m load.bench $(ARGS)
+
+soak: $(STAMP)  ## schedules without end; SCHEDULES=1000000
+	@$(BIN)/python -m load.soak $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .

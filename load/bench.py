@@ -67,7 +67,7 @@ def show(line: Line) -> str:
     """One line of the report."""
     met = {True: "met", False: "NOT met", None: "-"}[line.met]
     return (
-        f"{line.name:<30} {line.figure:<38} ratio {line.ratio or '-':<5} goal {line.goal or '-':<9} "
+        f"{line.name:<32} {line.figure:<38} ratio {line.ratio or '-':<5} goal {line.goal or '-':<9} "
         f"{met:<8} {line.limit}"
     )
 
