@@ -20,10 +20,7 @@ HARNESSES: dict[str, Callable[[pytest.FixtureRequest], EngineHarness]] = {
 }
 
 
-ENABLED = ["memory"]
-
-
-@pytest.fixture(params=ENABLED)
+@pytest.fixture(params=list(HARNESSES))
 def harness(request: pytest.FixtureRequest) -> Iterator[EngineHarness]:
     """A database as an application made it; nothing of ours in it."""
     made = HARNESSES[request.param](request)

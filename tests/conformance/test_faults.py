@@ -1,4 +1,4 @@
-"""Connections break and servers restart: nothing is lost, nothing comes twice, no secret leaks."""
+"""Connections break, servers end and start again: nothing is lost, nothing comes twice, no secret leaks."""
 
 from __future__ import annotations
 
@@ -92,6 +92,10 @@ def watermark(peer: Peer, ident: str) -> None:
     eventually(lambda: peer.snapshot.write_watermark(ident))
 
 
+def is_changes(event: LogEvent) -> bool:
+    return isinstance(event, Changes)
+
+
 def is_watermark(ident: str) -> Callable[[LogEvent], bool]:
     return lambda event: isinstance(event, Watermark) and event.ident == ident
 
@@ -101,12 +105,14 @@ def test_a_cut_connection_loses_and_repeats_nothing(harness: EngineHarness, peer
     for number, _ in enumerate(random_transactions(harness, 7, 20)):
         if number % 5 == 4:
             watermark(peer, f"cut {number}")
-            follower.follow(lambda event: isinstance(event, Changes))
+            # In turn with changes still on their way, which may have arrived already, and with none.
+            at_head = number % 2 == 1
+            follower.follow(is_watermark(f"cut {number}") if at_head else is_changes)
             harness.cut()
     watermark(peer, "end")
     follower.follow(is_watermark("end"))
     follower.close()
-    assert follower.failures >= 3
+    assert follower.failures >= 2
     assert changes_in(follower.events, harness) == peer.changes()
     assert [e.ident for e in events_of(follower.events, Watermark)] == [
         *(f"cut {n}" for n in (4, 9, 14, 19)),
@@ -187,7 +193,8 @@ def postgres_restarts() -> Iterator[tuple[EngineHarness, Callable[[], None]]]:
             harness = PostgresHarness(server.create_database("restarted"))
 
             def restart() -> None:
-                server.restart()
+                server.kill()
+                server.start()
                 harness.connect()
 
             try:
@@ -227,7 +234,7 @@ def _restart_under_writes(harness: EngineHarness, peer: Peer, restart: Callable[
     assert applier.apply(batch).outcome is Outcome.COMMITTED
     for number, _ in enumerate(random_transactions(harness, 11, 10)):
         if number == 4:
-            follower.follow(lambda event: isinstance(event, Changes))
+            follower.follow(is_changes)
             restart()
     with closing(applier):
         assert eventually(lambda: applier.apply(batch)).outcome is Outcome.ALREADY
