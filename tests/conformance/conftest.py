@@ -1,8 +1,11 @@
-"""One database of every engine, with the mapped tables in it and the group's own tables prepared."""
+"""One database of every engine, with the mapped tables in it and the group's own tables prepared.
+
+A test runs on every engine, or with `@pytest.mark.needs(ability)` on those that have the ability.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,17 +16,32 @@ from tests.fixtures.postgres import postgres_db, postgres_server
 
 __all__ = ["mongodb_db", "mongodb_server", "postgres_db", "postgres_server"]
 
-HARNESSES: dict[str, Callable[[pytest.FixtureRequest], EngineHarness]] = {
-    "memory": lambda request: MemoryHarness(),
-    "postgres": lambda request: PostgresHarness(request.getfixturevalue("postgres_db")),
-    "mongodb": lambda request: MongoHarness(request.getfixturevalue("mongodb_db")),
-}
+HARNESSES = (MemoryHarness, PostgresHarness, MongoHarness)
 
 
-@pytest.fixture(params=list(HARNESSES))
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(ability): runs on engines that have it, see EngineHarness")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "harness" in metafunc.fixturenames:
+        needed = {ability for mark in metafunc.definition.iter_markers("needs") for ability in mark.args}
+        names = [h.name for h in HARNESSES if needed <= h.abilities]
+        assert names, f"no engine has {needed}"
+        metafunc.parametrize("harness", names, indirect=True)
+
+
+@pytest.fixture
 def harness(request: pytest.FixtureRequest) -> Iterator[EngineHarness]:
     """A database as an application made it; nothing of ours in it."""
-    made = HARNESSES[request.param](request)
+    made: EngineHarness
+    match request.param:
+        case "memory":
+            made = MemoryHarness()
+        case "postgres":
+            made = PostgresHarness(request.getfixturevalue("postgres_db"))
+        case "mongodb":
+            made = MongoHarness(request.getfixturevalue("mongodb_db"))
     try:
         yield made
     finally:

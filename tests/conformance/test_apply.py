@@ -118,17 +118,15 @@ def test_a_refused_update_leaves_the_row_as_it_was(harness: EngineHarness, peer:
     assert mapped(harness) == {(1,): item(1), (2,): item(2)}
 
 
+@pytest.mark.needs("columns")
 def test_null_where_none_is_allowed_is_held(harness: EngineHarness, peer: Peer) -> None:
-    if not harness.has_declared_columns:
-        pytest.skip(f"{harness.name} declares no columns")
     applied = peer.apply(Write("items", (1,), item(1, name=None)), Write("items", (2,), item(2)))
     assert [h.key for h in applied.held] == [encode_key((1,), [Kind.INT64])]
     assert mapped(harness) == {(2,): item(2)}
 
 
+@pytest.mark.needs("microseconds")
 def test_a_value_that_comes_back_narrower_leaves_the_wider_one(harness: EngineHarness, peer: Peer) -> None:
-    if harness.name == "mongodb":
-        pytest.skip("MongoDB is the narrower one")
     fine = AT + timedelta(microseconds=321)
     for ident in (1, 2):
         harness.insert("items", item(ident, at=fine))

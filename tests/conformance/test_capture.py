@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from contextlib import closing
 from decimal import Decimal
@@ -10,8 +11,12 @@ import pytest
 
 from replication.change import Changes, Op, Progress, SchemaChange
 from tests.conformance.samples import NOTHING, PLANES, item, random_transactions
-from tests.conformance.tools import PATIENCE, Peer, changes_in, events_of
+from tests.conformance.tools import PATIENCE, Peer, Write, changes_in, events_of
 from tests.fixtures.engines import EngineHarness
+
+
+class Interruption(Exception):
+    """What goes wrong in an application."""
 
 
 def test_capture_begins_where_the_group_was_prepared(harness: EngineHarness) -> None:
@@ -175,9 +180,89 @@ def test_commit_times_are_the_nodes_clock(harness: EngineHarness, peer: Peer) ->
     assert before - second <= change.ts <= after + second
 
 
+def test_a_transaction_that_fails_is_not_heard(harness: EngineHarness, peer: Peer) -> None:
+    def fail() -> None:
+        with harness.transaction() as tx:
+            tx.insert("items", item(1))
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        fail()
+    harness.insert("items", item(2))
+    assert [c.key for c in peer.changes()] == [(2,)]
+
+
+@pytest.mark.needs("concurrent")
+def test_order_is_that_of_commits_not_of_statements(harness: EngineHarness, peer: Peer) -> None:
+    with harness.concurrent() as tx:
+        tx.insert("items", item(1))
+        harness.insert("items", item(2))
+        with harness.concurrent() as other:
+            other.insert("items", item(3))
+            tx.insert("items", item(4))
+        peer.snapshot.write_watermark("between")
+        peer.apply(Write("items", (5,), item(5)))
+        tx.insert("items", item(6))
+    assert [c.key for c in peer.changes()] == [(2,), (3,), (1,), (4,), (6,)]
+
+
+def test_a_large_value_beside_a_change_is_never_taken_for_null(harness: EngineHarness, peer: Peer) -> None:
+    large = random.Random(5).randbytes(300_000).hex()
+    harness.insert("items", item(1, note=large))
+    harness.update("items", (1,), {"qty": 50})
+    harness.update("items", (1,), {"note": None})
+    _, unchanged, emptied = peer.changes()
+    assert unchanged.row["qty"] == 50
+    assert unchanged.row.get("note", large) == large
+    assert emptied.row["note"] is None
+
+
+@pytest.mark.needs("alter")
+def test_an_added_column_does_not_disturb(harness: EngineHarness, peer: Peer) -> None:
+    with closing(peer.source()) as source:
+        harness.insert("items", item(1))
+        before = changes_in(peer.drain(source), harness)
+        harness.add_column("items", "added")
+        harness.insert("items", item(2))
+        harness.update("items", (1,), {"qty": 50})
+        after = changes_in(peer.drain(source), harness)
+    assert [c.row for c in before] == [item(1)]
+    assert [c.row for c in after] == [item(2), item(1, qty=50)]
+    assert peer.changes() == before + after
+
+
+@pytest.mark.needs("alter")
+def test_a_mapped_column_that_is_gone_is_an_event(harness: EngineHarness, peer: Peer) -> None:
+    """The event comes before the first row without the column, and no row has a null in its place."""
+    with closing(peer.source()) as source:
+        harness.insert("items", item(1))
+        harness.rename_column("items", "note", "comment")
+        harness.insert("items", {k: v for k, v in item(2).items() if k != "note"})
+        events = peer.drain(source)
+    (change,) = events_of(events, SchemaChange)
+    assert (change.table, change.what) == ("items", "alter")
+    assert change.detail
+    one, two = changes_in(events, harness)
+    assert one.row == item(1)
+    assert one.order < change.end.order <= two.order
+    assert "note" not in two.row
+
+
+@pytest.mark.needs("drop")
+def test_a_dropped_table_is_an_event(harness: EngineHarness, peer: Peer) -> None:
+    harness.insert("words", {"word": "a"})
+    harness.drop("words")
+    harness.insert("items", item(1))
+    events = peer.read()
+    (change,) = events_of(events, SchemaChange)
+    assert (change.table, change.what) == ("words", "drop")
+    word, kept = changes_in(events, harness)
+    assert (word.key, kept.key) == (("a",), (1,))
+    assert word.order < change.end.order < kept.order
+
+
+@pytest.mark.needs("truncate")
 def test_truncate_is_an_event(harness: EngineHarness, peer: Peer) -> None:
-    if not harness.truncates:
-        pytest.skip(f"{harness.name} has no truncate")
     harness.insert("items", item(1))
     harness.truncate("items")
     harness.insert("items", item(2))

@@ -55,7 +55,7 @@ def test_the_schema_is_read_under_canonical_names(harness: EngineHarness, catalo
         schema = catalog.read_schema(table.mapping)
         assert schema is not None
         assert (schema.name, schema.key) == (table.name, table.mapping.key)
-        if not harness.has_declared_columns:
+        if "columns" not in harness.abilities:
             assert {c.name for c in schema.columns} == set(table.mapping.key)
             continue
         found = {c.name: (c.type.kind, c.nullable) for c in schema.columns if c.name != "extra"}
@@ -71,9 +71,8 @@ def test_preflight_accepts_what_can_take_part(harness: EngineHarness, catalog: C
     assert errors == []
 
 
+@pytest.mark.needs("columns")
 def test_preflight_names_a_missing_table(harness: EngineHarness, catalog: Catalog) -> None:
-    if not harness.has_declared_columns:
-        pytest.skip(f"{harness.name} makes a collection with its first document")
     table = harness.tables["items"]
     lost = Table(replace(table.mapping, name="lost", names={NODE: "no_such_table"}), table.schema)
     errors = [f for f in catalog.preflight([lost]) if f.level == "error"]
@@ -110,9 +109,8 @@ def assert_same(table: Table, sent: pa.RecordBatch, found: pa.RecordBatch, engin
         assert comparable(found.column(c.name), c.type).equals(want), c.name
 
 
+@pytest.mark.needs("columns")
 def test_a_created_table_keeps_null_out(harness: EngineHarness, catalog: Catalog) -> None:
-    if not harness.has_declared_columns:
-        pytest.skip(f"{harness.name} declares no columns")
     made = harness.tables["items"]
     mapping = TableMapping("copy", ("id",), {NODE: "copy"}, {"note": {NODE: "remark"}})
     table = Table(mapping, replace(made.schema, name="copy"))

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from replication.engines.memory.faults import Faults
@@ -77,6 +78,17 @@ class MemoryDatabase:
             old = store.schema
             store.add_column(TableSchema(old.name, (*old.columns, column), old.key))
             self._log_ddl(Ddl(table, "alter", f"column {column.name} was added to {table}"))
+
+    def rename_column(self, table: str, old: str, new: str) -> None:
+        """Rename a column that is not part of the key; the log says so."""
+        with self.lock:
+            store = self.tables[table]
+            if old in store.schema.key:
+                message = f"{old} is part of the key of {table}"
+                raise ValueError(message)
+            columns = tuple(replace(c, name=new) if c.name == old else c for c in store.schema.columns)
+            store.rename_columns(TableSchema(table, columns, store.schema.key))
+            self._log_ddl(Ddl(table, "alter", f"column {old} of {table} is now {new}"))
 
     @contextmanager
     def transaction(self, at: int | None = None) -> Iterator[Transaction]:

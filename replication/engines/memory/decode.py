@@ -115,9 +115,12 @@ class Decoder:
             pa.array(block.index, pa.uint32()),
             pa.array(np.full(n, entry.time, np.int64)),
             block.keys,
-            pa.nulls(n, pa.binary()),
+            _have_bits(block, binding.columns),
             _changed_bits(block, binding.columns),
-            *(block.rows.column(name) for name in binding.columns),
+            *(
+                block.rows.column(name) if name in block.rows.schema.names else pa.nulls(n, c.type.arrow)
+                for name, c in zip(binding.columns, binding.table.schema.columns, strict=True)
+            ),
         ]
         return TableChanges(binding.table.name, pa.RecordBatch.from_arrays(columns, schema=schema))
 
@@ -131,11 +134,24 @@ class Decoder:
         self._parts, self._rows = {}, 0
 
 
+def _have_bits(block: Block, columns: Sequence[str]) -> pa.Array:
+    """Null, for all, unless a column is no longer called what the mapping says."""
+    present = [name in block.rows.schema.names for name in columns]
+    if all(present):
+        return pa.nulls(len(block.op), pa.binary())
+    bits = np.packbits(np.array(present), bitorder="little").tobytes()
+    return pa.array([bits] * len(block.op), pa.binary())
+
+
 def _changed_bits(block: Block, columns: Sequence[str]) -> pa.Array:
     """Which mapped columns each update changed; null for anything else."""
     if block.changed is None:
         return pa.nulls(len(block.op), pa.binary())
-    places = [block.rows.schema.get_field_index(name) for name in columns]
-    bits = np.packbits(block.changed[:, places], axis=1, bitorder="little")
+    names = block.rows.schema.names
+    changed = np.zeros((len(block.op), len(columns)), np.bool_)
+    for i, name in enumerate(columns):
+        if name in names:
+            changed[:, i] = block.changed[:, names.index(name)]
+    bits = np.packbits(changed, axis=1, bitorder="little")
     update = block.op == Op.UPDATE
     return pa.array([bytes(b) if u else None for b, u in zip(bits, update, strict=True)], pa.binary())

@@ -85,13 +85,20 @@ class TableStore:
 
     def add_column(self, schema: TableSchema) -> None:
         """Take a schema with further columns, null in the rows that exist."""
-        keys = list(self.rows)
-        held = self.gather([self.rows[k] for k in keys])
-        self.schema, self.arrow = schema, schema.arrow
+        held = self.gather(list(self.rows.values()))
         columns = [
-            held.column(f.name) if f.name in held.schema.names else pa.nulls(len(keys), f.type)
-            for f in self.arrow
+            held.column(f.name) if f.name in held.schema.names else pa.nulls(held.num_rows, f.type)
+            for f in schema.arrow
         ]
+        self._rebuild(schema, columns)
+
+    def rename_columns(self, schema: TableSchema) -> None:
+        """Take a schema with other names for the same columns."""
+        self._rebuild(schema, self.gather(list(self.rows.values())).columns)
+
+    def _rebuild(self, schema: TableSchema, columns: Sequence[pa.Array]) -> None:
+        keys = list(self.rows)
+        self.schema, self.arrow = schema, schema.arrow
         batch = pa.RecordBatch.from_arrays(columns, schema=self.arrow)
         self.rows = dict(zip(keys, zip(repeat(batch), range(len(keys))), strict=False))
 
