@@ -73,7 +73,7 @@ def connect(address: str | None, group: str) -> None:
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     if not address:
         options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    ray.init(address=address, namespace=namespace(group), **options)
+    ray.init(address=address or "local", namespace=namespace(group), **options)
 
 
 def disconnect() -> None:
@@ -177,8 +177,11 @@ class Group:
 
 
 def _actor(kind: type, name: str, *args: Any, restarts: bool = False, threads: int = 1) -> RayHandle:
-    """Make an actor. It asks for no CPU of its own: a group has more parts than a laptop has cores."""
-    made: Any = ray.remote(kind).options(
+    """Make an actor. It asks for no CPU of its own: a group has more parts than a laptop has cores.
+
+    The class takes the part's name, which process lists, log prefixes and the dashboard show.
+    """
+    made: Any = ray.remote(type(name, (kind,), {})).options(
         name=name,
         num_cpus=0,
         max_concurrency=threads,
