@@ -34,7 +34,8 @@ class ShardConfig:
     Attributes:
         nodes: node name to priority.
         policies: canonical table name to its policies.
-        pipeline: batches on their way to one node at a time.
+        pipeline: batches on their way to one node at a time. One is applied while the next one waits; more
+            would only queue up as small batches, each with the cost of a transaction.
     """
 
     group: str
@@ -42,7 +43,7 @@ class ShardConfig:
     shards: int
     nodes: Mapping[str, int]
     policies: Mapping[str, Policies]
-    pipeline: int = 4
+    pipeline: int = 2
 
 
 @dataclass(frozen=True, slots=True)
