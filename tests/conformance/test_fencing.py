@@ -96,6 +96,14 @@ def test_a_committed_batch_of_an_older_incarnation_is_fenced_not_already(peer: P
     assert peer.applier.apply(batch).outcome is Outcome.FENCED
 
 
+def test_a_batch_before_the_last_is_fenced_not_already(peer: Peer) -> None:
+    first = peer.batch()
+    assert peer.applier.apply(first).outcome is Outcome.COMMITTED
+    peer.seq += 1
+    assert peer.apply().outcome is Outcome.COMMITTED
+    assert peer.applier.apply(first).outcome is Outcome.FENCED
+
+
 def test_a_shard_without_a_marker_is_fenced(harness: EngineHarness, peer: Peer) -> None:
     batch = peer.batch(Write("items", (1,), item(1)), shard=5, shards=6)
     assert peer.applier.apply(batch).outcome is Outcome.FENCED

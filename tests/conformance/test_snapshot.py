@@ -135,9 +135,9 @@ def test_watermarks_keep_their_place_among_the_changes(harness: EngineHarness, p
 
 
 def test_a_snapshot_sees_what_was_committed_before_it_began(harness: EngineHarness, peer: Peer) -> None:
-    for ident in range(3):
+    for at, ident in enumerate((1, 2, 0)):
         harness.insert("items", item(ident))
-        assert keys_in(peer, "items", chunks(peer, "items", 2)) == [(i,) for i in range(ident + 1)]
+        assert keys_in(peer, "items", chunks(peer, "items", 2)) == sorted([(1,), (2,), (0,)][: at + 1])
     harness.delete("items", (1,))
     harness.insert("items", item(1, qty=77))
     (chunk,) = chunks(peer, "items", 100)

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.batch import Applied, ApplyBatch, Outcome, TableRows, apply_schema
-from replication.change import Changes, Op
+from replication.change import Changes, Op, Progress
 from replication.engines.memory import MemoryDatabase, MemoryEngine, drop_database, open_database
 from replication.engines.memory.applier import MemoryApplier
 from replication.errors import NodeUnavailable, SchemaChanged
 from replication.key import encode_key
 from replication.marker import Marker
-from replication.position import START
+from replication.position import START, Position
 from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
 from replication.types import CanonicalType, Kind
 
@@ -220,3 +220,12 @@ def test_another_groups_applies_are_changes_to_us(db: MemoryDatabase) -> None:
         (event,) = source.poll(10, 0)
     assert isinstance(event, Changes)
     assert event.tables[0].rows.column("id").to_pylist() == [1]
+
+
+def test_what_is_left_of_an_echo_is_no_change(db: MemoryDatabase, applier: MemoryApplier) -> None:
+    applier.apply(batch_of([{"id": i, "a": "x", "b": 1} for i in range(3)]))
+    number = db.log.end >> 32
+    for index in range(4):
+        start = Position(0, f"{number}.{index}")
+        with closing(ENGINE.source([TABLE], start)) as source:
+            assert [type(e) for e in source.poll(10, 0)] == [Progress]
