@@ -130,9 +130,9 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            number = 0
+            number = 0 if self.end.node == "pg" else 1  # no value is written at both ends
             while not self.stopping.wait(self._pause):
-                number += 1
+                number += 2
                 shared = self._random.random() < 0.25
                 key = self._random.choice(SHARED if shared else OWN[self.end.node])
                 self._write(key, number, delete=self._random.random() < 0.2)
@@ -248,7 +248,7 @@ class Bed:
         """Wait for `done`; between looks, block on the writers' end."""
         deadline = time.monotonic() + seconds
         woken = self.writers[0].stopping if self.writers else threading.Event()
-        while not done():
+        while not _tried(done):
             assert time.monotonic() < deadline, f"{what}: not in time\n{self.up.log.read_text()[-4000:]}"
             for writer in self.writers:
                 assert writer.error is None, writer.error
@@ -256,12 +256,17 @@ class Bed:
                 woken = threading.Event()
             woken.wait(0.05)
 
+    def passes(self, seconds: float) -> None:
+        """Let the writers write for so long, whatever becomes of it."""
+        until = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() > until, "time")
+
     def moves(self) -> None:
         """Wait until a new row at each end has come to the other."""
         self._probes += 1
         keys = {n: first + self._probes for n, first in PROBES.items()}
-        self.pg.put(keys["pg"], "probe", self._probes)
-        self.mongo.put(keys["mongo"], "probe", self._probes)
+        for end in (self.pg, self.mongo):
+            self.wait(lambda end=end: end.put(keys[end.node], "probe", self._probes), "write")
         self.wait(
             lambda: keys["pg"] in self.mongo.rows() and keys["mongo"] in self.pg.rows(),
             f"probe {self._probes}",
@@ -297,7 +302,8 @@ class Bed:
         assert not [o for o, count in orders.items() if count > 1], "written down twice"
         mine = [r for r in found if r["id"] in SHARED or r["id"] in OWN[node]]
         puts = Counter(r["qty"] for r in mine if r["_op"] != Op.DELETE)
-        assert not writer.puts.keys() - puts.keys(), "not to be found"
+        missing = {n: writer.puts[n] for n in writer.puts.keys() - puts.keys()}
+        assert not missing, f"{node}: not to be found, value to key: {missing}; tried again: {writer.again}"
         assert not [n for n, count in puts.items() if count > 1 and n not in writer.again], "captured twice"
         deletes = Counter(r["id"] for r in found if r["_op"] == Op.DELETE)
         sure = deletes.keys() | writer.deletes.keys()
@@ -312,6 +318,14 @@ class Bed:
                 stack.callback(self.up.stop)
             for writer in self.writers:
                 stack.callback(writer.stop)
+
+
+def _tried(done: Callable[[], object]) -> object:
+    """What `done` says; not yet where a database is away."""
+    try:
+        return done()
+    except (*Postgres.lost, *Mongo.lost):
+        return None
 
 
 def seed() -> int:

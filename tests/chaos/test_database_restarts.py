@@ -1,0 +1,63 @@
+"""Case 22, database_restarts: databases stopped and started under load, connections cut and stalled.
+
+Writers reach the databases directly; the group goes through proxies. STALL says for how many seconds a
+connection stands still (3 by default).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.chaos.bed import Bed, seed
+from tests.chaos.conftest import Servers
+from tests.fixtures.proxy import FaultProxy
+
+STALL = float(os.environ.get("STALL", "3"))
+
+
+@pytest.fixture
+def proxies(servers: Servers) -> Iterator[dict[str, FaultProxy]]:
+    with ExitStack() as stack:
+        yield {
+            node: stack.enter_context(FaultProxy("127.0.0.1", server.port))
+            for node, server in (("pg", servers.postgres), ("mongo", servers.mongodb))
+        }
+
+
+@pytest.fixture
+def bed(servers: Servers, proxies: dict[str, FaultProxy]) -> Iterator[Bed]:
+    dsns = {
+        "pg": f"postgresql://postgres@127.0.0.1:{proxies['pg'].port}/chaos",
+        "mongo": f"mongodb://127.0.0.1:{proxies['mongo'].port}/chaos?directConnection=true",
+    }
+    bed = Bed(servers.folder, dsns, servers.dsns(), seed())
+    try:
+        bed.start()
+        bed.moves()
+        yield bed
+    finally:
+        bed.close()
+
+
+def test_database_restarts(bed: Bed, servers: Servers, proxies: dict[str, FaultProxy]) -> None:
+    for server in (servers.postgres, servers.mongodb):
+        server.restart()
+        bed.moves()
+    for proxy in proxies.values():
+        proxy.cut()
+        bed.moves()
+        proxy.refuse()
+        proxy.cut()
+        bed.passes(STALL)
+        proxy.accept()
+        bed.moves()
+        proxy.pause()
+        bed.passes(STALL)
+        proxy.resume()
+        bed.moves()
+    assert bed.up.starts == 1
+    bed.finish()
