@@ -51,6 +51,9 @@ class ConflictRecords:
     conflicts: Sequence[ConflictRecord]
 
 
+PAUSE_SECONDS = 0.02
+"""Between two writes: each flushes several files, and nothing but the release of positions waits for it."""
+
 Record = ChangeRecords | DecisionRecords | ConflictRecords
 
 
@@ -96,6 +99,7 @@ class AuditQueue:
         self._schemas = schemas
         self._nodes = nodes
         self._queue: queue.SimpleQueue[tuple[Record, Future[None]] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
@@ -113,6 +117,7 @@ class AuditQueue:
 
     def close(self) -> None:
         """Write what waits and end."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
@@ -130,6 +135,7 @@ class AuditQueue:
                     break
                 batch.append(more)
             self._write(batch)
+            self._closing.wait(PAUSE_SECONDS)
 
     def _write(self, batch: Sequence[tuple[Record, Future[None]]]) -> None:
         try:
