@@ -31,7 +31,7 @@ from replication.engine import Engine, Snapshot
 from replication.engines import load_engine
 from replication.errors import ConfigError
 from replication.key import decode_key
-from replication.paging import ChunkSize, read_chunks
+from replication.paging import ChunkSize, read_all
 from replication.schema import Table
 from replication.verify import Difference, DifferenceKind, Verifier
 
@@ -71,7 +71,7 @@ class NodeReader:
         """All rows in key order; the first chunk is being read when this returns."""
         self.rows = 0
         size = ChunkSize(max_rows=_CHUNK_ROWS, max_bytes=_CHUNK_BYTES)
-        chunks = read_chunks(self._snapshot.result(), table, size)
+        chunks = read_all(self._snapshot.result(), table, size)
         return self._read_ahead(chunks, self._thread.submit(next, chunks, None))
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:

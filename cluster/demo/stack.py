@@ -17,6 +17,8 @@ from cluster.servers.process import ServerFailed, ServerProcess
 DATABASE = "flights"
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
+CACHE = ("--cache-size", "3G")
+"""With its default, 1G, this server stands still for minutes when much is written at once."""
 _CONFIG = """\
 group: demo
 nodes:
@@ -25,6 +27,7 @@ nodes:
 tables:
 {tables}
 create_tables: true
+limits: {{batch_rows: 2000}}
 audit: {{path: audit}}
 """
 
@@ -89,7 +92,10 @@ def start_servers() -> Iterator[Stack]:
     folder = Path(tempfile.mkdtemp(prefix="sync-worker-demo-"))
     try:
         folder.chmod(0o755)  # as root, PostgreSQL runs as another user
-        with PostgresServer(folder / "postgres") as postgres, MongoServer(folder / "mongodb") as mongodb:
+        with (
+            PostgresServer(folder / "postgres") as postgres,
+            MongoServer(folder / "mongodb", options=CACHE) as mongodb,
+        ):
             stack = Stack(folder, postgres, mongodb)
             try:
                 yield stack

@@ -21,6 +21,7 @@ from replication.engine import Finding
 from replication.engines.mongodb import MongoEngine
 from replication.errors import RowRefused, Terminal
 from replication.key import encode_key
+from replication.paging import ChunkSize, read_all
 from replication.schema import NodeConfig, Table, TableMapping
 from replication.types import Kind
 from tests.fixtures.mongodb import with_database
@@ -93,6 +94,28 @@ def test_chunks_are_in_the_order_of_canonical_keys(
         assert sorted(row["n"] for row in rows) == list(range(len(ids)))
         found = _plain(node.snapshot.read_keys(of, [keys[-1], keys[0], keys[0]]))
         assert found == [rows[0], rows[-1]]
+
+
+@pytest.mark.parametrize("first", [1, 2, 100])
+@pytest.mark.parametrize("kind", [Kind.INT64, Kind.TIMESTAMPTZ, Kind.BYTES])
+def test_reading_all_gives_what_chunks_give(node: Node, kind: Kind, first: int) -> None:
+    ids = {
+        Kind.INT64: [5, -7, 0, 2**40, 6],
+        Kind.TIMESTAMPTZ: ["infinity", DAY, DAY.replace(year=1)],
+        Kind.BYTES: [Binary(b) for b in (b"\xff", b"", b"ab")],
+    }[kind]
+    of = table("streamed", {"a": kind}, ("a",))
+    node.db["streamed"].insert_many([{"_id": id} for id in ids])
+    found = [row for b in read_all(node.snapshot, of, ChunkSize(first)) for row in _plain(b)]
+    assert len(found) == len(ids)
+    assert found == list(chunks(node, of, 2))
+
+
+def test_reading_all_refuses_foreign_keys(node: Node) -> None:
+    of = table("streamed", {"a": Kind.INT64}, ("a",))
+    node.db["streamed"].insert_many([{"_id": 1}, {"_id": {"a": 1}}])
+    with pytest.raises(RowRefused):
+        list(read_all(node.snapshot, of, ChunkSize()))
 
 
 def test_rows_are_read_as_they_are_captured(node: Node) -> None:

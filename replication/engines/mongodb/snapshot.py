@@ -8,6 +8,7 @@ data, which MongoDB orders by length first, and dates outside the years 1 to 999
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from replication.engines.mongodb.preflight import stray_id
 from replication.engines.mongodb.types import DATES, YEAR_1, Unconvertible
 from replication.errors import RowRefused
 from replication.key import encode_key
+from replication.paging import MAX_ROWS, ChunkSize, read_chunks
 from replication.schema import NodeConfig, Table
 from replication.types import Kind
 
@@ -47,16 +49,41 @@ class MongoSnapshot:
         """
         layout = Layout(table, self._node)
         with translated(self._node.name):
-            if layout.kinds[0] in DATES and len(layout.kinds) == 1:
+            if _has_text_dates(layout):
                 documents = self._dates(layout, after, limit)
             elif Kind.BYTES in layout.kinds:
                 documents = self._sorted(layout, after, limit)
             else:
                 documents = list(self._find(layout, _greater(layout, after), limit))
-            stray = stray_id(self._db, layout) if len(documents) < limit else None
-        if stray is not None:
-            self._refuse(layout, f"_id {stray!r:.60} is no key of this table")
+        if len(documents) < limit:
+            self._refuse_strays(layout)
         return self._batch(layout, documents)
+
+    def read_all(self, table: Table, size: ChunkSize) -> Iterator[pa.RecordBatch]:
+        """See `paging.Streaming`: one cursor, so a server that sorts a range by reading all reads it once.
+
+        Without the read concern "snapshot", whose history a long read would outlive.
+
+        Raises:
+            RowRefused: a document cannot be read as a row of this table.
+        """
+        layout = Layout(table, self._node)
+        if _has_text_dates(layout) or Kind.BYTES in layout.kinds:
+            yield from read_chunks(self, table, size)
+            return
+        collection = self._db[layout.collection].with_options(read_concern=ReadConcern("majority"))
+        with translated(self._node.name):
+            cursor = collection.find({}, layout.projection, sort=[("_id", 1)], batch_size=MAX_ROWS)
+        with cursor:
+            while True:
+                with translated(self._node.name):
+                    documents = list(islice(cursor, size.rows))
+                if not documents:
+                    break
+                chunk = self._batch(layout, documents)
+                size.learn(chunk)
+                yield chunk
+        self._refuse_strays(layout)
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
         """See `engine.Snapshot`; in key order."""
@@ -136,6 +163,12 @@ class MongoSnapshot:
         schema = pa.schema([("_key", pa.binary()), *layout.arrow])
         return pa.RecordBatch.from_arrays([keys, *columns], schema=schema)
 
+    def _refuse_strays(self, layout: Layout) -> None:
+        with translated(self._node.name):
+            stray = stray_id(self._db, layout)
+        if stray is not None:
+            self._refuse(layout, f"_id {stray!r:.60} is no key of this table")
+
     def _refuse(self, layout: Layout, why: str) -> None:
         message = f"a document of {layout.collection} cannot be read as a row of {layout.name}: {why}"
         raise RowRefused(message, node=self._node.name, hint="correct or remove the document")
@@ -148,6 +181,10 @@ def find_ids(
     for at in range(0, len(ids), IDS_PER_FIND):
         query = {"_id": {"$in": list(ids[at : at + IDS_PER_FIND])}}
         yield from collection.find(query, projection, batch_size=IDS_PER_FIND + 1, **options)
+
+
+def _has_text_dates(layout: Layout) -> bool:
+    return len(layout.kinds) == 1 and layout.kinds[0] in DATES
 
 
 def _greater(layout: Layout, after: bytes | None) -> Document:
