@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,25 +66,26 @@ class Buffer:
         return self._u64[at].astype(np.uint64).view(np.int64)
 
     def binary(self, values: Values) -> pa.Array:
-        """Copy values out of the buffer into one Arrow binary array.
+        """Copy values out of the buffer into one Arrow binary array, column after column.
 
         Makes an array of views first (Arrow's "variable-size binary view layout"), which points into the
         buffer without a loop over values; Arrow's own cast then copies the bytes.
         """
-        n = len(values.start)
-        lengths = np.where(values.valid, values.length, 0)
+        start, valid = values.start.ravel(), values.valid.ravel()
+        n = len(start)
+        lengths = np.where(valid, values.length.ravel(), 0)
         views = np.zeros((n, 4), np.uint32)
         wide = views.view(np.uint64)
         views[:, 0] = lengths
         short = lengths <= _INLINE
-        first = self._raw64[values.start] & _low_bytes(lengths)
+        first = self._raw64[start] & _low_bytes(lengths)
         views[:, 1] = first.astype(np.uint32)
         views[:, 2] = first >> np.uint64(32)
-        views[:, 3] = self._raw32[values.start + 8] & _low_bytes(lengths - 8).astype(np.uint32)
+        views[:, 3] = self._raw32[start + 8] & _low_bytes(lengths - 8).astype(np.uint32)
         if not short.all():
             # Buffer number 0, and the place in it.
-            wide[~short, 1] = values.start[~short].astype(np.uint64) << np.uint64(32)
-        validity = None if values.valid.all() else pa.py_buffer(np.packbits(values.valid, bitorder="little"))
+            wide[~short, 1] = start[~short].astype(np.uint64) << np.uint64(32)
+        validity = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
         view = pa.Array.from_buffers(
             pa.binary_view(), n, [validity, pa.py_buffer(views), pa.py_buffer(self.data)]
         )
@@ -95,12 +97,12 @@ _MASKS = np.array([(1 << (8 * k)) - 1 for k in range(9)], np.uint64)
 
 def _low_bytes(count: Ints) -> npt.NDArray[np.uint64]:
     """A mask that keeps the first `count` bytes, as many as there are of them."""
-    return _MASKS[np.clip(count, 0, 8)]
+    return _MASKS[np.minimum(np.maximum(count, 0), 8)]  # np.clip costs small arrays three times as much
 
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """One column of many tuples: where each value is, and whether it is one.
+    """The values of many tuples, each field a matrix of [column, tuple]: one step handles all of them.
 
     Attributes:
         start: position of the value's first byte.
@@ -114,6 +116,10 @@ class Values:
     valid: Bools
     unchanged: Bools
 
+    def __getitem__(self, index: Any) -> Values:
+        """Some of the values, chosen as numpy chooses elements of a matrix."""
+        return Values(self.start[index], self.length[index], self.valid[index], self.unchanged[index])
+
     def where(self, chosen: Bools, other: Values) -> Values:
         """Ours where `chosen`, else the other's."""
         return Values(
@@ -123,18 +129,26 @@ class Values:
             np.where(chosen, self.unchanged, other.unchanged),
         )
 
-    def take(self, rows: Ints) -> Values:
-        """Some of the rows."""
-        return Values(self.start[rows], self.length[rows], self.valid[rows], self.unchanged[rows])
+    def spread(self, rows: Ints, n: int) -> Values:
+        """Values that only the tuples `rows` have, as values of `n` tuples."""
+        spread = Values.nothing(len(self.start), n)
+        spread.start[:, rows], spread.length[:, rows] = self.start, self.length
+        spread.valid[:, rows], spread.unchanged[:, rows] = self.valid, self.unchanged
+        return spread
 
     @classmethod
-    def nothing(cls, rows: int) -> Values:
+    def nothing(cls, columns: int, n: int) -> Values:
         """Only nulls."""
-        zeros, no = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
-        return cls(zeros, zeros, no, no)
+        shape = columns, n
+        return cls(
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.bool_),
+            np.zeros(shape, np.bool_),
+        )
 
 
-def walk(buffer: Buffer, at: Ints, columns: int) -> tuple[list[Values], Ints]:
+def walk(buffer: Buffer, at: Ints, columns: int) -> tuple[Values, Ints]:
     """Walk tuples column by column, all of them in step.
 
     Args:
@@ -143,17 +157,18 @@ def walk(buffer: Buffer, at: Ints, columns: int) -> tuple[list[Values], Ints]:
         columns: how many columns each tuple has.
 
     Returns:
-        the columns, and the positions after the tuples.
+        the columns and after them one of nulls, which so has place -1; and the positions after the tuples.
     """
     at = at + 2
-    found: list[Values] = []
-    for _ in range(columns):
+    found = Values.nothing(columns + 1, len(at))
+    for i in range(columns):
         kind = buffer.bytes[at]
-        valid = kind == TEXT
+        valid = np.equal(kind, TEXT, out=found.valid[i])
+        np.equal(kind, UNCHANGED, out=found.unchanged[i])
         # Where no value follows this reads what comes next, and drops it.
-        length = np.where(valid, buffer.u32(at + 1), 0)
-        found.append(Values(at + 5, length, valid, kind == UNCHANGED))
-        at = at + 1 + np.where(valid, length + 4, 0)
+        length = np.multiply(buffer.u32(at + 1), valid, out=found.length[i])
+        found.start[i] = at + 5
+        at = at + length + np.where(valid, 5, 1)
     return found, at
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -143,44 +143,42 @@ def decode_rows(buffer: Buffer, layout: Layout, messages: Ints, orders: Orders) 
 
 
 class _Tuples:
-    """The old and new tuples of some messages, walked once."""
+    """The old and new tuples of some messages, walked once; only the canonical columns, in their order."""
 
     def __init__(self, buffer: Buffer, layout: Layout, at: Ints) -> None:
         self.buffer = buffer
         self.layout = layout
+        self.key = layout.key
         kind = buffer.bytes[at]
         self.deleted: Bools = kind == DELETE
         self.inserted: Bools = kind == INSERT
         mark = buffer.bytes[at + 5]
         self.full: Bools = mark == OLD_ROW
-        self.old_rows = np.flatnonzero(self.full | (mark == OLD_KEY))
-        n, width = len(at), len(layout.relation.names)
+        known: Bools = self.full | (mark == OLD_KEY)
+        self.old_rows = np.flatnonzero(known)
+        n, width, places = len(at), len(layout.relation.names), list(layout.places)
         new_at = at + 6
-        self.old: list[Values] = []
+        self.old = Values.nothing(len(places), n)
         if len(self.old_rows):
             walked, after = walk(buffer, new_at[self.old_rows], width)
-            self.old = [_spread(walked, p, self.old_rows, n) for p in layout.places]
+            self.old = walked[places].spread(self.old_rows, n)
             new_at[self.old_rows] = after + 1
         # A delete has no new tuple; its old one stands in, so that all rows walk in step.
         new_at[self.deleted] = at[self.deleted] + 6
-        walked, _ = walk(buffer, new_at, width)
-        self.new = [walked[p] if p >= 0 else Values.nothing(n) for p in layout.places]
+        self.new = walk(buffer, new_at, width)[0][places]
         if len(self.old_rows):
             # A whole old row has every value; an old key alone is also sent where the key is out of line.
-            known = np.zeros(n, np.bool_)
-            known[self.old_rows] = True
-            for i, old in enumerate(self.old):
-                sent = known if i in layout.key else self.full
-                self.new[i] = old.where(self.new[i].unchanged & sent, self.new[i])
+            sent = np.tile(self.full, (len(places), 1))
+            sent[self.key] = known
+            self.new = self.old.where(self.new.unchanged & sent, self.new)
 
     def moved(self) -> Bools:
         """Which updates change the key."""
         moved = np.zeros(len(self.deleted), np.bool_)
         rows = self.old_rows[~self.deleted[self.old_rows]]
-        for k in self.layout.key:
-            if len(rows):
-                old, new = self.old[k].take(rows), self.new[k].take(rows)
-                moved[rows] |= self._differ(old, new) & new.valid
+        if len(rows):
+            old, new = self.old[self.key][:, rows], self.new[self.key][:, rows]
+            moved[rows] = (self._differ(old, new) & new.valid).any(axis=0)
         return moved
 
     def columns(self, source: Ints, delete: Bools) -> tuple[list[pa.Array], pa.Array]:
@@ -190,41 +188,41 @@ class _Tuples:
             source: for each row to make, which tuple it comes from.
             delete: rows that hold the old key only.
         """
-        arrays, have = [], np.ones((len(source), len(self.new)), np.bool_)
-        key = set(self.layout.key)
-        for i, column in enumerate(self.layout.table.schema.columns):
-            values = self.new[i].take(source)
-            if delete.any():
-                old = self.old[i].take(source) if self.old and i in key else Values.nothing(len(source))
-                values = old.where(delete, values)
-            missing = values.unchanged if self.layout.places[i] >= 0 else np.ones(len(source), np.bool_)
-            have[:, i] = ~missing | delete
-            text = self.buffer.binary(values)
-            try:
-                arrays.append(from_text(text, column.type, self.layout.types[i]))
-            except pa.ArrowInvalid as error:
-                message = (
-                    f"a value of {self.layout.table.name}.{column.name} is no {column.type.kind}: {error}"
-                )
-                raise SchemaChanged(message, hint="its type has changed; change the mapping") from error
+        n, values = len(source), self.new[:, source]
+        if delete.any():
+            old = self.old[:, source]
+            old.valid[[i for i in range(len(old.valid)) if i not in self.key]] = False
+            values = old.where(delete, values)
+        missing = values.unchanged
+        missing[np.array(self.layout.places) < 0] = True
+        have = (~missing | delete).T
+        what = f"{self.layout.table.name} is no text"
+        arrays = []
+        try:
+            text = self.buffer.binary(values).cast(pa.utf8())
+            for i, column in enumerate(self.layout.table.schema.columns):
+                what = f"{self.layout.table.name}.{column.name} is no {column.type.kind}"
+                arrays.append(from_text(text.slice(i * n, n), column.type, self.layout.types[i]))
+        except pa.ArrowInvalid as error:
+            message = f"a value of {what}: {error}"
+            raise SchemaChanged(message, hint="its type has changed; change the mapping") from error
         return arrays, bits(have, np.asarray(~have.all(axis=1)))
 
     def changed(self, source: Ints, update: Bools) -> pa.Array:
         """`_changed`: known where the whole old row was sent."""
         known: Bools = np.logical_and(update, self.full[source])
-        differ = np.zeros((len(source), len(self.new)), np.bool_)
+        differ = np.zeros((len(source), len(self.layout.places)), np.bool_)
         rows = source[known]
         if len(rows):
-            for i, (old, new) in enumerate(zip(self.old, self.new, strict=True)):
-                differ[known, i] = self._differ(old.take(rows), new.take(rows))
+            differ[known] = self._differ(self.old[:, rows], self.new[:, rows]).T
         return bits(differ, known)
 
     def _differ(self, old: Values, new: Values) -> Bools:
         """Whether the texts differ; nulls are equal to nulls."""
         differ = (old.valid != new.valid) | (old.valid & (old.length != new.length))
-        open_ = np.flatnonzero(~differ & old.valid)
-        if len(open_):
-            equal = pc.equal(self.buffer.binary(old.take(open_)), self.buffer.binary(new.take(open_)))
+        open_ = ~differ & old.valid
+        if open_.any():
+            equal = pc.equal(self.buffer.binary(old[open_]), self.buffer.binary(new[open_]))
             differ[open_] = ~equal.to_numpy(zero_copy_only=False)
         return np.asarray(differ, np.bool_)
 
@@ -239,18 +237,6 @@ def bits(matrix: Bools, valid: Bools) -> pa.Array:
     np.cumsum(np.where(valid, width, 0), out=offsets[1:])
     buffers = [pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(offsets)]
     return pa.Array.from_buffers(pa.binary(), n, [*buffers, pa.py_buffer(packed.tobytes())])
-
-
-def _spread(walked: list[Values], place: int, rows: Ints, n: int) -> Values:
-    """A column that some rows have, as a column of all of them."""
-    if place < 0:
-        return Values.nothing(n)
-    some, spread = walked[place], Values.nothing(n)
-    spread = replace(spread, start=spread.start.copy(), length=spread.length.copy())
-    valid, unchanged = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-    spread.start[rows], spread.length[rows] = some.start, some.length
-    valid[rows], unchanged[rows] = some.valid, some.unchanged
-    return replace(spread, valid=valid, unchanged=unchanged)
 
 
 def _key_kinds(table: Table) -> list[Kind]:

@@ -29,6 +29,7 @@ _ORDINARY = {
 _ANY_DATE = re.compile(r"(\d+)-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:\+00)?)?( BC)?$")
 _INT64 = np.iinfo(np.int64)
 _INT32 = np.iinfo(np.int32)
+_TRUE = pa.scalar("t", pa.utf8())  # the first scalar makes pyarrow load pandas: at start-up, not in a poll
 _FIRST_DAY = -719_162
 """0001-01-01."""
 _LAST_DAY = 2_932_896
@@ -50,11 +51,11 @@ def from_text(column: pa.Array, type: CanonicalType, local: LocalType) -> pa.Arr
         pa.ArrowInvalid: a text is no value of the canonical type.
     """
     kind = type.kind
-    if kind is Kind.BOOLEAN:
-        return pc.equal(column.cast(pa.binary()), pa.scalar(b"t", pa.binary()))
     if kind is Kind.BYTES:
         return _unhex(column.cast(pa.binary()))
-    text = column.cast(pa.utf8())
+    text = column if column.type == pa.utf8() else column.cast(pa.utf8())
+    if kind is Kind.BOOLEAN:
+        return pc.equal(text, _TRUE)
     if kind in _ORDINARY:
         return _read_dates(text, type)
     if kind is Kind.TIME:
