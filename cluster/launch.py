@@ -12,7 +12,7 @@ be repeated, so when one is lost the whole group starts a new incarnation from t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -138,12 +138,9 @@ class Group:
         readers = [*self.copies.values(), *self.captures.values()]
         return [*readers, *self.resolvers, *self.appliers.values(), self.audit]
 
-    def wait_streaming(self, stopped: Callable[[float], bool]) -> bool:
-        """Wait until every log is connected. False when `stopped(seconds)` says so first."""
-        while not all(c.call("streaming").result() for c in self.captures.values()):
-            if stopped(0.05):
-                return False
-        return True
+    def streaming(self) -> bool:
+        """Whether every log is connected."""
+        return all(c.call("streaming").result() for c in self.captures.values())
 
     def check(self) -> BaseException | None:
         """The first error that ended a part, if any. An actor that is being made again is waited for."""

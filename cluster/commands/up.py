@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.commands.common import FAILED, OK, load_config
-from replication.errors import Fenced, SyncError
+from replication.errors import Fenced, SyncError, Transient
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CHECK_SECONDS = 1.0
 COPYING_SECONDS = 0.2
+START_SECONDS = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,27 +98,43 @@ def _run_group(plan: GroupPlan, stopping: threading.Event) -> None:
     Raises:
         Terminal: trying again will not help.
     """
-    from cluster.launch import Group
     from replication.errors import Terminal
 
     while not stopping.is_set():
-        group = Group(plan)
-        error = _watch(group, plan, stopping)
+        error = _run_incarnation(plan, stopping)
         if error is None:
-            group.stop()
             return
-        group.kill()
         if isinstance(error, Terminal) and not isinstance(error, Fenced):
             raise error
         log.error("group_restarts", extra={"group": plan.group, "error": str(error)})
         stopping.wait(1.0)
 
 
-def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseException | None:
-    """Keep a running incarnation alive; the error that ended it, or None when it was stopped."""
+def _run_incarnation(plan: GroupPlan, stopping: threading.Event) -> BaseException | None:
+    """Run one incarnation; the error that ended it, or None when it was stopped."""
+    from cluster.launch import Group
+
     try:
-        if group.wait_streaming(stopping.wait):
-            log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
+        group = Group(plan)
+    except Transient as away:  # a database; no part has been made
+        return away
+    error = _watch(group, plan, stopping)
+    if error is None:
+        group.stop()
+    else:
+        group.kill()
+    return error
+
+
+def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseException | None:
+    """Look after a running incarnation; the error that ended it, or None when it was stopped."""
+    try:
+        while not group.streaming():  # what it waits for may be lost before it ever streams
+            if (error := group.check()) is not None:
+                return error
+            if stopping.wait(START_SECONDS):
+                return None
+        log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
         beat, copying = 0.0, True
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
             if (error := group.check()) is not None:

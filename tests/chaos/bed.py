@@ -261,8 +261,9 @@ class Bed:
         until = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > until, "time")
 
-    def moves(self) -> None:
-        """Wait until a new row at each end has come to the other."""
+    def moves(self) -> float:
+        """Wait until a new row at each end has come to the other; how many seconds that took."""
+        began = time.monotonic()
         self._probes += 1
         keys = {n: first + self._probes for n, first in PROBES.items()}
         for end in (self.pg, self.mongo):
@@ -271,6 +272,7 @@ class Bed:
             lambda: keys["pg"] in self.mongo.rows() and keys["mongo"] in self.pg.rows(),
             f"probe {self._probes}",
         )
+        return time.monotonic() - began
 
     def finish(self) -> None:
         """Stop the writers, wait until both ends are equal, end the group, and check everything."""

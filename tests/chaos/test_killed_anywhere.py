@@ -21,8 +21,9 @@ def test_killed_anywhere(servers: Servers) -> None:
         bed.start()
         for _ in range(int(os.environ.get("KILLS", "8"))):
             kinds = kinds or order.sample([*PARTS, "up"], len(PARTS) + 1)
-            bed.moves()
+            waited = bed.moves()
             part = kinds.pop()
+            print(f"after {waited:.1f} s it moves; kill {part}")
             bed.wait(lambda part=part: bed.up.kill(part), f"a process of {part}")
             if part == "up":
                 bed.up.start()
