@@ -88,6 +88,7 @@ class Probe(threading.Thread):
         self._id = id
         self._ends = (here, there)
         self._token = 0
+        self._committed: float | None = None
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -104,17 +105,23 @@ class Probe(threading.Thread):
         self._stopping.set()
         self.join()
 
-    def lag(self, quantile: float, since: int = 0) -> float | None:
-        """A quantile of the lag in seconds, of the probes from number `since` on; None without any."""
-        seconds = self.seconds[since:]
-        return float(np.quantile(seconds, quantile)) if seconds else None
+    @property
+    def under_way(self) -> float:
+        """For how many seconds the present token has been on its way; 0 without one."""
+        committed = self._committed
+        return 0.0 if committed is None else time.monotonic() - committed
+
+    def lag(self, quantile: float) -> float | None:
+        """A quantile of the lag in seconds; None before a token has arrived."""
+        return float(np.quantile(self.seconds, quantile)) if self.seconds else None
 
     def _send(self, here: End, there: End) -> bool:
         self._token += 1
         here.write(self._id, self._token)
-        committed = time.monotonic()
+        self._committed = committed = time.monotonic()
         while there.read(self._id) != self._token:
             if self._stopping.wait(LOOK_SECONDS):
                 return False
         self.seconds.append(time.monotonic() - committed)
+        self._committed = None
         return True

@@ -18,7 +18,7 @@ DATABASE = "flights"
 READY_SECONDS = 120.0
 STOP_SECONDS = 30.0
 CACHE = ("--cache-size", "3G")
-"""With its default, 1G, this server stands still for minutes when much is written at once."""
+"""Enough for transactions of tens of thousands of rows; a full one makes this server stand still."""
 _CONFIG = """\
 group: demo
 nodes:
@@ -27,7 +27,7 @@ nodes:
 tables:
 {tables}
 create_tables: true
-limits: {{batch_rows: 2000}}
+limits: {{batch_rows: 5000, max_unacked_rows: 10000}}
 audit: {{path: audit}}
 """
 

@@ -110,9 +110,10 @@ def lag_text(probe: Probe) -> str:
 
 def _lag(probe: Probe) -> tuple[str, str]:
     median, high = probe.lag(0.5), probe.lag(0.99)
+    waiting = f" (waiting for {probe.under_way:.0f} s)" if probe.under_way > 1 else ""
     if median is None or high is None:
-        return "p50 –", "p99 –"
-    return f"p50 {median * 1000:,.0f} ms", f"p99 {high * 1000:,.0f} ms"
+        return "p50 –", f"p99 –{waiting}"
+    return f"p50 {median * 1000:,.0f} ms", f"p99 {high * 1000:,.0f} ms{waiting}"
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -18,8 +18,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from cluster.demo.data import FLIGHTS
 
-HOT_ROWS = 10
-HOT_SHARE = 0.15
+HOT_ROWS = 20
+HOT_SHARE = 0.05
 """So large a part of the changes goes to the first `HOT_ROWS` flights."""
 _COLUMNS = ("dep_delay", "arr_delay", "air_time")
 _PAUSE = 0.004
