@@ -27,7 +27,8 @@ test: $(STAMP)  ## the whole suite, real servers included
 bench: $(STAMP)  ## every figure of the budget in one run
 	@$(BIN)/python -m load.bench $(ARGS)
 
-soak: $(STAMP)  ## schedules without end; SCHEDULES=1000000
+soak: $(STAMP)  ## KILLS=50 of real processes, STALL=30 s, then schedules without end; SCHEDULES=1000000
+	@KILLS=$${KILLS:-50} STALL=$${STALL:-30} $(BIN)/python -m pytest tests/chaos
 	@$(BIN)/python -m load.soak $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy --strict, import-linter

@@ -4,9 +4,10 @@
          ▲               └──────▶ audit
     copy NODE
 
-An applier, the audit log and a capture restart alone: Ray makes them again and repeats the calls that were on
-their way, which the marker and the audit log's high-water marks make harmless. A resolver holds what cannot
-be repeated, so when one is lost the whole group starts a new incarnation from the markers.
+An applier, the audit log, a capture and a copy restart alone: Ray makes them again and repeats the calls that
+were on their way, which the marker and the audit log's high-water marks make harmless; a copy goes on after
+its last durable chunk. A resolver holds what cannot be repeated, so when one is lost the whole group starts a
+new incarnation from the markers.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Group:
             for n in names
         }
         self.copies = {
-            n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], threads=2)
+            n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], restarts=True, threads=2)
             for n in copied_from(plan.tables, names)
         }
 
