@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.change import Changes, Echo, LogEvent, Op, SchemaChange, Watermark
+from replication.engines.postgres.decode import FEW
 from replication.engines.postgres.transactions import Assembler, Mapped
 from replication.errors import SchemaChanged
 from replication.key import encode_key
@@ -258,6 +259,17 @@ def test_columns_read_what_a_byte_by_byte_reader_would(log: Any) -> None:
     assert all(r["_key"] == encode_key([r["id"]], [Kind.INT64]) for r in rows_of(events))
     ends = [e.end.order for e in events]
     assert ends == sorted(ends)
+
+
+@given(logs())
+def test_few_rows_are_read_as_among_many(log: Any) -> None:
+    messages, expected, _ = log
+    others = [update(ITEMS, (n, "a", None, "{}"), (n, "b", None, UNCHANGED)) for n in range(FEW)]
+    few = rows_of(read(messages))
+    many = rows_of(read([*messages, begin(1 << 20), *others, commit(1 << 20)]))
+    assert many[: len(few)] == few
+    assert [decoded(r) for r in few] == expected
+    assert len(many) == len(few) + FEW
 
 
 @given(logs(), st.data())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,9 @@ from replication.key import encode_keys
 from replication.schema import Table
 from replication.types import Kind
 
+AT_ONCE = 4096
+"""So many values become text in one step: of fewer the calls cost most, and more leave the cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -41,18 +44,19 @@ class Layout:
         places: for each canonical column its place in the tuple, or -1 if it is not there.
         types: for each canonical column how its text is read.
         trouble: why the table is no longer what it was, or empty.
+        key: indexes of the key columns among the canonical ones.
+        kinds: their kinds.
+        schema: of the changes that are made.
     """
 
     table: Table
     relation: Relation
     places: tuple[int, ...]
     types: tuple[LocalType, ...]
-    trouble: str = ""
-
-    @property
-    def key(self) -> list[int]:
-        """Indexes of the key columns among the canonical ones."""
-        return [self.table.schema.index(name) for name in self.table.schema.key]
+    trouble: str
+    key: tuple[int, ...]
+    kinds: tuple[Kind, ...]
+    schema: pa.Schema
 
 
 def lay_out(
@@ -80,7 +84,17 @@ def lay_out(
             place = -1
         places.append(place)
         kinds.append(type or LocalType(column.type.kind, column.type.item))
-    return Layout(table, relation, tuple(places), tuple(kinds), trouble)
+    schema = table.schema
+    return Layout(
+        table,
+        relation,
+        tuple(places),
+        tuple(kinds),
+        trouble,
+        tuple(schema.index(name) for name in schema.key),
+        tuple(schema.column(name).type.kind for name in schema.key),
+        change_schema(schema.arrow),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,7 @@ def decode_rows(buffer: Buffer, layout: Layout, messages: Ints, orders: Orders) 
     op[leaving] = Op.DELETE
     number = messages[source]
     columns, have = tuples.columns(source, op == Op.DELETE)
-    key = encode_keys([columns[k] for k in layout.key], _key_kinds(layout.table))
+    key = encode_keys([columns[k] for k in layout.key], layout.kinds)
     lo = orders.index[number] * 2 + np.where(leaving, 0, 1)
     system = [
         pa.array(op.astype(np.int8)),
@@ -138,8 +152,8 @@ def decode_rows(buffer: Buffer, layout: Layout, messages: Ints, orders: Orders) 
         have,
         tuples.changed(source, op == Op.UPDATE),
     ]
-    schema = change_schema(layout.table.schema.arrow)
-    return Decoded(layout.table.name, pa.RecordBatch.from_arrays(system + columns, schema=schema), number)
+    rows = pa.RecordBatch.from_arrays(system + columns, schema=layout.schema)
+    return Decoded(layout.table.name, rows, number)
 
 
 class _Tuples:
@@ -148,7 +162,7 @@ class _Tuples:
     def __init__(self, buffer: Buffer, layout: Layout, at: Ints) -> None:
         self.buffer = buffer
         self.layout = layout
-        self.key = layout.key
+        self.key = list(layout.key)
         kind = buffer.bytes[at]
         self.deleted: Bools = kind == DELETE
         self.inserted: Bools = kind == INSERT
@@ -188,25 +202,32 @@ class _Tuples:
             source: for each row to make, which tuple it comes from.
             delete: rows that hold the old key only.
         """
-        n, values = len(source), self.new[:, source]
+        values = self.new if len(source) == len(self.deleted) else self.new[:, source]
         if delete.any():
             old = self.old[:, source]
             old.valid[[i for i in range(len(old.valid)) if i not in self.key]] = False
             values = old.where(delete, values)
-        missing = values.unchanged
-        missing[np.array(self.layout.places) < 0] = True
+        missing = values.unchanged | (np.array(self.layout.places) < 0)[:, None]
         have = (~missing | delete).T
-        what = f"{self.layout.table.name} is no text"
-        arrays = []
+        arrays, texts = [], self._texts(values)
         try:
-            text = self.buffer.binary(values).cast(pa.utf8())
-            for i, column in enumerate(self.layout.table.schema.columns):
+            for column, local in zip(self.layout.table.schema.columns, self.layout.types, strict=True):
                 what = f"{self.layout.table.name}.{column.name} is no {column.type.kind}"
-                arrays.append(from_text(text.slice(i * n, n), column.type, self.layout.types[i]))
+                arrays.append(from_text(next(texts), column.type, local))
         except pa.ArrowInvalid as error:
             message = f"a value of {what}: {error}"
             raise SchemaChanged(message, hint="its type has changed; change the mapping") from error
         return arrays, bits(have, np.asarray(~have.all(axis=1)))
+
+    def _texts(self, values: Values) -> Iterator[pa.Array]:
+        """Text column by column, made for several at once while their rows are few."""
+        columns, n = values.start.shape
+        step = max(1, AT_ONCE // max(1, n))
+        for first in range(0, columns, step):
+            part = values[first : first + step]
+            text = self.buffer.binary(part).cast(pa.utf8())
+            for i in range(len(part.start)):
+                yield text.slice(i * n, n)
 
     def changed(self, source: Ints, update: Bools) -> pa.Array:
         """`_changed`: known where the whole old row was sent."""
@@ -237,7 +258,3 @@ def bits(matrix: Bools, valid: Bools) -> pa.Array:
     np.cumsum(np.where(valid, width, 0), out=offsets[1:])
     buffers = [pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(offsets)]
     return pa.Array.from_buffers(pa.binary(), n, [*buffers, pa.py_buffer(packed.tobytes())])
-
-
-def _key_kinds(table: Table) -> list[Kind]:
-    return [table.schema.column(name).type.kind for name in table.schema.key]

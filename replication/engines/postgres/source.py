@@ -115,7 +115,7 @@ class PostgresSource:
             with suppress(psycopg.Error):  # it is told again by whoever resumes
                 self._write_status(pg, ask=False)
         self._session.close()
-        self._pending = []
+        self._pending, self._pending_bytes = [], 0
 
     def _poll(self, max_rows: int, wait: float) -> list[LogEvent]:
         if self._pg is None:
@@ -124,8 +124,9 @@ class PostgresSource:
         self._assembler.decode_echoes = self.decode_echoes
         deadline = self._clock() + wait
         while True:
+            searched = len(self._pending)
             self._receive(self._pg, max_rows)
-            events = self._assembler.feed(self._whole(max_rows))
+            events = self._assembler.feed(self._whole(max_rows, searched))
             if progress := self._progress(events):
                 events.append(progress)
             self._keep_alive()
@@ -219,15 +220,20 @@ class PostgresSource:
             self._received = max(self._received, int.from_bytes(pending[-1][1:9], "big"))
         self._pending_bytes = size
 
-    def _whole(self, max_rows: int) -> list[Message]:
-        """Take the messages up to the last commit, or all of a transaction too large to wait for."""
+    def _whole(self, max_rows: int, searched: int) -> list[Message]:
+        """Take the messages up to the last commit, or all of a transaction too large to wait for.
+
+        No commit is among the first `searched` ones: a poll looks at what is new, not at all that waits.
+        """
         pending = self._pending
         assert self._assembler is not None
         cut = len(pending)
-        while cut and pending[cut - 1][HEADER] != COMMIT:
+        while cut > searched and pending[cut - 1][HEADER] != COMMIT:
             cut -= 1
-        large = len(pending) >= max_rows or self._pending_bytes >= MAX_BYTES
-        if not cut and (large or self._assembler.skipping):
+        if cut == searched:
+            large = len(pending) >= max_rows or self._pending_bytes >= MAX_BYTES
+            if not (large or self._assembler.skipping):
+                return []
             cut = len(pending)
         taken, self._pending = pending[:cut], pending[cut:]
         self._pending_bytes = sum(map(len, self._pending))

@@ -154,14 +154,13 @@ class Assembler:
         run = Run.number(buffer, start, stop, opened)
         echoes = self._echoes(buffer, run, opened)
         fresh = run.is_row & run.after(self._resume)
-        ours = np.isin(run.tx, list(echoes)) if echoes else np.zeros(stop - start, np.bool_)
-        wanted = fresh & ~ours
+        ours, skipped = np.zeros((2, len(run.ends)), np.bool_)
         cuts: list[tuple[int, int, LogEvent | None]] = []
         for tx, echo in echoes.items():
-            if echo.decode:
-                wanted |= fresh & (run.tx == tx)
+            ours[tx], skipped[tx] = True, not echo.decode
             cuts.append((*run.bounds(tx), None))
-        cuts += self._notices(buffer, run, fresh & ~ours)
+        cuts += self._notices(buffer, run, fresh & ~ours[run.tx])
+        wanted = fresh & ~skipped[run.tx]
         decoded = self._decode(buffer, run, wanted)
         events = self._cut(run, decoded, sorted(cuts, key=lambda c: c[0]), echoes)
         self._close(run, echoes, opened)
@@ -218,8 +217,10 @@ class Assembler:
         return found
 
     def _decode(self, buffer: Buffer, run: Run, wanted: Bools) -> list[Decoded]:
-        orders = Orders(*(shifted(a, run.start) for a in (run.orders.hi, run.orders.index, run.orders.ts)))
         rows = wanted & (run.kind != TRUNCATE)
+        if not rows.any():
+            return []
+        orders = Orders(*(shifted(a, run.start) for a in (run.orders.hi, run.orders.index, run.orders.ts)))
         oids = run.oid[rows]
         found = []
         for oid in np.unique(oids).tolist():
