@@ -11,15 +11,33 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    before_sleep_log,
+    retry_if_exception_type,
+    wait_random_exponential,
+)
+from tenacity.wait import wait_base
 
 from actors.complete import Completer
 from replication.batch import Applied, ApplyBatch
 from replication.engine import Applier, Engine
-from replication.errors import Transient
+from replication.errors import Contention, Transient
 from replication.schema import Table
 
 log = logging.getLogger(__name__)
+
+
+CONTENTION_SECONDS = 0.25
+"""Longest pause after a write conflict: the other transaction ends soon, and a waiting batch only grows."""
+
+
+def _pause(unavailable: wait_base, state: RetryCallState) -> float:
+    """Seconds before the next try."""
+    error = state.outcome.exception() if state.outcome else None
+    contention = wait_random_exponential(multiplier=0.01, max=CONTENTION_SECONDS)
+    return (contention if isinstance(error, Contention) else unavailable)(state)
 
 
 class Applying:
@@ -45,7 +63,7 @@ class Applying:
         self._applier: Applier | None = None
         self._retry = Retrying(
             retry=retry_if_exception_type(Transient),
-            wait=wait_random_exponential(multiplier=0.05, max=retry_max_seconds),
+            wait=partial(_pause, wait_random_exponential(multiplier=0.05, max=retry_max_seconds)),
             before_sleep=before_sleep_log(log, logging.WARNING),
             reraise=True,
         )

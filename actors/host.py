@@ -11,13 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import pyarrow as pa
 
 from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.backfill import Capture as CopySource
 from actors.capture import Capture, Sink
+from actors.limits import Limits
 from replication.backfill import ChunkIdent
 from replication.engine import Engine
 from replication.errors import NodeUnavailable, Transient
@@ -26,25 +26,6 @@ from replication.schema import Table
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.5
 Fail = Callable[[BaseException], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a running group.
-
-    Attributes:
-        poll_rows: about the most changes read from a log at a time.
-        max_backlog: rows on their way to one node above which the other logs are held back.
-        wait: seconds to wait on an idle log.
-        heartbeat: seconds between heartbeats of an idle group.
-        retry_max: longest pause between two tries of an apply, seconds.
-    """
-
-    poll_rows: int = 20_000
-    max_backlog: int = 100_000
-    wait: float = 0.2
-    heartbeat: float = 10.0
-    retry_max: float = 30.0
 
 
 class CaptureHost:

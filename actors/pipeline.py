@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue
-from actors.host import CaptureHost, CopyHost, Limits
+from actors.host import CaptureHost, CopyHost
+from actors.limits import Limits
 from actors.resolver import Resolver, make_shard
 from replication.audit.writer import AuditWriter
 from replication.backfill import copies
@@ -57,9 +58,7 @@ class Pipeline:
             self.appliers += targets.values()
             own = {n: m[number] for n, m in markers.items()}
             shard = make_shard(group, number, shards, engines, tables, own)
-            self.resolvers.append(
-                Resolver(shard, schemas, targets, self.audit, self.limits.max_backlog, self.fail)
-            )
+            self.resolvers.append(Resolver(shard, schemas, targets, self.audit, self.limits, self.fail))
         self.captures = {
             n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail) for n in names
         }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from actors.capture import Ack
+from actors.limits import Limits
 from replication.batch import Applied, ApplyBatch, Outcome
 from replication.change import Changes, Echo, LogEvent, TableChanges
 from replication.conflict.batching import echoed_rows, to_apply_batch
@@ -74,7 +75,7 @@ class Resolver:
         schemas: canonical table name to schema.
         targets: the applier of each node.
         auditor: where records go.
-        max_backlog: rows on their way to one node above which the other logs are held back.
+        limits: when the logs of the other nodes are held back.
         fail: called once with the error that ends this incarnation.
     """
 
@@ -84,14 +85,14 @@ class Resolver:
         schemas: Mapping[str, TableSchema],
         targets: Mapping[str, Target],
         auditor: Auditor,
-        max_backlog: int,
+        limits: Limits,
         fail: Callable[[BaseException], None],
     ) -> None:
         self.shard = shard
         self.schemas = schemas
         self.targets = targets
         self.auditor = auditor
-        self.max_backlog = max_backlog
+        self.limits = limits
         self.fail = fail
         self.names = sorted(shard.nodes)
         self._lock = threading.RLock()
@@ -106,8 +107,14 @@ class Resolver:
                 self._take(node, event)
             self._record_conflicts()
             self._pump()
-            paused = any(self.shard.backlog(n) > self.max_backlog for n in self.names if n != node)
+            paused = any(self._is_behind(n) for n in self.names if n != node)
             return Ack(self.shard.replaying, paused, self.shard.progress.released[node])
+
+    def _is_behind(self, node: str) -> bool:
+        """Whether a target has enough to do: its next batch is full, or too much is on its way."""
+        if self.shard.waiting(node) >= self.limits.batch_rows:
+            return True
+        return self.shard.backlog(node) > self.limits.max_backlog
 
     def heartbeat(self) -> None:
         """Store how far the logs have been read, though nothing is on its way."""

@@ -33,16 +33,14 @@ class Limits:
     """Sizes and times that bound memory and waiting; the unit is in each name.
 
     Attributes:
-        batch_rows: most rows in one apply transaction.
-        batch_bytes: about the most bytes in one apply transaction.
+        batch_rows: about the most rows in one apply transaction; half as many may come on top.
         max_unacked_rows: most rows on their way to one node; capture waits beyond it.
         heartbeat_seconds: how often a node hears from us at least, and its log's position is confirmed.
         retry_max_seconds: longest pause between two tries.
     """
 
     batch_rows: int = 20_000
-    batch_bytes: int = 16 * 1024 * 1024
-    max_unacked_rows: int = 200_000
+    max_unacked_rows: int = 60_000
     heartbeat_seconds: float = 10.0
     retry_max_seconds: float = 30.0
 
@@ -227,7 +225,6 @@ def _read_limits(value: Value) -> Limits:
 
     limits = Limits(
         batch_rows=whole("batch_rows", 1_000_000),
-        batch_bytes=whole("batch_bytes", 1 << 30),
         max_unacked_rows=whole("max_unacked_rows", 100_000_000),
         heartbeat_seconds=seconds("heartbeat_seconds", 10.0),
         retry_max_seconds=seconds("retry_max_seconds", 3600.0),

@@ -19,7 +19,8 @@ from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue, Record
 from actors.backfill import CopyStatus
 from actors.capture import Ack
-from actors.host import CaptureHost, CopyHost, Limits
+from actors.host import CaptureHost, CopyHost
+from actors.limits import Limits
 from actors.pipeline import copied_from
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
 from actors.resolver import Resolver, ShardStatus, make_shard
@@ -124,7 +125,7 @@ class ResolverProcess(_Part):
         self._queue = AuditQueue(RemoteLog(audit).write, schemas, sorted(engines))
         shard = make_shard(plan.group, number, plan.shards, engines, plan.tables, markers)
         targets = {n: RemoteTarget(h) for n, h in appliers.items()}
-        self._resolver = Resolver(shard, schemas, targets, self._queue, plan.limits.max_backlog, self._fail)
+        self._resolver = Resolver(shard, schemas, targets, self._queue, plan.limits, self._fail)
 
     def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
         """See `Resolver.feed`."""

@@ -63,10 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> GroupPlan:
-    from actors.host import Limits
+    from actors.limits import Limits
     from cluster.processes import GroupPlan
 
     limits = Limits(
+        poll_rows=max(1, config.limits.batch_rows // 2),
+        batch_rows=config.limits.batch_rows,
         max_backlog=config.limits.max_unacked_rows,
         heartbeat=config.limits.heartbeat_seconds,
         retry_max=config.limits.retry_max_seconds,

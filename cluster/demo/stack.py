@@ -27,7 +27,7 @@ nodes:
 tables:
 {tables}
 create_tables: true
-limits: {{batch_rows: 5000, max_unacked_rows: 10000}}
+limits: {{batch_rows: 5000, max_unacked_rows: 15000}}
 audit: {{path: audit}}
 """
 

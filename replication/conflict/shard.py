@@ -186,10 +186,13 @@ class Shard:
             [(s.table, s.key, s.version) for s in batch.states],
         )
 
+    def waiting(self, node: str) -> int:
+        """Rows that the next batch for `node` will have."""
+        return sum(r.live for r in self.run_queue[node]) + len(self.outbox[node])
+
     def backlog(self, node: str) -> int:
         """Rows that wait for `node` or that it has not committed yet."""
-        waiting = sum(r.live for r in self.run_queue[node]) + len(self.outbox[node])
-        return waiting + sum(b.rows for b in self.unacked[node].values())
+        return self.waiting(node) + sum(b.rows for b in self.unacked[node].values())
 
     @property
     def idle(self) -> bool:
