@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import pyarrow as pa
 
 from replication.batch import Applied, ApplyBatch, TableRows, apply_schema
-from replication.change import Changes, Echo, LogEvent, Op, TableChanges, Watermark
+from replication.change import Changes, Echo, LogEvent, Op, TableChanges, Unreadable, Watermark
 from replication.engine import Applier, Source
 from replication.errors import Transient
 from replication.key import encode_key
@@ -165,6 +165,7 @@ def changes_in(events: Iterable[LogEvent], harness: EngineHarness) -> list[Seen]
     """The changes of applications, in log order; checks the orders on the way."""
     seen: list[Seen] = []
     for event in events:
+        assert not isinstance(event, Unreadable), event
         if isinstance(event, Changes):
             rows = rows_of(event.tables, harness)
             assert rows, "an event without changes"
