@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from replication.change import Changes, Echo, LogEvent, Op, SchemaChange, Watermark
 from replication.engines.postgres.decode import FEW
+from replication.engines.postgres.rows import BLOCK
 from replication.engines.postgres.transactions import Assembler, Mapped
 from replication.errors import SchemaChanged
 from replication.key import encode_key
@@ -270,6 +271,18 @@ def test_few_rows_are_read_as_among_many(log: Any) -> None:
     assert many[: len(few)] == few
     assert [decoded(r) for r in few] == expected
     assert len(many) == len(few) + FEW
+
+
+def test_more_rows_than_one_step_decodes() -> None:
+    messages = [
+        update(ITEMS, (n, f"name {n}", None, "{}"), (n - n % 2, None, None, None)) for n in range(BLOCK + 3)
+    ]
+    found = [decoded(r) for r in rows_of(read([begin(10), *messages, commit(10)]))]
+    orders = [order_of(10, (n + 1) * 2 + row) for n in range(BLOCK + 3) for row in range(1 - n % 2, 2)]
+    assert [f.order for f in found] == orders
+    assert [f.values for f in found if f.op != Op.DELETE] == [
+        (n, "{}", f"name {n}") for n in range(BLOCK + 3)
+    ]
 
 
 @given(logs(), st.data())

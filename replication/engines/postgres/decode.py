@@ -143,6 +143,16 @@ class Values:
         spread.valid[:, rows], spread.unchanged[:, rows] = self.valid, self.unchanged
         return spread
 
+    def stretched(self, n: int) -> Values:
+        """The values of one tuple as those of `n` equal ones, to be read only; takes no memory."""
+        shape = len(self.start), n
+        return Values(
+            np.broadcast_to(self.start, shape),
+            np.broadcast_to(self.length, shape),
+            np.broadcast_to(self.valid, shape),
+            np.broadcast_to(self.unchanged, shape),
+        )
+
     @classmethod
     def nothing(cls, columns: int, n: int) -> Values:
         """Only nulls."""

@@ -30,6 +30,8 @@ from replication.key import encode_keys
 from replication.schema import Table
 from replication.types import Kind
 
+BLOCK = 8192
+"""So many messages are decoded in one step: the matrices of more are memory that each poll would get anew."""
 AT_ONCE = 4096
 """So many values become text in one step: of fewer the calls cost most, and more leave the cache."""
 
@@ -47,6 +49,7 @@ class Layout:
         key: indexes of the key columns among the canonical ones.
         kinds: their kinds.
         schema: of the changes that are made.
+        pick: takes the mapped columns out of walked tuples; in order it is a slice, which copies nothing.
     """
 
     table: Table
@@ -57,6 +60,7 @@ class Layout:
     key: tuple[int, ...]
     kinds: tuple[Kind, ...]
     schema: pa.Schema
+    pick: slice | list[int]
 
 
 def lay_out(
@@ -94,6 +98,7 @@ def lay_out(
         tuple(schema.index(name) for name in schema.key),
         tuple(schema.column(name).type.kind for name in schema.key),
         change_schema(schema.arrow),
+        slice(len(places)) if places == list(range(len(places))) else places,
     )
 
 
@@ -132,6 +137,13 @@ def decode_rows(buffer: Buffer, layout: Layout, messages: Ints, orders: Orders) 
         raise SchemaChanged(
             message, hint="restore the column, or change the mapping and copy the table again"
         )
+    if len(messages) > BLOCK:
+        parts = [
+            decode_rows(buffer, layout, messages[at : at + BLOCK], orders)
+            for at in range(0, len(messages), BLOCK)
+        ]
+        rows = pa.concat_batches([part.rows for part in parts])
+        return Decoded(layout.table.name, rows, np.concatenate([part.message for part in parts]))
     tuples = _Tuples(buffer, layout, buffer.payloads[messages])
     moved = tuples.moved()
     source = np.repeat(np.arange(len(messages)), 1 + moved)
@@ -170,19 +182,19 @@ class _Tuples:
         self.full: Bools = mark == OLD_ROW
         known: Bools = self.full | (mark == OLD_KEY)
         self.old_rows = np.flatnonzero(known)
-        n, width, places = len(at), len(layout.relation.names), list(layout.places)
+        n, width, count = len(at), len(layout.relation.names), len(layout.places)
         new_at = at + 6
-        self.old = Values.nothing(len(places), n)
+        self.old = Values.nothing(count, 1).stretched(n)
         if len(self.old_rows):
             walked, after = walk(buffer, new_at[self.old_rows], width)
-            self.old = walked[places].spread(self.old_rows, n)
+            self.old = walked[layout.pick].spread(self.old_rows, n)
             new_at[self.old_rows] = after + 1
         # A delete has no new tuple; its old one stands in, so that all rows walk in step.
         new_at[self.deleted] = at[self.deleted] + 6
-        self.new = walk(buffer, new_at, width)[0][places]
+        self.new = walk(buffer, new_at, width)[0][layout.pick]
         if len(self.old_rows):
             # A whole old row has every value; an old key alone is also sent where the key is out of line.
-            sent = np.tile(self.full, (len(places), 1))
+            sent = np.tile(self.full, (count, 1))
             sent[self.key] = known
             self.new = self.old.where(self.new.unchanged & sent, self.new)
 
