@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -90,3 +93,11 @@ def write_until_killed(path: Path, start: int) -> None:
 
 if __name__ == "__main__":
     write_until_killed(Path(sys.argv[1]), int(sys.argv[2]))
+
+
+def clock() -> Callable[[], int]:
+    return count(1_000_000).__next__
+
+
+def opened(path: Path, **options) -> closing[AuditWriter]:
+    return closing(AuditWriter(path, "g", clock(), **options))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,15 +21,7 @@ from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows, 
 from replication.change import Op
 from replication.errors import ConfigError, Terminal
 from replication.marker import Marker
-from tests.unit.audit_records import DATA, SMALL, changes, conflict, recorded
-
-
-def clock() -> Callable[[], int]:
-    return count(1_000_000).__next__
-
-
-def opened(path: Path, **options) -> closing[AuditWriter]:
-    return closing(AuditWriter(path, "g", clock(), **options))
+from tests.unit.audit_records import DATA, SMALL, changes, clock, conflict, opened, recorded
 
 
 def test_what_is_flushed_is_read_back(tmp_path: Path) -> None:
@@ -381,47 +371,3 @@ def test_every_type_survives_sealing(tmp_path: Path) -> None:
     assert sealed_rows.equals(open_rows)
     assert open_rows.drop(["_node", "_shard", "_recorded"]).equals(pa.Table.from_batches([rows]))
     assert json.dumps(reader.tail(tmp_path, 2)[0]["day"])
-
-
-def test_tail_merges_streams_and_filters(tmp_path: Path) -> None:
-    with opened(tmp_path, rolling=SMALL) as audit:
-        for order in range(1, 30):
-            audit.add_changes("pg", 0, "orders", changes([order]))
-            audit.add_conflicts([conflict(order, "items" if order % 2 else "orders")])
-            audit.flush()
-    everything = reader.tail(tmp_path, 1000)
-    assert [e["stream"] for e in everything] == ["changes/orders", "conflicts"] * 29
-    assert reader.tail(tmp_path, 3) == everything[-3:]
-    assert reader.tail(tmp_path, 0) == []
-    orders = reader.tail(tmp_path, 5, reader.Filter(table="orders", kind="conflict"))
-    assert [e["ident"] for e in orders] == ["c20", "c22", "c24", "c26", "c28"]
-    assert [e["id"] for e in reader.tail(tmp_path, 2, reader.Filter(kind="change"))] == [28, 29]
-    assert {e["stream"] for e in reader.tail(tmp_path, 9, reader.Filter(table="items"))} == {"conflicts"}
-
-
-def test_a_follower_sees_each_record_once_across_rolls(tmp_path: Path) -> None:
-    audit = AuditWriter(tmp_path, "g", clock(), rolling=SMALL)
-    audit.add_changes("pg", 0, "orders", changes([1, 2, 3]))
-    audit.flush()
-    follower = reader.Follower(tmp_path)
-    assert [e["id"] for e in follower.last(2)] == [2, 3]
-    assert follower.new() == []
-    seen = []
-    for order in range(4, 60):
-        audit.add_changes("pg", 0, "orders", changes([order]))
-        audit.flush()
-        if order % 5 == 0:
-            seen += [e["id"] for e in follower.new()]
-    audit.close()
-    seen += [e["id"] for e in follower.new()]
-    assert seen == list(range(4, 60))
-    assert len(store.segments(store.stream_folder(tmp_path, "changes/orders"))) > 3
-
-
-def test_a_follower_meets_an_empty_folder(tmp_path: Path) -> None:
-    follower = reader.Follower(tmp_path / "nothing")
-    assert follower.last(5) == []
-    with opened(tmp_path / "nothing") as audit:
-        audit.add_operator("started", {})
-        audit.flush()
-        assert [e["kind"] for e in follower.new()] == ["started"]
