@@ -148,10 +148,11 @@ def _last_complete(data: bytes, key: bytes) -> Segment | None:
     source = pa.BufferReader(data)
     view = memoryview(data)
     messages = _read_messages(source)
-    try:
-        segment = Segment(pa.ipc.read_schema(next(messages)))
-    except (StopIteration, pa.ArrowException, OSError):
+    first = next(messages, None)
+    schema = _read_header(first) if first is not None else None
+    if schema is None:
         return None
+    segment = Segment(schema)
     found: Segment | None = None
     start = source.tell()
     segment.digest.update(view[:start])
@@ -184,7 +185,8 @@ def committed_batches(data: bytes, schema: pa.Schema | None = None) -> tuple[lis
     size = 0
     for message in _read_messages(source):
         if schema is None:
-            schema = pa.ipc.read_schema(message)
+            if (schema := _read_header(message)) is None:
+                break
         elif Header.of(schema).commit_key in message.metadata.to_pybytes():
             try:
                 done += [pa.ipc.read_record_batch(m, schema) for m in open_flush]
@@ -195,6 +197,16 @@ def committed_batches(data: bytes, schema: pa.Schema | None = None) -> tuple[lis
         else:
             open_flush.append(message)
     return done, size
+
+
+def _read_header(message: pa.ipc.Message) -> pa.Schema | None:
+    """A segment's schema with its header, or None where a power failure left something else."""
+    try:
+        schema = pa.ipc.read_schema(message)
+        Header.of(schema)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError):
+        return None
+    return schema
 
 
 def _messages(
