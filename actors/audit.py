@@ -51,7 +51,7 @@ class ConflictRecords:
     conflicts: Sequence[ConflictRecord]
 
 
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Between two writes: each flushes several files, and nothing but the release of positions waits for it."""
 
 Record = ChangeRecords | DecisionRecords | ConflictRecords

@@ -25,6 +25,8 @@ from replication.schema import Table
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.5
+GATHER_SECONDS = 0.002
+"""Pause after a poll that brought something: what comes meanwhile shares the next one's cost."""
 Fail = Callable[[BaseException], None]
 
 
@@ -106,7 +108,8 @@ class CaptureHost:
         self._capture = capture
         try:
             while not self._stopping.is_set():
-                capture.step(self._limits.poll_rows, self._limits.wait)
+                if capture.step(self._limits.poll_rows, self._limits.wait):
+                    self._stopping.wait(GATHER_SECONDS)
                 if capture.paused:
                     self._stopping.wait(0.005)
         finally:

@@ -30,6 +30,8 @@ APPLY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("_lo", pa.uint32()),
     ("_hlc", pa.int64()),
 )
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
+_COMPRESS_ROWS = 256  # below, making a compressor costs more than it saves
 VERSION_COLUMNS = ("_op", "_key", "_origin", "_hi", "_lo", "_hlc")
 
 
@@ -117,25 +119,20 @@ def rows_from_buffer(buffer: pa.Buffer) -> pa.RecordBatch:
 
 
 def pack_versions(tables: Sequence[TableRows]) -> bytes:
-    """Pack key, origin, order and hybrid time of every row: one zstd-compressed Arrow IPC stream.
+    """Pack key, origin, order and hybrid time of every row, and the table as column `_table`.
 
-    Args:
-        tables: the batch's tables; the table's name is added as a dictionary column `_table`.
+    One Arrow IPC stream, compressed with zstd when that pays.
     """
     parts = []
     for t in tables:
         arrays = [t.rows.column(name) for name in VERSION_COLUMNS]
-        name = pa.DictionaryArray.from_arrays(
-            pa.array([0] * t.rows.num_rows, pa.int32()), pa.array([t.table])
-        )
-        parts.append(
-            pa.RecordBatch.from_arrays([name.cast(pa.utf8()), *arrays], ["_table", *VERSION_COLUMNS])
-        )
+        name = pa.repeat(pa.scalar(t.table), t.rows.num_rows)
+        parts.append(pa.RecordBatch.from_arrays([name, *arrays], ["_table", *VERSION_COLUMNS]))
     if not parts:
         return b""
     table = pa.Table.from_batches(parts).combine_chunks()
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = _COMPRESSED if table.num_rows >= _COMPRESS_ROWS else None
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
