@@ -1,0 +1,1 @@
+"""MySQL 8.0 and later."""
