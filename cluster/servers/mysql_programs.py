@@ -92,7 +92,8 @@ def _installed() -> MysqlProgram | None:
 def _unpacked(root: Path) -> MysqlProgram:
     loader = next(root.glob("usr/lib/*-linux-gnu*/ld-linux-*.so.*"), None)
     if loader is None:
-        raise _none(f"{root} is incomplete, remove it")
+        why = f"{root} is incomplete, remove it"
+        raise _none(why)
     share, plugins = root / "usr/share/mysql", root / "usr/lib/mysql/plugin"
     libraries = f"{loader.parent}:{root / 'usr/lib/mysql/private'}"
     return MysqlProgram(
@@ -108,7 +109,8 @@ def _unpacked(root: Path) -> MysqlProgram:
 def _fetch(work: Path) -> tuple[Path, str]:
     """Download and unpack into `work`; returns the unpacked tree and the server's version."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise _none("this machine has no apt to fetch Debian's packages with")
+        why = "this machine has no apt to fetch Debian's packages with"
+        raise _none(why)
     apt = _private_apt(work, _mirror())
     _run(["apt-get", *apt, "update"], work)
     listing = _run(["apt-cache", *apt, "show", "--no-all-versions", PACKAGE], work)
@@ -140,7 +142,8 @@ def _mirror() -> str:
         site, release, component = line.split()
         if (release, component) == (codename, "main"):
             return site
-    raise _none("apt is set up with no Debian mirror")
+    why = "apt is set up with no Debian mirror"
+    raise _none(why)
 
 
 def _codename() -> str:
@@ -148,7 +151,8 @@ def _codename() -> str:
         line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
     )
     if release.get("ID", "").strip('"') != "debian":
-        raise _none("this machine is not Debian")
+        why = "this machine is not Debian"
+        raise _none(why)
     return release.get("VERSION_CODENAME", SUITE).strip('"')
 
 
@@ -183,7 +187,8 @@ def _run(command: list[str], folder: Path) -> str:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise _none(f"{command[0]} failed: {last}")
+        why = f"{command[0]} failed: {last}"
+        raise _none(why)
     return done.stdout
 
 
