@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.fixtures.mongodb", "tests.fixtures.postgres", "tests.fixtures.mysql"]
+pytest_plugins = [
+    "tests.fixtures.shop",
+    "tests.fixtures.mongodb",
+    "tests.fixtures.postgres",
+    "tests.fixtures.mysql",
+]
 
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")

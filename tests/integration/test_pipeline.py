@@ -2,78 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psycopg
-import pytest
-from pymongo import MongoClient
+from tests.fixtures.shop import Group
 
-from actors.pipeline import Pipeline
-from replication.audit.reader import read
-from replication.audit.writer import AuditWriter
-from replication.engines import load_engine
-from replication.schema import NodeConfig, Table, TableMapping
-
-GROUP = "shop"
-MAPPING = TableMapping("orders", ("id",), {"pg": "orders", "mongo": "orders"})
-
-
-class Group:
-    """Two databases, and a pipeline between them that can be restarted."""
-
-    def __init__(self, postgres: str, mongodb: str, folder: Path) -> None:
-        self.folder = folder
-        self.sql = psycopg.connect(postgres, autocommit=True)
-        self.sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text, qty int, doc jsonb)")
-        self.client: MongoClient = MongoClient(mongodb)
-        self.docs = self.client.get_default_database()["orders"]
-        nodes = [NodeConfig("pg", "postgres", postgres, 30), NodeConfig("mongo", "mongodb", mongodb, 10)]
-        self.engines = {n.name: load_engine(n, GROUP) for n in nodes}
-        catalog = self.engines["pg"].catalog()
-        schema = catalog.read_schema(MAPPING)
-        catalog.close()
-        assert schema is not None
-        self.tables = [Table(MAPPING, schema)]
-        catalog = self.engines["mongo"].catalog()
-        catalog.create_table(self.tables[0], "postgres")
-        catalog.close()
-
-    def start(self) -> None:
-        writer = AuditWriter(self.folder, GROUP, lambda: time.time_ns() // 1000)
-        self.pipeline = Pipeline(GROUP, self.engines, self.tables, writer)
-
-    def rows(self) -> tuple[dict, dict]:
-        left = {r[0]: r[1:] for r in self.sql.execute("SELECT id, name, qty, doc FROM orders")}
-        right = {d["_id"]: (d.get("name"), d.get("qty"), d.get("doc")) for d in self.docs.find()}
-        return left, right
-
-    def wait(self, done: Callable[[dict, dict], bool], seconds: float = 30) -> tuple[dict, dict]:
-        """Wait until both sides satisfy `done`; between looks, block on the pipeline's own end."""
-        deadline = time.monotonic() + seconds
-        while True:
-            left, right = self.rows()
-            assert self.pipeline.error is None, self.pipeline.error
-            if done(left, right):
-                return left, right
-            assert time.monotonic() < deadline, f"not in time: {left} {right}"
-            self.pipeline.stopping.wait(0.02)
-
-    def close(self) -> None:
-        self.pipeline.stop()
-        self.sql.close()
-        self.client.close()
-
-
-@pytest.fixture
-def group(postgres_db: str, mongodb_db: str, tmp_path: Path) -> Iterator[Group]:
-    group = Group(postgres_db, mongodb_db, tmp_path / "audit")
-    group.start()
-    yield group
-    group.close()
+TURNS = int(os.environ.get("TURNS", "1000"))
+WRITES = int(os.environ.get("WRITES", "10000"))
+COPIED = int(os.environ.get("COPIED", "100000"))
 
 
 def test_changes_reach_the_other_side_in_both_directions(group: Group) -> None:
@@ -92,34 +30,69 @@ def test_changes_reach_the_other_side_in_both_directions(group: Group) -> None:
 
 def test_no_conflict_without_concurrency(group: Group) -> None:
     group.sql.execute("INSERT INTO orders VALUES (1, 'n', 0, NULL)")
-    for turn in range(1, 41):
+    for turn in range(1, TURNS + 1):
         if turn % 2:
             group.wait(lambda left, right, t=turn: right.get(1, (0, -1))[1] == t - 1)
             group.docs.update_one({"_id": 1}, {"$inc": {"qty": 1}})
         else:
             group.wait(lambda left, right, t=turn: left[1][1] == t - 1)
             group.sql.execute("UPDATE orders SET qty = qty + 1 WHERE id = 1")
-    group.wait(lambda left, right: left == right == {1: ("n", 40, None)})
+    group.wait(lambda left, right: left == right == {1: ("n", TURNS, None)})
     group.pipeline.stop()
-    assert not [r for b in read(group.folder, "conflicts") for r in b.to_pylist()]
+    assert not group.recorded("conflicts")
     group.start()
 
 
 def test_simultaneous_writes_converge(group: Group) -> None:
+    """Case 18: both ends write the same keys before hearing of each other; a conflict is recorded once."""
     group.sql.execute("INSERT INTO orders SELECT i, 'n', 0, NULL FROM generate_series(1, 5) i")
     group.wait(lambda left, right: left == right and len(right) == 5)
 
     def write_documents() -> None:
-        for i in range(200):
-            group.docs.update_one({"_id": 1 + i % 5}, {"$set": {"qty": 1000 + i}})
+        for i in range(WRITES):
+            group.docs.update_one({"_id": 1 + i % 5}, {"$set": {"qty": 100_000 + i}})
 
     other = threading.Thread(target=write_documents)
     other.start()
-    for i in range(200):
+    for i in range(WRITES):
         group.sql.execute("UPDATE orders SET qty = %s WHERE id = %s", (i, 1 + i % 5))
     other.join()
     group.sql.execute("INSERT INTO orders VALUES (99, 'end', 0, NULL)")
-    group.wait(lambda left, right: left == right and 99 in right)
+    group.wait(lambda left, right: left == right and 99 in right, seconds=60)
+    group.pipeline.stop()
+    conflicts = group.recorded("conflicts")
+    assert conflicts
+    assert len({c["ident"] for c in conflicts}) == len(conflicts)
+    assert {c["left_node"] for c in conflicts} | {c["right_node"] for c in conflicts} == {"pg", "mongo"}
+    group.start()
+
+
+def test_one_row_applies_once(group: Group) -> None:
+    """Case 15: one write gives exactly one apply at the other node, then silence; in both directions."""
+    group.sql.execute("INSERT INTO orders VALUES (1, 'a', 1, NULL)")
+    group.wait(lambda left, right: left == right and len(right) == 1)
+    group.docs.insert_one({"_id": 2, "name": "b"})
+    group.wait(lambda left, right: left == right and len(left) == 2)
+    group.sql.execute("INSERT INTO orders VALUES (3, 'c', 1, NULL)")  # behind every echo of the first two
+    group.wait(lambda left, right: left == right and len(right) == 3)
+    group.pipeline.stop()
+    applied = [
+        (d["_node"], int.from_bytes(d["_key"], "big") - (1 << 63)) for d in group.recorded("decisions")
+    ]
+    assert sorted(applied) == [("mongo", 1), ("mongo", 3), ("pg", 2)]
+    changed = [(c["_node"], c["id"]) for c in group.recorded("changes/orders")]
+    assert sorted(changed) == [("mongo", 2), ("pg", 1), ("pg", 3)]
+    group.start()
+
+
+def test_missing_versus_null(group: Group) -> None:
+    """Case 11: a field absent in MongoDB is null in SQL, and still absent after the way back."""
+    group.docs.insert_many([{"_id": 1, "name": "absent"}, {"_id": 2, "name": "null", "qty": None}])
+    group.wait(lambda left, right: left.keys() == right.keys() == {1, 2})
+    group.sql.execute("UPDATE orders SET name = name || '!' WHERE qty IS NULL")
+    group.wait(lambda left, right: right[1][0] == "absent!" and right[2][0] == "null!")
+    assert "qty" not in group.docs.find_one({"_id": 1})
+    assert group.docs.find_one({"_id": 2})["qty"] is None
 
 
 def test_a_restart_loses_nothing(group: Group) -> None:
@@ -136,20 +109,21 @@ def test_a_restart_loses_nothing(group: Group) -> None:
 
 
 def test_backfill_under_load(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:
-    """Case 20 in small: the initial copy runs while both sides are written to, and is stopped half-way."""
+    """Case 20: the initial copy runs while both sides are written to, and is stopped half-way."""
     group = Group(postgres_db, mongodb_db, tmp_path / "audit")
-    group.sql.execute("INSERT INTO orders SELECT i, 'n', 0, NULL FROM generate_series(1, 3000) i")
+    group.sql.execute("INSERT INTO orders SELECT i, 'n', 0, NULL FROM generate_series(1, %s) i", (COPIED,))
     group.tables = [replace(t, mapping=replace(t.mapping, initial="pg")) for t in group.tables]
     group.start()
     try:
         for i in range(1, 200):
-            group.sql.execute("UPDATE orders SET qty = %s WHERE id = %s", (i, i * 14))
-            group.docs.update_one({"_id": i * 13}, {"$set": {"name": "m"}})
+            group.sql.execute("UPDATE orders SET qty = %s WHERE id = %s", (i, i * COPIED // 210))
+            group.docs.update_one({"_id": i * COPIED // 220}, {"$set": {"name": "m"}})
             if i == 100:
                 group.pipeline.stop()
                 group.start()
-        group.docs.insert_one({"_id": 99999})
-        group.wait(lambda left, right: len(right) == 3001 and left == right, seconds=30)
+        group.docs.insert_one({"_id": -1})
+        group.wait_for(lambda: all(c.finished for c in group.pipeline.copies), seconds=300)
+        group.wait(lambda left, right: len(right) == COPIED + 1 and left == right, seconds=60)
         assert group.pipeline.error is None
     finally:
         group.close()

@@ -1,0 +1,75 @@
+"""Case 30: everything at debug level with a known password, which appears nowhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+SECRET = "Tr0ub4dor-and-3"
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """Ray's logs of this test alone; a short path, since sockets live below it."""
+    folder = Path(tempfile.mkdtemp(prefix="sw", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def with_secret(dsn: str) -> str:
+    parts = urlsplit(dsn)
+    user = parts.username or "postgres"
+    return dsn.replace(parts.netloc, f"{user}:{SECRET}@{parts.hostname}:{parts.port}")
+
+
+def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path, ray_folder: Path) -> None:
+    config = tmp_path / "sync.yaml"
+    config.write_text(
+        'group: shop\nnodes:\n  pg: {engine: postgres, dsn: "${PG_DSN}", priority: 30}\n'
+        f'  mongo: {{engine: mongodb, dsn: "{mongodb_db}", priority: 10}}\n'
+        "tables:\n  orders: {key: [id], initial: {from: pg}}\ncreate_tables: true\naudit: {path: audit}\n"
+    )
+    env = {**os.environ, "PG_DSN": with_secret(postgres_db), "RAY_TMPDIR": str(ray_folder)}
+    with psycopg.connect(postgres_db, autocommit=True) as sql:
+        sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
+        sql.execute("INSERT INTO orders VALUES (1, 'a')")
+        said = [
+            run("check", config, env),
+            run("up", config, env, until='"copy_finished"'),
+            run("verify", config, env),
+        ]
+        sql.execute("DROP TABLE orders")
+        said.append(run("up", config, env))
+    said.append(run("check", config, {**env, "PG_DSN": f"postgresql://u:{SECRET}@127.0.0.1:1/none"}))
+    assert any('"copy_finished"' in text for text in said)
+    files = [f for folder in (tmp_path / "audit", ray_folder) for f in folder.rglob("*") if f.is_file()]
+    assert any("worker" in f.name for f in files), "the logs of the actors were not found"
+    leaks = [str(f) for f in files if SECRET.encode() in f.read_bytes()]
+    assert not leaks
+    assert not [text for text in said if SECRET in text]
+
+
+def run(command: str, config: Path, env: dict[str, str], until: str = "") -> str:
+    """Run a command at debug level, until it says `until` or ends; what it said."""
+    arguments = [sys.executable, "-m", "cluster.cli", command, "-c", str(config), "--log-level", "debug"]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if until and until in line:
+                process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    return said
