@@ -1,8 +1,4 @@
-"""Connections with pinned settings, whatever the server's or the account's defaults are.
-
-`LOAD DATA LOCAL` sends bytes that this side registered, never a file: a server that asks for a file gets
-nothing, which makes the protocol's flaw harmless here.
-"""
+"""Connections with pinned settings, whatever the server's or the account's defaults are."""
 
 from __future__ import annotations
 
@@ -12,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pymysql
-from pymysql.connections import Connection as DriverConnection
-from pymysql.connections import MySQLResult
+from pymysql.connections import Connection
 from pymysql.constants import CLIENT
 from pymysql.converters import conversions
 
@@ -43,50 +38,7 @@ SETTINGS = {
     "innodb_lock_wait_timeout": "10",
 }
 _PACKET = 1 << 30
-_CHUNK = 1 << 18
 _KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000))
-
-
-class Connection(DriverConnection):
-    """The driver's connection, with `load`."""
-
-    _outgoing: memoryview | None = None
-
-    def load(self, statement: str, data: bytes | memoryview) -> int:
-        """Run a `LOAD DATA LOCAL INFILE` statement whose file's content is `data`.
-
-        Returns:
-            how many rows the server counts.
-        """
-        self._outgoing = memoryview(data)
-        try:
-            return int(self.query(statement))
-        finally:
-            self._outgoing = None
-
-    def _read_query_result(self, unbuffered: bool = False) -> int:
-        self._result: Any = None
-        result = _Result(self)
-        if unbuffered:
-            result.init_unbuffered_query()
-        else:
-            result.read()
-        self._result = result
-        if result.server_status is not None:
-            self.server_status = result.server_status
-        return int(result.affected_rows or 0)
-
-
-class _Result(MySQLResult):
-    def _read_load_local_packet(self, first_packet: Any) -> None:
-        connection: Any = self.connection
-        outgoing = connection._outgoing or memoryview(b"")
-        connection._outgoing = None
-        for start in range(0, len(outgoing), _CHUNK):
-            connection.write_packet(bytes(outgoing[start : start + _CHUNK]))
-        connection.write_packet(b"")
-        answer: Any = self
-        answer._read_ok_packet(connection._read_packet())
 
 
 def connect(config: MysqlConfig, **overrides: Any) -> Connection:
@@ -113,7 +65,6 @@ def connect(config: MysqlConfig, **overrides: Any) -> Connection:
         "connect_timeout": config.connect_timeout,
         "read_timeout": config.connect_timeout,  # while it logs in, see below
         "max_allowed_packet": _PACKET,
-        "local_infile": True,
         "client_flag": CLIENT.FOUND_ROWS,
         "program_name": "sync_worker",
         "conv": conversions,

@@ -71,15 +71,15 @@ _ACCEPTS: dict[Kind, frozenset[Kind]] = {
     Kind.INT16: frozenset(_INTEGERS),
     Kind.INT32: frozenset(_INTEGERS),
     Kind.INT64: frozenset({*_INTEGERS, Kind.NUMERIC}),
-    Kind.FLOAT64: frozenset({Kind.FLOAT32, *_INTEGERS}),
+    Kind.FLOAT32: frozenset({Kind.FLOAT64}),
     Kind.NUMERIC: frozenset(_INTEGERS),
     Kind.UUID: frozenset({Kind.TEXT, Kind.BYTES}),
     Kind.JSON: frozenset({Kind.TEXT}),
     Kind.LIST: frozenset({Kind.JSON, Kind.TEXT}),
     Kind.TIMESTAMPTZ: frozenset({Kind.TIMESTAMP}),
     Kind.TIMESTAMP: frozenset({Kind.TIMESTAMPTZ}),
-    Kind.TEXT: frozenset({*_INTEGERS, Kind.NUMERIC, Kind.FLOAT32, Kind.FLOAT64, Kind.JSON, Kind.OPAQUE}),
-    Kind.OPAQUE: frozenset({Kind.TEXT, Kind.JSON}),
+    Kind.TEXT: frozenset({Kind.OPAQUE, Kind.BYTES}),
+    Kind.OPAQUE: frozenset({Kind.TEXT}),
 }
 
 
@@ -120,6 +120,12 @@ class LocalType:
         """Whether its values can be read as values of the canonical type, see `values.adapt`."""
         wanted = canonical.kind
         return wanted in (self.kind, self.default) or self.kind in _ACCEPTS.get(wanted, frozenset())
+
+    def compares(self, kind: Kind) -> bool:
+        """Whether its values compare and sort as canonical keys of a kind do, given a fit collation."""
+        if kind in _INTEGERS:
+            return self.kind in _INTEGERS
+        return kind in (self.kind, self.default) or (kind is Kind.UUID and self.kind is Kind.TEXT)
 
 
 def local_type(data_type: str, column_type: str, charset: str = "") -> LocalType:
