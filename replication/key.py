@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replication.types import Kind
+from replication.types import CanonicalType, Kind
 
 KeyValue = int | str | bytes | bool | date | datetime | Decimal
 
@@ -51,8 +51,6 @@ def encode_keys(columns: Sequence[pa.Array], kinds: Sequence[Kind]) -> pa.Array:
 
 def encode_key(values: Sequence[Any], kinds: Sequence[Kind]) -> bytes:
     """Encode one key; the values are what `decode_key` gives."""
-    from replication.types import CanonicalType
-
     columns = [
         pa.array([str(v) if k is Kind.NUMERIC else v], CanonicalType(k).arrow)
         for v, k in zip(values, kinds, strict=True)
@@ -78,6 +76,28 @@ def decode_key(key: bytes, kinds: Sequence[Kind]) -> tuple[KeyValue, ...]:
             values.append(_decode_value(key[at:end].replace(b"\0\xff", b"\0"), kind))
             at = end + 2
     return tuple(values)
+
+
+def key_columns(keys: Sequence[bytes], kinds: Sequence[Kind]) -> list[pa.Array]:
+    """The key columns of some canonical keys, each of its kind's Arrow type.
+
+    Dates and timestamps never pass through Python's own, which end at the year 9999.
+    """
+    plain = [Kind.INT64 if kind in FIXED else kind for kind in kinds]
+    rows = [decode_key(key, plain) for key in keys]
+    return [_decoded([row[i] for row in rows], kind) for i, kind in enumerate(kinds)]
+
+
+def _decoded(values: list[object], kind: Kind) -> pa.Array:
+    arrow = CanonicalType(kind).arrow
+    if kind is Kind.NUMERIC:
+        return pa.array([format(v, "f") for v in values], pa.utf8())
+    if kind not in FIXED:
+        return pa.array(values, arrow)
+    integers = pa.array(values, pa.int64())
+    if kind is Kind.DATE:
+        return integers.cast(pa.int32()).cast(arrow)
+    return integers.cast(arrow)
 
 
 def _encode_column(column: pa.Array, kind: Kind) -> pa.Array:

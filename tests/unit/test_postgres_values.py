@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from replication.engines.postgres.arrays import array_to_json, json_to_array
 from replication.engines.postgres.config import conninfo, object_name, split_name
 from replication.engines.postgres.errors import classify
-from replication.engines.postgres.keys import key_columns
 from replication.engines.postgres.position import between, format_lsn, parse_lsn, start_lsn
 from replication.engines.postgres.statements import literal
 from replication.engines.postgres.types import LocalType, local_type
@@ -31,7 +30,7 @@ from replication.errors import (
     RowRefused,
     SchemaChanged,
 )
-from replication.key import encode_keys
+from replication.key import encode_keys, key_columns
 from replication.position import Position, order_of
 from replication.schema import NodeConfig
 from replication.types import CanonicalType, Kind

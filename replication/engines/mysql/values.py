@@ -1,8 +1,9 @@
 """Whole columns of values become canonical.
 
-Two ways lead here: `from_text` reads what a SELECT printed, and the log's decoder makes columns of the local type's
-own kind by itself. Both end in `adapt`, so that what the initial copy reads and what the log shows of the same row is
-the same. A value without a canonical form becomes null, and the reason is given beside the column.
+Two ways lead here: `from_text` reads what a SELECT printed, and the log's decoder makes columns of the local
+type's own kind by itself. Both end in `adapt`, so that what the initial copy reads and what the log shows of
+the same row is the same. A value without a canonical form becomes null, and the reason is given beside the
+column.
 """
 
 from __future__ import annotations

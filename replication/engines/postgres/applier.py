@@ -7,23 +7,19 @@ undone by the server; the same batch is then tried step by step, which finds the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows
-from replication.change import Op
+from replication.applying import Findings, split, write_what_passes
+from replication.batch import Applied, ApplyBatch, Outcome, TableRows
 from replication.engines.postgres.columns import Bound, bind
 from replication.engines.postgres.config import MARKER, REPLICA, STATE, Connection, Session
 from replication.engines.postgres.control import put_state_sql, state_name
 from replication.engines.postgres.errors import reason, refuses_row
-from replication.engines.postgres.keys import key_columns
 from replication.engines.postgres.statements import Statements, literal
 from replication.engines.postgres.values import to_text
 from replication.marker import Marker
@@ -93,30 +89,6 @@ class Work:
         return [(self.table, k) for n, k in enumerate(self.keys, 1) if n not in found]
 
 
-@dataclass(slots=True)
-class _Findings:
-    """What is reported besides the outcome; stored with the batch, in case the answer gets lost."""
-
-    held: list[HeldRow] = field(default_factory=list)
-    missing: list[tuple[str, bytes]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.held or self.missing)
-
-    def dump(self, marker: Marker) -> str:
-        held = [(h.table, h.key.hex(), h.reason) for h in self.held]
-        missing = [(table, key.hex()) for table, key in self.missing]
-        return json.dumps({"epoch": marker.epoch, "seq": marker.seq, "held": held, "missing": missing})
-
-    @classmethod
-    def load(cls, text: str, marker: Marker) -> _Findings:
-        stored = json.loads(text)
-        if (stored["epoch"], stored["seq"]) != (marker.epoch, marker.seq):
-            return cls()
-        held = [HeldRow(table, bytes.fromhex(key), why) for table, key, why in stored["held"]]
-        return cls(held, [(table, bytes.fromhex(key)) for table, key in stored["missing"]])
-
-
 class PostgresApplier:
     """Implements `replication.engine.Applier`.
 
@@ -141,10 +113,10 @@ class PostgresApplier:
             work = [w for rows in batch.tables for w in self._work(c, rows)]
             # Deletes first: they may free what an insert of the same batch needs.
             work.sort(key=lambda w: not w.statement.startswith("DELETE"))
-            found = _Findings()
+            found = Findings()
             try:
                 if not self._at_once(c, batch.marker, work, found):
-                    found = _Findings()
+                    found = Findings()
                     self._step_by_step(c, batch.marker, work, found)
             except _NotOurTurn:
                 return self._whose_turn(c, batch.marker)
@@ -154,7 +126,7 @@ class PostgresApplier:
         """See `Applier.close`."""
         self._session.close()
 
-    def _at_once(self, c: Connection, marker: Marker, work: Sequence[Work], found: _Findings) -> bool:
+    def _at_once(self, c: Connection, marker: Marker, work: Sequence[Work], found: Findings) -> bool:
         """Everything in one round trip, or two if there are partial rows; False if it did not go through."""
         failure: psycopg.Error | None = None
         try:
@@ -180,7 +152,7 @@ class PostgresApplier:
         pipeline: psycopg.Pipeline,
         marker: Marker,
         work: Sequence[Work],
-        found: _Findings,
+        found: Findings,
     ) -> None:
         c.execute("BEGIN", prepare=True)
         c.execute(_SET_OR_FAIL, _set_parameters(marker), prepare=True)
@@ -194,23 +166,17 @@ class PostgresApplier:
             self._keep(c, marker, found)
         c.execute("COMMIT", prepare=True)
 
-    def _step_by_step(self, c: Connection, marker: Marker, work: Sequence[Work], found: _Findings) -> None:
+    def _step_by_step(self, c: Connection, marker: Marker, work: Sequence[Work], found: Findings) -> None:
         """The same transaction with a savepoint around every part, so that bad rows can be left out."""
         with c.transaction():
             if c.execute(_SET, _set_parameters(marker)).fetchone() is None:
                 raise _NotOurTurn
             c.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            refused = [r for w in work for r in self._try(c, w, found)]
-            before = sum(map(len, work))
-            while refused and len(refused) < before:
-                # A row that was written since may have been in their way, as a unique value that moved on.
-                before = len(refused)
-                refused = [r for row, _ in refused for r in self._try(c, row, found)]
-            found.held += [HeldRow(row.table, row.keys[0], why) for row, why in refused]
+            found.held += write_what_passes(work, lambda w: self._try(c, w, found))
             self._keep(c, marker, found)
 
-    def _try(self, c: Connection, work: Work, found: _Findings) -> list[tuple[Work, str]]:
-        """Write what the node takes; single rows that it refuses come back with the reason."""
+    def _try(self, c: Connection, work: Work, found: Findings) -> str | None:
+        """Write all of it or nothing; the reason where the node refuses."""
         try:
             with c.transaction(), c.cursor() as cursor:
                 work.run(cursor)
@@ -218,15 +184,11 @@ class PostgresApplier:
         except psycopg.Error as error:
             if c.closed or not refuses_row(error):
                 raise
-            if len(work) == 1:
-                return [(work, reason(error))]
-            half = len(work) // 2
-            first = self._try(c, work.slice(0, half), found)
-            return first + self._try(c, work.slice(half, len(work) - half), found)
+            return reason(error)
         found.missing += missing
-        return []
+        return None
 
-    def _keep(self, c: Connection, marker: Marker, found: _Findings) -> None:
+    def _keep(self, c: Connection, marker: Marker, found: Findings) -> None:
         if found:
             c.execute(put_state_sql(), [self._state(marker), found.dump(marker)])
 
@@ -238,7 +200,7 @@ class PostgresApplier:
         if row != (marker.epoch, marker.seq):
             return Applied(Outcome.FENCED)
         kept = c.execute(f"SELECT value FROM {STATE} WHERE name = %s", [self._state(marker)]).fetchone()
-        found = _Findings.load(kept[0], marker) if kept else _Findings()
+        found = Findings.load(kept[0], marker) if kept else Findings()
         return Applied(Outcome.ALREADY, found.held, found.missing)
 
     def _state(self, marker: Marker) -> str:
@@ -250,22 +212,14 @@ class PostgresApplier:
         if statements is None:
             bound = bind(c, self._tables[given.table], self.node.name)
             statements = self._statements[given.table] = Statements(bound, self._milliseconds)
-        rows, bound = given.rows, statements.bound
-        deleted = pc.equal(rows.column("_op"), int(Op.DELETE))
-        whole = rows
+        bound, parts = statements.bound, split(statements.bound.table, given.rows)
         work: list[Work] = []
-        if deleted.true_count:
-            work += _pieces(bound, statements.delete(), _keyed(bound, rows.filter(deleted)), False)
-            whole = rows.filter(pc.invert(deleted))
-        have = whole.column("_have")
-        if have.null_count < len(have):
-            for pattern in have.unique().drop_null().to_pylist():
-                some = whole.filter(pc.fill_null(pc.equal(have, pattern), False))
-                update = statements.update(_set_bits(pattern, len(bound.columns)))
-                work += _pieces(bound, update, _keyed(bound, some), True)
-            whole = whole.filter(pc.is_null(have))
-        if whole.num_rows:
-            work += _pieces(bound, statements.upsert(), whole, False)
+        if parts.deleted.num_rows:
+            work += _pieces(bound, statements.delete(), parts.deleted, False)
+        for have, rows in parts.partial:
+            work += _pieces(bound, statements.update(have), rows, True)
+        if parts.whole.num_rows:
+            work += _pieces(bound, statements.upsert(), parts.whole, False)
         return work
 
 
@@ -275,23 +229,6 @@ def _pieces(
     text, indexes = statement
     work = Work(bound, text, indexes, rows, partial)
     return [work.slice(i, _ROWS_AT_ONCE) for i in range(0, len(work), _ROWS_AT_ONCE)]
-
-
-def _keyed(bound: Bound, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows whose key columns are filled: from the canonical key, where they are not."""
-    names = bound.table.schema.key
-    if not any(rows.column(name).null_count for name in names):
-        return rows
-    kinds = [bound.table.schema.column(name).type.kind for name in names]
-    for name, column in zip(names, key_columns(rows.column("_key").to_pylist(), kinds), strict=True):
-        place = rows.schema.get_field_index(name)
-        rows = rows.set_column(place, rows.schema.field(place), column)
-    return rows
-
-
-def _set_bits(pattern: bytes, width: int) -> list[int]:
-    flags = np.unpackbits(np.frombuffer(pattern, np.uint8), count=width, bitorder="little")
-    return [int(i) for i in np.flatnonzero(flags)]
 
 
 def _set_parameters(m: Marker) -> list[Any]:

@@ -15,10 +15,9 @@ from pyarrow import csv
 
 from replication.engines.postgres.columns import Bound, bind
 from replication.engines.postgres.config import WATERMARK, Session, split_name
-from replication.engines.postgres.keys import key_columns
 from replication.engines.postgres.statements import literal
 from replication.engines.postgres.values import from_text, to_text
-from replication.key import encode_keys
+from replication.key import encode_keys, key_columns
 from replication.schema import NodeConfig, Table
 from replication.types import Kind
 

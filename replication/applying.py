@@ -1,0 +1,139 @@
+"""What the appliers of SQL engines share: how a table's rows are split, halved and reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.batch import HeldRow
+from replication.change import Op
+from replication.key import key_columns
+from replication.marker import Marker
+from replication.schema import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The rows of one table in an apply batch, by what has to be done with them.
+
+    Attributes:
+        deleted: rows to delete, their key columns filled.
+        partial: which columns to write, by index, and the rows that have only these; key columns filled.
+        whole: rows to insert or update.
+    """
+
+    deleted: pa.RecordBatch
+    partial: Sequence[tuple[tuple[int, ...], pa.RecordBatch]]
+    whole: pa.RecordBatch
+
+
+class Work(Protocol):
+    """Rows of one table that one statement writes."""
+
+    @property
+    def table(self) -> str:
+        """The canonical table name."""
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The canonical keys."""
+
+    def slice(self, start: int, count: int) -> Self:
+        """Some of the rows."""
+
+    def __len__(self) -> int: ...
+
+
+W = TypeVar("W", bound=Work)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is reported besides the outcome; stored with the batch, in case the answer gets lost."""
+
+    held: list[HeldRow] = field(default_factory=list)
+    missing: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.held or self.missing)
+
+    def dump(self, marker: Marker) -> str:
+        """As JSON text, with the batch that it belongs to."""
+        held = [(h.table, h.key.hex(), h.reason) for h in self.held]
+        missing = [(table, key.hex()) for table, key in self.missing]
+        return json.dumps({"epoch": marker.epoch, "seq": marker.seq, "held": held, "missing": missing})
+
+    @classmethod
+    def load(cls, text: str, marker: Marker) -> Findings:
+        """Undo `dump`; empty if the text belongs to another batch."""
+        stored = json.loads(text)
+        if (stored["epoch"], stored["seq"]) != (marker.epoch, marker.seq):
+            return cls()
+        held = [HeldRow(table, bytes.fromhex(key), why) for table, key, why in stored["held"]]
+        return cls(held, [(table, bytes.fromhex(key)) for table, key in stored["missing"]])
+
+
+def split(table: Table, rows: pa.RecordBatch) -> Parts:
+    """Split the rows of an apply batch."""
+    deleted = pc.equal(rows.column("_op"), int(Op.DELETE))
+    whole = rows.filter(pc.invert(deleted)) if deleted.true_count else rows
+    have = whole.column("_have")
+    partial = []
+    if have.null_count < len(have):
+        for pattern in have.unique().drop_null().to_pylist():
+            some = whole.filter(pc.fill_null(pc.equal(have, pattern), False))
+            partial.append((_set_bits(pattern, len(table.schema.columns)), _keyed(table, some)))
+        whole = whole.filter(pc.is_null(have))
+    return Parts(_keyed(table, rows.filter(deleted)), partial, whole)
+
+
+def write_what_passes(work: Sequence[W], attempt: Callable[[W], str | None]) -> list[HeldRow]:
+    """Write everything but the rows that are refused, which are found by trying halves.
+
+    Args:
+        work: in the order to write.
+        attempt: writes all or nothing of some work; the reason where it is refused, else None.
+
+    Returns:
+        the rows that were refused.
+    """
+    refused = [r for w in work for r in _halves(w, attempt)]
+    before = sum(map(len, work))
+    while refused and len(refused) < before:
+        # A row that was written since may have been in their way, as a unique value that moved on.
+        before = len(refused)
+        refused = [r for row, _ in refused for r in _halves(row, attempt)]
+    return [HeldRow(row.table, row.keys[0], why) for row, why in refused]
+
+
+def _halves(work: W, attempt: Callable[[W], str | None]) -> list[tuple[W, str]]:
+    why = attempt(work)
+    if why is None:
+        return []
+    if len(work) == 1:
+        return [(work, why)]
+    half = len(work) // 2
+    return _halves(work.slice(0, half), attempt) + _halves(work.slice(half, len(work) - half), attempt)
+
+
+def _keyed(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows whose key columns are filled: from the canonical key, where they are not."""
+    names = table.schema.key
+    if not any(rows.column(name).null_count for name in names):
+        return rows
+    kinds = [table.schema.column(name).type.kind for name in names]
+    for name, column in zip(names, key_columns(rows.column("_key").to_pylist(), kinds), strict=True):
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(place), column)
+    return rows
+
+
+def _set_bits(pattern: bytes, width: int) -> tuple[int, ...]:
+    flags = np.unpackbits(np.frombuffer(pattern, np.uint8), count=width, bitorder="little")
+    return tuple(int(i) for i in np.flatnonzero(flags))
