@@ -1,7 +1,8 @@
 """Whole columns of canonical values become SQL literals, built by Arrow.
 
-A text is quoted and its backslashes and quotes escaped, as the session's fixed SQL mode reads it. Numbers that
-are no integers are quoted too: the server reads their digits exactly, and refuses NaN and infinities by itself.
+A text is quoted and its backslashes and quotes escaped, as the session's fixed SQL mode reads it. Numbers
+that are no integers are quoted too: the server reads their digits exactly, and refuses NaN and infinities
+by itself.
 """
 
 from __future__ import annotations

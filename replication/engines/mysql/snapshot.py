@@ -1,0 +1,189 @@
+"""The reader of whole rows, in key order.
+
+Rows come in the text protocol, whole columns at a time, and go the same way as those of the log from there:
+what the initial copy reads and what the log shows of the same row is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from replication.engines.mysql.columns import CODE_POINTS, Bound, bind
+from replication.engines.mysql.config import WATERMARK, parse, table_name
+from replication.engines.mysql.connection import Session
+from replication.engines.mysql.limits import beyond
+from replication.engines.mysql.literals import literals, rows_of_literals
+from replication.engines.mysql.results import select
+from replication.engines.mysql.statements import key_literals
+from replication.engines.mysql.types import local_type
+from replication.engines.mysql.values import Errors, from_text
+from replication.errors import RowRefused
+from replication.key import encode_keys, key_columns
+from replication.schema import NodeConfig, Table
+from replication.types import CanonicalType, Kind
+
+_SETTINGS = {"SESSION information_schema_stats_expiry": "0"}
+_COUNT_BELOW = 10_000
+"""Tables that the server thinks smaller than this are counted."""
+_COUNT_LIMIT = 1_000_000
+_KEYS_AT_ONCE = 1_000
+_BYTES = CanonicalType(Kind.BYTES)
+_BINARY = local_type("longblob", "longblob")
+
+
+class MysqlSnapshot:
+    """Implements `replication.engine.Snapshot`."""
+
+    def __init__(self, node: NodeConfig, group: str) -> None:
+        self.node = node
+        self.group = group
+        self._session = Session(parse(node), _SETTINGS)
+        self._bound: dict[str, Bound] = {}
+
+    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+        """See `Snapshot.read_chunk`.
+
+        Raises:
+            RowRefused: a row cannot be read as a row of this table.
+        """
+        bound = self._bind(table)
+        where = "" if after is None else f"WHERE {_behind(bound, after)}"
+        order = ", ".join(_ordered(bound, i) for i in bound.key)
+        return self._read(bound, f"{where} ORDER BY {order} LIMIT {limit}")
+
+    def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
+        """See `Snapshot.read_keys`; in key order.
+
+        Raises:
+            RowRefused: a row cannot be read as a row of this table.
+        """
+        bound = self._bind(table)
+        wanted = list(dict.fromkeys(keys))
+        parts = [
+            self._read(bound, f"WHERE {_among(bound, wanted[at : at + _KEYS_AT_ONCE])}")
+            for at in range(0, max(len(wanted), 1), _KEYS_AT_ONCE)
+        ]
+        rows = pa.concat_batches(parts).sort_by("_key")
+        # A collation may find more than the very keys.
+        known = set(wanted)
+        return rows.filter(pa.array([key in known for key in rows.column("_key").to_pylist()], pa.bool_()))
+
+    def write_watermark(self, ident: str) -> None:
+        """See `Snapshot.write_watermark`."""
+        with self._session.use() as c, c.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {WATERMARK} (grp, ident, n) VALUES (%s, %s, 1) AS given "
+                f"ON DUPLICATE KEY UPDATE ident = given.ident, n = {WATERMARK}.n + 1",
+                [self.group, ident],
+            )
+
+    def estimate_rows(self, table: Table) -> int:
+        """See `Snapshot.estimate_rows`."""
+        bound = self._bind(table)
+        with self._session.use() as c, c.cursor() as cursor:
+            cursor.execute(
+                "SELECT table_rows FROM information_schema.tables "
+                "WHERE table_schema = DATABASE() AND table_name = %s",
+                [table_name(self.node, table.mapping)],
+            )
+            row = cursor.fetchone()
+            if row and (row[0] or 0) >= _COUNT_BELOW:
+                return int(row[0])
+            cursor.execute(f"SELECT COUNT(*) FROM (SELECT 1 FROM {bound.sql} LIMIT {_COUNT_LIMIT}) AS part")
+            count = cursor.fetchone()
+        return int(count[0]) if count else 0
+
+    def close(self) -> None:
+        """See `Snapshot.close`."""
+        self._session.close()
+
+    def _bind(self, table: Table) -> Bound:
+        if table.name not in self._bound:
+            with self._session.use() as c:
+                self._bound[table.name] = bind(c, table, self.node.name)
+        return self._bound[table.name]
+
+    def _read(self, bound: Bound, rest: str) -> pa.RecordBatch:
+        wanted = ", ".join(_selected(bound, i) for i in range(len(bound.columns)))
+        with self._session.use() as c:
+            texts = select(c, f"SELECT {wanted} FROM {bound.sql} {rest}")
+        return self._batch(bound, texts)
+
+    def _batch(self, bound: Bound, texts: Sequence[pa.Array]) -> pa.RecordBatch:
+        schema = bound.table.schema
+        columns, errors = [], Errors()
+        for text, column, local in zip(texts, schema.columns, bound.columns, strict=True):
+            values, unread = from_text(text, column.type, local.type)
+            columns.append(values)
+            errors |= {row: f"{column.name}: {why}" for row, why in unread.items()}
+        if errors:
+            row, why = next(iter(errors.items()))
+            key = ", ".join(str(texts[i][row].as_py()) for i in bound.key)
+            message = f"the row {key:.60} of {bound.sql} cannot be read: {why}"
+            raise RowRefused(message, node=self.node.name, hint="correct or remove the row")
+        kinds = [bound.kind(i) for i in bound.key]
+        key = encode_keys([columns[i] for i in bound.key], kinds)
+        fields = [pa.field("_key", pa.binary()), *schema.arrow]
+        return pa.RecordBatch.from_arrays([key, *columns], schema=pa.schema(fields))
+
+
+def _selected(bound: Bound, index: int) -> str:
+    """A column as `values.from_text` reads it."""
+    name, local = bound.name(index), bound.columns[index].type
+    if local.name == "float":
+        return f"CAST({name} AS DOUBLE)"  # by itself it is printed with six digits
+    if local.name == "bit":
+        return f"LPAD(BIN({name}), {local.size}, '0')"
+    return name
+
+
+def _in_order(bound: Bound, index: int) -> bool:
+    """Whether the column itself sorts as canonical keys do."""
+    column = bound.columns[index]
+    if bound.kind(index) is not Kind.TEXT or column.type.kind is Kind.BYTES:
+        return True
+    return column.collation in CODE_POINTS and column.type.name not in ("enum", "set")
+
+
+def _ordered(bound: Bound, index: int) -> str:
+    """A key column in an order that is the canonical key's."""
+    name = bound.name(index)
+    return name if _in_order(bound, index) else f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)"
+
+
+def _literal(bound: Bound, index: int, column: pa.Array) -> str:
+    """A key value, to compare with what `_ordered` gives."""
+    if _in_order(bound, index):
+        value = key_literals(bound, index, column)
+    else:
+        value = literals(column.cast(pa.binary()), _BYTES, _BINARY)
+    return str(value[0].as_py().decode("utf-8", "surrogateescape"))
+
+
+def _behind(bound: Bound, after: bytes) -> str:
+    """The condition for greater keys; spelled out, since the server finds no range in `(a, b) > (1, 2)`."""
+    columns = key_columns([after], [bound.kind(i) for i in bound.key])
+    condition = ""
+    for i, column in reversed(list(zip(bound.key, columns, strict=True))):
+        name, value = _ordered(bound, i), _literal(bound, i, column)
+        equal = f" OR ({name} = {value} AND ({condition}))" if condition else ""
+        condition = f"{name} > {value}{equal}"
+    return f"({condition})"
+
+
+def _among(bound: Bound, keys: Sequence[bytes]) -> str:
+    """The condition for some keys; those that a column cannot hold are in no row."""
+    columns = key_columns(keys, [bound.kind(i) for i in bound.key])
+    bad: set[int] = set()
+    for i, column in zip(bound.key, columns, strict=True):
+        bad |= beyond(column, bound.table.schema.columns[i].type, bound.columns[i].type).keys()
+    good = pa.array([n for n in range(len(keys)) if n not in bad], pa.int64())
+    if not len(good):
+        return "FALSE"
+    values = [key_literals(bound, i, c.take(good)) for i, c in zip(bound.key, columns, strict=True)]
+    listed = b",".join(rows_of_literals(values).to_pylist()).decode("utf-8", "surrogateescape")
+    names = bound.names(bound.key)
+    name = names[0] if len(names) == 1 else f"({', '.join(names)})"
+    return f"{name} IN ({listed})"

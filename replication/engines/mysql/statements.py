@@ -1,0 +1,207 @@
+"""The statements that write rows: their values are literals, built for whole columns.
+
+    whole rows     one INSERT … ON DUPLICATE KEY UPDATE for many rows
+    partial rows   one UPDATE for each, whose count of found rows tells which are missing
+    deleted rows   one DELETE for many keys
+
+A row that is there already may be another one than the key says, where something else than the key is unique
+too: such a statement sets the key to null, which the server refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.engines.mysql.columns import Bound
+from replication.engines.mysql.literals import literals, rows_of_literals
+from replication.types import Kind
+
+NEW = "sync_worker_new"
+_ROWS_AT_ONCE = 2_000
+_BYTES_AT_ONCE = 1 << 20
+_BINARY = pa.binary()
+_DECIMAL128_DIGITS = 34
+_DECIMAL128_SURE = 10_000
+"""Below it there are at most 4 digits before the point, and never more than 30 behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Rows of one table that one statement writes; of partial rows one statement each.
+
+    Attributes:
+        table: the canonical table name.
+        key: the canonical keys, binary.
+        head: the statement up to its rows.
+        rows: the SQL of each row; with a comma at the end, but for partial rows.
+        tail: the rest of the statement.
+        partial: the rows update what exists.
+    """
+
+    table: str
+    key: pa.Array
+    head: bytes
+    rows: pa.Array
+    tail: bytes
+    partial: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The canonical keys."""
+        keys: list[bytes] = self.key.to_pylist()
+        return keys
+
+    @property
+    def size(self) -> int:
+        """Bytes of its statements, about."""
+        offsets = self._offsets
+        return int(offsets[-1] - offsets[0]) + len(self.head) + len(self.tail)
+
+    def slice(self, start: int, count: int) -> Work:
+        """Some of the rows."""
+        return replace(self, key=self.key.slice(start, count), rows=self.rows.slice(start, count))
+
+    def statements(self) -> list[bytes]:
+        """What to execute, in order."""
+        if self.partial:
+            return [self.head + row + self.tail for row in self.rows.to_pylist()]
+        offsets = self._offsets
+        data = memoryview(self.rows.buffers()[2])[int(offsets[0]) : int(offsets[-1]) - 1]
+        return [b"".join((self.head, data, self.tail))]
+
+    def pieces(self) -> Iterator[Work]:
+        """Itself in parts that are no larger than one statement should be."""
+        offsets = self._offsets
+        start = 0
+        while start < len(self):
+            end = int(np.searchsorted(offsets, offsets[start] + _BYTES_AT_ONCE, "right")) - 1
+            end = min(max(end, start + 1), start + _ROWS_AT_ONCE, len(self))
+            yield self.slice(start, end - start)
+            start = end
+
+    @property
+    def _offsets(self) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        at = self.rows.offset
+        return np.frombuffer(self.rows.buffers()[1], np.int32)[at : at + len(self.rows) + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """Writes to one table.
+
+    Attributes:
+        bound: the table on this node.
+        milliseconds: some other node keeps timestamps to the millisecond, numbers to 34 digits, and null for
+            a JSON null.
+    """
+
+    bound: Bound
+    milliseconds: bool
+
+    @property
+    def writable(self) -> tuple[int, ...]:
+        """Indexes of the columns that can be written: all but generated ones."""
+        return tuple(i for i, c in enumerate(self.bound.columns) if not c.generated)
+
+    def upsert(self, rows: pa.RecordBatch) -> Work:
+        """Insert whole rows, or update those that exist."""
+        b, columns = self.bound, self.writable
+        change = [f"{b.name(i)} = {self._kept(i, f'{NEW}.{b.name(i)}')}" for i in columns if i not in b.key]
+        same = f"{b.sql}.{b.name(b.key[0])}"
+        if not b.only_key:
+            equal = " AND ".join(f"{b.sql}.{n} <=> {NEW}.{n}" for n in b.names(b.key))
+            change.append(f"{b.name(b.key[0])} = IF({equal}, {same}, NULL)")
+        elif not change:
+            change.append(f"{b.name(b.key[0])} = {same}")
+        head = f"INSERT INTO {b.sql} ({', '.join(b.names(columns))}) VALUES "
+        tail = f" AS {NEW} ON DUPLICATE KEY UPDATE {', '.join(change)}"
+        values = rows_of_literals([self._literals(rows, i) for i in columns])
+        return self._work(rows, head, _listed(values), tail)
+
+    def update(self, have: Sequence[int], rows: pa.RecordBatch) -> Work:
+        """Update the columns `have` of rows that exist."""
+        b = self.bound
+        change = [i for i in have if i in self.writable and i not in b.key]
+        parts: list[pa.Array | pa.Scalar] = []
+        for i in change:
+            kept = self._kept(i, "\0").split("\0")
+            value = self._literals(rows, i)
+            parts.append(_text(f"{', ' if parts else ''}{b.name(i)} = "))
+            for n, text in enumerate(kept):
+                parts += [_text(text), value] if n < len(kept) - 1 else [_text(text)]
+        if not change:
+            parts.append(_text(f"{b.name(b.key[0])} = {b.name(b.key[0])}"))
+        for n, i in enumerate(b.key):
+            parts += [_text(f"{' AND ' if n else ' WHERE '}{b.name(i)} = "), self._key_literals(rows, i)]
+        values = pc.binary_join_element_wise(*parts, _text(""))
+        return replace(self._work(rows, f"UPDATE {b.sql} SET ", values, ""), partial=True)
+
+    def delete(self, rows: pa.RecordBatch) -> Work:
+        """Delete by key."""
+        b = self.bound
+        names = b.names(b.key)
+        name = names[0] if len(names) == 1 else f"({', '.join(names)})"
+        values = rows_of_literals([self._key_literals(rows, i) for i in b.key])
+        return self._work(rows, f"DELETE FROM {b.sql} WHERE {name} IN (", _listed(values), ")")
+
+    def _work(self, rows: pa.RecordBatch, head: str, values: pa.Array, tail: str) -> Work:
+        return Work(self.bound.table.name, rows.column("_key"), head.encode(), values, tail.encode())
+
+    def _literals(self, rows: pa.RecordBatch, index: int) -> pa.Array:
+        column = self.bound.table.schema.columns[index]
+        return literals(rows.column(column.name), column.type, self.bound.columns[index].type)
+
+    def _key_literals(self, rows: pa.RecordBatch, index: int) -> pa.Array:
+        return key_literals(self.bound, index, rows.column(self.bound.table.schema.columns[index].name))
+
+    def _kept(self, index: int, new: str) -> str:
+        """The new value, or the stored one where the new one is only its narrowed form."""
+        if not self.milliseconds:
+            return new
+        old, local = f"{self.bound.sql}.{self.bound.name(index)}", self.bound.columns[index].type
+        kind = self.bound.kind(index)
+        if kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and local.scale > 3:
+            within = f"{old} >= {new} AND {old} < {new} + INTERVAL 1000 MICROSECOND"
+            return f"IF({within} AND MICROSECOND({new}) % 1000 = 0, {old}, {new})"
+        if kind is Kind.NUMERIC and local.name == "decimal" and local.size > _DECIMAL128_DIGITS:
+            return (
+                f"IF({_decimal128(old)} = CAST({new} AS DECIMAL({local.size},{local.scale})), {old}, {new})"
+            )
+        if kind is Kind.JSON and local.kind is Kind.JSON:
+            return f"IF({new} IS NULL AND JSON_TYPE({old}) = 'NULL', {old}, {new})"
+        return new
+
+
+def key_literals(bound: Bound, index: int, column: pa.Array) -> pa.Array:
+    """Literals of a key column that compare with it exactly."""
+    if bound.kind(index) is Kind.NUMERIC:
+        return column.cast(_BINARY)  # quoted it would compare as a double
+    return literals(column, bound.table.schema.columns[index].type, bound.columns[index].type)
+
+
+def _decimal128(old: str) -> str:
+    """A decimal as decimal128 holds it: 34 digits, half to even; the rule of `replication.narrowing`."""
+    places = f"({_DECIMAL128_DIGITS} - CHAR_LENGTH(TRUNCATE(ABS({old}), 0)))"
+    cut = f"TRUNCATE({old}, {places})"
+    up = f"ROUND({old}, {places})"
+    # ROUND takes halves away from zero; where twice the rest is one unit, the even neighbour is meant.
+    half = f"2 * ABS({old} - {cut}) = ABS({up} - {cut})"
+    even = f"MOD({cut}, 2 * ABS({up} - {cut})) = 0"
+    rounded = f"IF({cut} <> {up} AND {half} AND {even}, {cut}, {up})"
+    return f"IF(ABS({old}) < {_DECIMAL128_SURE}, {old}, {rounded})"
+
+
+def _listed(values: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(values, _text(","), _text(""))
+
+
+def _text(text: str) -> pa.Scalar:
+    return pa.scalar(text.encode(), _BINARY)
