@@ -58,6 +58,9 @@ class Statement:
     tables: tuple[tuple[str, str], ...] = ()
 
 
+_BEGIN = Statement(Does.BEGIN)
+
+
 @dataclass(frozen=True, slots=True)
 class _Token:
     text: str
@@ -74,11 +77,13 @@ def read_statement(text: str, database: str) -> Statement:
         text: the statement.
         database: the default one, for names without.
     """
+    if text == "BEGIN":  # nearly all of them are
+        return _BEGIN
     tokens = list(_tokens(text))
     words = [t.word for t in tokens[:6]]
     match words:
         case ["BEGIN", *_] | ["START", "TRANSACTION", *_]:
-            return Statement(Does.BEGIN)
+            return _BEGIN
         case ["COMMIT", *_]:
             return Statement(Does.COMMIT)
         case ["ROLLBACK", *_]:

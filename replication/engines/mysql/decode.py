@@ -15,6 +15,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import pyarrow as pa
 from pymysqlreplication.constants import BINLOG
@@ -129,7 +130,12 @@ def read_gtid(event: Event) -> Gtid:
     if event.type == BINLOG.ANONYMOUS_GTID_LOG_EVENT:
         return Gtid("", 0, ts)
     (number,) = struct.unpack_from("<q", body, 17)
-    return Gtid(str(uuid.UUID(bytes=body[1:17])), number, ts)
+    return Gtid(_uuid(body[1:17]), number, ts)
+
+
+@lru_cache(maxsize=64)
+def _uuid(data: bytes) -> str:
+    return str(uuid.UUID(bytes=data))
 
 
 def _read_tagged(event: Event) -> Gtid:
@@ -143,7 +149,7 @@ def _read_tagged(event: Event) -> Gtid:
             case 0:  # flags
                 reader.varlen()
             case 1:
-                source = str(uuid.UUID(bytes=bytes(reader.varlen() for _ in range(16))))
+                source = _uuid(bytes(reader.varlen() for _ in range(16)))
             case 2:
                 number = reader.varlen_signed()
             case 3:
@@ -166,13 +172,18 @@ class Query:
 
     Attributes:
         database: the default one.
-        databases: those that the statement wrote to; None if the server does not say.
         text: the statement.
+        variables: what else the server says of it, see `databases`.
     """
 
     database: str
-    databases: frozenset[str] | None
     text: str
+    variables: bytes = b""
+
+    @property
+    def databases(self) -> frozenset[str] | None:
+        """The databases that the statement wrote to; None if the server does not say."""
+        return _databases(self.variables)
 
 
 def read_query(event: Event) -> Query:
@@ -186,7 +197,7 @@ def read_query(event: Event) -> Query:
     at = HEADER + 13 + variables
     database = data[at : at + length].decode("utf-8", "replace")
     text = data[at + length + 1 :].decode("utf-8", "replace")
-    return Query(database, _databases(data[HEADER + 13 : at]), text)
+    return Query(database, text, data[HEADER + 13 : at])
 
 
 _FIXED_VARIABLES = {0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4, 13: 3, 16: 1, 17: 8, 18: 2, 19: 1, 20: 1}

@@ -69,6 +69,8 @@ def row_starts(data: bytes, at: int, plan: Plan) -> list[int]:
                 at += skip
                 if prefix == 1:
                     at += 1 + data[at]
+                elif prefix == 2:
+                    at += 2 + data[at] + (data[at + 1] << 8)
                 else:
                     at += prefix + int.from_bytes(data[at : at + prefix], "little")
             at += tail
