@@ -7,13 +7,13 @@ from replication.engines import ENGINES
 from replication.schema import NodeConfig
 
 MAX_NODES = 3
-LATER_ENGINES = ("mysql",)
 PUBLIC_ENGINES = tuple(engine for engine in ENGINES if engine != "memory")
 """What is suggested; the memory engine serves tests only."""
 UNDECLARED_ENGINES = frozenset({"mongodb"})
 """Engines whose tables declare no columns, so that another node must."""
 _SCHEMES = {
     "postgres": ("postgresql://", "postgres://"),
+    "mysql": ("mysql://",),
     "mongodb": ("mongodb://", "mongodb+srv://"),
 }
 
@@ -27,7 +27,7 @@ def read_nodes(section: Value) -> tuple[NodeConfig, ...]:
     elif nodes and all(n.engine in UNDECLARED_ENGINES for n in nodes):
         section.complain(
             "no node declares columns: MongoDB's collections have none",
-            "a group needs at least one PostgreSQL node",
+            "a group needs at least one PostgreSQL or MySQL node",
         )
     given: dict[int, str] = {}
     for node in nodes:
@@ -59,10 +59,7 @@ def _read_engine(value: Value) -> str | None:
     text = value.text()
     if text is None or text in ENGINES:
         return text
-    if text in LATER_ENGINES:
-        value.complain(f"the engine '{text}' is not supported in this release", suggest("", PUBLIC_ENGINES))
-    else:
-        value.complain(f"no engine called '{value.shown}'", suggest(text, PUBLIC_ENGINES))
+    value.complain(f"no engine called '{value.shown}'", suggest(text, PUBLIC_ENGINES))
     return None
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
+from pymysql.connections import Connection
+
 from cluster.servers.mysql_programs import find_program
 from cluster.servers.process import ServerFailed, ServerProcess, free_port
 from replication.engines.mysql.config import parse, quoted
-from replication.engines.mysql.connection import Connection, connect
+from replication.engines.mysql.connection import connect
 from replication.schema import NodeConfig
 
 OPTIONS = (

@@ -11,6 +11,7 @@ from replication.schema import NodeConfig
 
 ENGINES = {
     "postgres": "replication.engines.postgres:PostgresEngine",
+    "mysql": "replication.engines.mysql:MysqlEngine",
     "mongodb": "replication.engines.mongodb:MongoEngine",
     "memory": "replication.engines.memory:MemoryEngine",
 }

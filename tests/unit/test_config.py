@@ -210,7 +210,7 @@ NODES = 'nodes:\n  pg: {engine: postgres, dsn: "postgresql://127.0.0.1/shop"}\n'
         ),
         (
             MINIMAL.replace("engine: postgres", "engine: mysql"),
-            "'mysql' is not supported in this release | use one of",
+            "not an address of mysql | it begins with mysql://",
         ),
         (
             MINIMAL.replace(', dsn: "postgresql://127.0.0.1/shop"', ""),

@@ -1,1 +1,43 @@
-"""MySQL 8.0 and later."""
+"""MySQL 8.0.19 and later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from replication.engines.mysql.applier import MysqlApplier
+from replication.engines.mysql.control import MysqlControl
+from replication.engines.mysql.schema import MysqlCatalog
+from replication.engines.mysql.snapshot import MysqlSnapshot
+from replication.engines.mysql.source import MysqlSource
+from replication.position import Position
+from replication.schema import NodeConfig, Table
+
+__all__ = ["MysqlEngine"]
+
+
+class MysqlEngine:
+    """Implements `replication.engine.Engine`."""
+
+    def __init__(self, node: NodeConfig, group: str) -> None:
+        self.node = node
+        self.group = group
+
+    def catalog(self) -> MysqlCatalog:
+        """See `Engine.catalog`."""
+        return MysqlCatalog(self.node, self.group)
+
+    def control(self) -> MysqlControl:
+        """See `Engine.control`."""
+        return MysqlControl(self.node, self.group)
+
+    def source(self, tables: Sequence[Table], start: Position) -> MysqlSource:
+        """See `Engine.source`."""
+        return MysqlSource(self.node, self.group, tables, start)
+
+    def applier(self, tables: Sequence[Table], sources: Sequence[str]) -> MysqlApplier:
+        """See `Engine.applier`."""
+        return MysqlApplier(self.node, self.group, tables, sources)
+
+    def snapshot(self) -> MysqlSnapshot:
+        """See `Engine.snapshot`."""
+        return MysqlSnapshot(self.node, self.group)

@@ -26,8 +26,8 @@ FROM information_schema.statistics
 WHERE table_schema = DATABASE() AND table_name = %s AND non_unique = 0
 GROUP BY index_name"""
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?|b'[01]*'|NULL")
-CODE_POINTS = frozenset({"utf8mb4_0900_bin", "binary"})
-"""Collations that sort text as canonical keys do, and keep blanks at the end apart."""
+CODE_POINTS = "utf8mb4_0900_bin"
+"""The collation that sorts text as canonical keys do, and to which blanks at the end are characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,11 @@ class Bound:
         return quoted(self.table.mapping.names[self.node])
 
     @property
+    def inexact(self) -> tuple[int, ...]:
+        """Indexes of key columns that take different texts for equal, or sort them otherwise than keys do."""
+        return tuple(i for i in self.key if not self._exact(i))
+
+    @property
     def key(self) -> tuple[int, ...]:
         """Indexes of the key columns, in key order."""
         return tuple(self.table.schema.index(name) for name in self.table.schema.key)
@@ -108,9 +113,20 @@ class Bound:
         """The quoted local name of a column."""
         return quoted(self.columns[index].name)
 
+    def bytewise(self, index: int) -> str:
+        """A column as SQL that compares and sorts as canonical keys do."""
+        name = self.name(index)
+        return name if self._exact(index) else f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)"
+
     def names(self, indexes: Iterable[int]) -> list[str]:
         """The quoted local names of some columns."""
         return [self.name(i) for i in indexes]
+
+    def _exact(self, index: int) -> bool:
+        local = self.columns[index]
+        if self.kind(index) is not Kind.TEXT or local.type.kind is Kind.BYTES:
+            return True
+        return local.collation == CODE_POINTS and local.type.name not in ("enum", "set")
 
 
 def read_columns(connection: Connection, table: str) -> list[LocalColumn]:

@@ -10,27 +10,23 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from replication.engines.mysql.columns import CODE_POINTS, Bound, bind
+from replication.engines.mysql.columns import Bound, bind
 from replication.engines.mysql.config import WATERMARK, parse, table_name
 from replication.engines.mysql.connection import Session
 from replication.engines.mysql.limits import beyond
-from replication.engines.mysql.literals import literals, rows_of_literals
+from replication.engines.mysql.literals import rows_of_literals
 from replication.engines.mysql.results import select
-from replication.engines.mysql.statements import key_literals
-from replication.engines.mysql.types import local_type
+from replication.engines.mysql.statements import exact_literals, key_literals
 from replication.engines.mysql.values import Errors, from_text
 from replication.errors import RowRefused
 from replication.key import encode_keys, key_columns
 from replication.schema import NodeConfig, Table
-from replication.types import CanonicalType, Kind
 
 _SETTINGS = {"SESSION information_schema_stats_expiry": "0"}
 _COUNT_BELOW = 10_000
 """Tables that the server thinks smaller than this are counted."""
 _COUNT_LIMIT = 1_000_000
 _KEYS_AT_ONCE = 1_000
-_BYTES = CanonicalType(Kind.BYTES)
-_BINARY = local_type("longblob", "longblob")
 
 
 class MysqlSnapshot:
@@ -50,7 +46,7 @@ class MysqlSnapshot:
         """
         bound = self._bind(table)
         where = "" if after is None else f"WHERE {_behind(bound, after)}"
-        order = ", ".join(_ordered(bound, i) for i in bound.key)
+        order = ", ".join(bound.bytewise(i) for i in bound.key)
         return self._read(bound, f"{where} ORDER BY {order} LIMIT {limit}")
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
@@ -139,26 +135,9 @@ def _selected(bound: Bound, index: int) -> str:
     return name
 
 
-def _in_order(bound: Bound, index: int) -> bool:
-    """Whether the column itself sorts as canonical keys do."""
-    column = bound.columns[index]
-    if bound.kind(index) is not Kind.TEXT or column.type.kind is Kind.BYTES:
-        return True
-    return column.collation in CODE_POINTS and column.type.name not in ("enum", "set")
-
-
-def _ordered(bound: Bound, index: int) -> str:
-    """A key column in an order that is the canonical key's."""
-    name = bound.name(index)
-    return name if _in_order(bound, index) else f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)"
-
-
 def _literal(bound: Bound, index: int, column: pa.Array) -> str:
-    """A key value, to compare with what `_ordered` gives."""
-    if _in_order(bound, index):
-        value = key_literals(bound, index, column)
-    else:
-        value = literals(column.cast(pa.binary()), _BYTES, _BINARY)
+    """A key value, to compare with `Bound.bytewise`."""
+    value = exact_literals(column) if index in bound.inexact else key_literals(bound, index, column)
     return str(value[0].as_py().decode("utf-8", "surrogateescape"))
 
 
@@ -167,7 +146,7 @@ def _behind(bound: Bound, after: bytes) -> str:
     columns = key_columns([after], [bound.kind(i) for i in bound.key])
     condition = ""
     for i, column in reversed(list(zip(bound.key, columns, strict=True))):
-        name, value = _ordered(bound, i), _literal(bound, i, column)
+        name, value = bound.bytewise(i), _literal(bound, i, column)
         equal = f" OR ({name} = {value} AND ({condition}))" if condition else ""
         condition = f"{name} > {value}{equal}"
     return f"({condition})"
@@ -184,6 +163,4 @@ def _among(bound: Bound, keys: Sequence[bytes]) -> str:
         return "FALSE"
     values = [key_literals(bound, i, c.take(good)) for i, c in zip(bound.key, columns, strict=True)]
     listed = b",".join(rows_of_literals(values).to_pylist()).decode("utf-8", "surrogateescape")
-    names = bound.names(bound.key)
-    name = names[0] if len(names) == 1 else f"({', '.join(names)})"
-    return f"{name} IN ({listed})"
+    return f"({', '.join(bound.names(bound.key))}) IN ({listed})"

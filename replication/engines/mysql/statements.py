@@ -19,12 +19,15 @@ import pyarrow.compute as pc
 
 from replication.engines.mysql.columns import Bound
 from replication.engines.mysql.literals import literals, rows_of_literals
-from replication.types import Kind
+from replication.engines.mysql.types import local_type
+from replication.types import CanonicalType, Kind
 
 NEW = "sync_worker_new"
 _ROWS_AT_ONCE = 2_000
 _BYTES_AT_ONCE = 1 << 20
 _BINARY = pa.binary()
+_BYTES = CanonicalType(Kind.BYTES)
+_LONGBLOB = local_type("longblob", "longblob")
 _DECIMAL128_DIGITS = 34
 _DECIMAL128_SURE = 10_000
 """Below it there are at most 4 digits before the point, and never more than 30 behind it."""
@@ -116,8 +119,8 @@ class Statements:
         b, columns = self.bound, self.writable
         change = [f"{b.name(i)} = {self._kept(i, f'{NEW}.{b.name(i)}')}" for i in columns if i not in b.key]
         same = f"{b.sql}.{b.name(b.key[0])}"
-        if not b.only_key:
-            equal = " AND ".join(f"{b.sql}.{n} <=> {NEW}.{n}" for n in b.names(b.key))
+        if b.inexact or not b.only_key:
+            equal = " AND ".join(self._same(i) for i in b.key)
             change.append(f"{b.name(b.key[0])} = IF({equal}, {same}, NULL)")
         elif not change:
             change.append(f"{b.name(b.key[0])} = {same}")
@@ -141,16 +144,19 @@ class Statements:
             parts.append(_text(f"{b.name(b.key[0])} = {b.name(b.key[0])}"))
         for n, i in enumerate(b.key):
             parts += [_text(f"{' AND ' if n else ' WHERE '}{b.name(i)} = "), self._key_literals(rows, i)]
+        for i in b.inexact:
+            parts += [_text(f" AND {b.bytewise(i)} = "), self._exact_literals(rows, i)]
         values = pc.binary_join_element_wise(*parts, _text(""))
         return replace(self._work(rows, f"UPDATE {b.sql} SET ", values, ""), partial=True)
 
     def delete(self, rows: pa.RecordBatch) -> Work:
         """Delete by key."""
         b = self.bound
-        names = b.names(b.key)
-        name = names[0] if len(names) == 1 else f"({', '.join(names)})"
-        values = rows_of_literals([self._key_literals(rows, i) for i in b.key])
-        return self._work(rows, f"DELETE FROM {b.sql} WHERE {name} IN (", _listed(values), ")")
+        columns = b.names(b.key) + [b.bytewise(i) for i in b.inexact]
+        values = [self._key_literals(rows, i) for i in b.key]
+        values += [self._exact_literals(rows, i) for i in b.inexact]
+        head = f"DELETE FROM {b.sql} WHERE ({', '.join(columns)}) IN ("
+        return self._work(rows, head, _listed(rows_of_literals(values)), ")")
 
     def _work(self, rows: pa.RecordBatch, head: str, values: pa.Array, tail: str) -> Work:
         return Work(self.bound.table.name, rows.column("_key"), head.encode(), values, tail.encode())
@@ -161,6 +167,16 @@ class Statements:
 
     def _key_literals(self, rows: pa.RecordBatch, index: int) -> pa.Array:
         return key_literals(self.bound, index, rows.column(self.bound.table.schema.columns[index].name))
+
+    def _exact_literals(self, rows: pa.RecordBatch, index: int) -> pa.Array:
+        return exact_literals(rows.column(self.bound.table.schema.columns[index].name))
+
+    def _same(self, index: int) -> str:
+        """Whether a key column is the same in the stored row and the new one."""
+        name = self.bound.name(index)
+        bytewise = self.bound.bytewise(index)
+        old, new = (bytewise.replace(name, f"{table}.{name}") for table in (self.bound.sql, NEW))
+        return f"{old} = {new}"
 
     def _kept(self, index: int, new: str) -> str:
         """The new value, or the stored one where the new one is only its narrowed form."""
@@ -185,6 +201,11 @@ def key_literals(bound: Bound, index: int, column: pa.Array) -> pa.Array:
     if bound.kind(index) is Kind.NUMERIC:
         return column.cast(_BINARY)  # quoted it would compare as a double
     return literals(column, bound.table.schema.columns[index].type, bound.columns[index].type)
+
+
+def exact_literals(column: pa.Array) -> pa.Array:
+    """Literals of a text that compare with `Bound.bytewise`."""
+    return literals(column.cast(_BINARY), _BYTES, _LONGBLOB)
 
 
 def _decimal128(old: str) -> str:
