@@ -32,6 +32,7 @@ _LARGEST = (1 << 24) - 1
 _TYPE, _FORMAT = 4, bytes([BINLOG.FORMAT_DESCRIPTION_EVENT])
 """Where an event's type is, and that of the one which says whether the others have checksums."""
 _OK, _EOF, _ERROR = 0x00, 0xFE, 0xFF
+_TAKEN_OVER = b"same server_uuid/server_id as this"
 
 
 class Packets:
@@ -176,6 +177,9 @@ class BinlogStream:
     def _event(self, packet: bytes) -> Event:
         status = packet[0] if packet else _EOF
         if status == _ERROR:
+            if _TAKEN_OVER in packet:
+                message = "another reader of this node and group has signed on"
+                raise NodeUnavailable(message, node=self._config.node)
             pymysql.err.raise_mysql_exception(packet)
         if status != _OK:
             message = "the server ended the stream"
