@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.tools import Peer
-from tests.fixtures.engines import EngineHarness, MemoryHarness, MongoHarness, PostgresHarness
+from tests.fixtures.engines import EngineHarness, MemoryHarness, MongoHarness, MysqlHarness, PostgresHarness
 from tests.fixtures.mongodb import mongodb_db, mongodb_server
+from tests.fixtures.mysql import mysql_db, mysql_server
 from tests.fixtures.postgres import postgres_db, postgres_server
 
-__all__ = ["mongodb_db", "mongodb_server", "postgres_db", "postgres_server"]
+__all__ = ["mongodb_db", "mongodb_server", "mysql_db", "mysql_server", "postgres_db", "postgres_server"]
 
-HARNESSES = (MemoryHarness, PostgresHarness, MongoHarness)
+HARNESSES = (MemoryHarness, PostgresHarness, MysqlHarness, MongoHarness)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +41,8 @@ def harness(request: pytest.FixtureRequest) -> Iterator[EngineHarness]:
             made = MemoryHarness()
         case "postgres":
             made = PostgresHarness(request.getfixturevalue("postgres_db"))
+        case "mysql":
+            made = MysqlHarness(request.getfixturevalue("mysql_db"))
         case "mongodb":
             made = MongoHarness(request.getfixturevalue("mongodb_db"))
     try:

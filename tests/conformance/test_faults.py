@@ -41,9 +41,11 @@ from tests.fixtures.engines import (
     EngineHarness,
     MemoryHarness,
     MongoHarness,
+    MysqlHarness,
     PostgresHarness,
     node_config,
 )
+from tests.fixtures.mysql import local_server
 
 SECRET = "hunter2-swordfish"
 
@@ -206,6 +208,22 @@ def postgres_restarts() -> Iterator[tuple[EngineHarness, Callable[[], None]]]:
 
 
 @contextmanager
+def mysql_restarts() -> Iterator[tuple[EngineHarness, Callable[[], None]]]:
+    with local_server() as server:
+        harness = MysqlHarness(server.create_database("restarted"))
+
+        def restart() -> None:
+            server.kill()
+            server.start()
+            harness.connect()
+
+        try:
+            yield harness, restart
+        finally:
+            harness.close()
+
+
+@contextmanager
 def mongodb_restarts() -> Iterator[tuple[EngineHarness, Callable[[], None]]]:
     with tempfile.TemporaryDirectory(prefix="sync-mongodb-") as path, MongoServer(Path(path)) as server:
         harness = MongoHarness(server.dsn("restarted"))
@@ -215,7 +233,12 @@ def mongodb_restarts() -> Iterator[tuple[EngineHarness, Callable[[], None]]]:
             harness.close()
 
 
-RESTARTS = {"memory": memory_restarts, "postgres": postgres_restarts, "mongodb": mongodb_restarts}
+RESTARTS = {
+    "memory": memory_restarts,
+    "postgres": postgres_restarts,
+    "mysql": mysql_restarts,
+    "mongodb": mongodb_restarts,
+}
 
 
 @pytest.mark.parametrize("name", list(RESTARTS))
@@ -255,6 +278,7 @@ def test_secrets_never_appear_in_errors(harness: EngineHarness) -> None:
     dsn = {
         "memory": f"memory://sync:{SECRET}@nowhere",
         "postgres": f"postgresql://sync:{SECRET}@127.0.0.1:{free_port()}/shop",
+        "mysql": f"mysql://sync:{SECRET}@127.0.0.1:{free_port()}/shop",
         "mongodb": f"mongodb://sync:{SECRET}@127.0.0.1:{free_port()}/shop"
         "?serverSelectionTimeoutMS=200&connectTimeoutMS=200",
     }[harness.name]

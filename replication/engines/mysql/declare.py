@@ -89,7 +89,7 @@ def _default(default: str, kind: Kind, type: str) -> str | None:
 
 
 def _type(type: CanonicalType) -> str:
-    """The type that holds every value of a canonical type, as close as can be to what is declared elsewhere."""
+    """The type that holds every value of a canonical type, close to what is declared elsewhere."""
     match = _PARAMETERS.match(type.native)
     if match is None:
         return _TYPES[type.kind]

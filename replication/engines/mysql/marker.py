@@ -52,7 +52,7 @@ def insert_marker(marker: Marker) -> tuple[str, list[Any]]:
     """Store a marker where there is none: the statement and its parameters."""
     statement = (
         f"INSERT INTO {MARKER} (grp, shard, shards, epoch, seq, state, versions) "
-        "VALUES (%s, %s, %s, %s, %s, %s, _binary%s) ON DUPLICATE KEY UPDATE seq = seq"
+        "VALUES (%s, %s, %s, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE seq = seq"
     )
     m = marker
     return statement, [m.group, m.shard, m.shards, m.epoch, m.seq, m.state(), m.versions]
