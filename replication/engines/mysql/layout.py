@@ -12,7 +12,6 @@ from replication.change import change_schema
 from replication.engines.mysql.images import Plan
 from replication.engines.mysql.tablemap import VECTOR, ColumnMap, TableMap
 from replication.engines.mysql.types import KINDS, LocalType
-from replication.errors import Terminal
 from replication.schema import Table
 from replication.types import Kind
 
@@ -171,14 +170,7 @@ def lay_out(table: Table, node: str, found: TableMap, charsets: Mapping[int, str
         node: this node's name.
         found: what the log says of it.
         charsets: the server's collations by number, with the name of their character set.
-
-    Raises:
-        Terminal: the table map does not name its columns.
     """
-    if not found.named:
-        message = f"the log does not name the columns of {found.table}"
-        hint = "SET PERSIST binlog_row_metadata = FULL, then copy the table again"
-        raise Terminal(message, hint=hint)
     known = {column.name: place for place, column in enumerate(found.columns)}
     places: list[int] = []
     fields: list[Field | None] = []

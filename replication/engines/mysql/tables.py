@@ -141,7 +141,9 @@ class Tables:
         if role is Role.FOREIGN:
             return Known(body, role)
         found = read_table_map(event.data)
-        layout = None
+        if not found.named:
+            message = f"the log does not name the columns of {table}"
+            raise Terminal(message, hint=f"SET PERSIST binlog_row_metadata = FULL; {COPY_AGAIN}")
         if mapped is not None:
             layout = lay_out(mapped, self._mapped.node, found, self._mapped.charsets)
             return Known(body, role, found, layout.plan, layout)
