@@ -18,14 +18,14 @@ WATERMARK_COLUMNS = ("grp", "ident", "n")
 _OPTIONS = "ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 TABLES = (
     f"""CREATE TABLE IF NOT EXISTS {MARKER} (
-        grp varchar(64) NOT NULL, shard int NOT NULL, shards int NOT NULL, epoch bigint NOT NULL,
+        grp varchar(255) NOT NULL, shard int NOT NULL, shards int NOT NULL, epoch bigint NOT NULL,
         seq bigint NOT NULL, state longtext NOT NULL, versions longblob NOT NULL, PRIMARY KEY (grp, shard)
     ) {_OPTIONS}""",
     f"""CREATE TABLE IF NOT EXISTS {WATERMARK} (
-        grp varchar(64) NOT NULL PRIMARY KEY, ident varchar(128) NOT NULL, n bigint NOT NULL
+        grp varchar(255) NOT NULL PRIMARY KEY, ident varchar(255) NOT NULL, n bigint NOT NULL
     ) {_OPTIONS}""",
     f"""CREATE TABLE IF NOT EXISTS {STATE} (
-        name varchar(255) NOT NULL PRIMARY KEY, value longtext NOT NULL
+        name varchar(512) NOT NULL PRIMARY KEY, value longtext NOT NULL
     ) {_OPTIONS}""",
 )
 LOCK = (
