@@ -305,9 +305,7 @@ def test_deadlock_is_contention(node: MysqlNode) -> None:
 
         thread = threading.Thread(target=apply)
         thread.start()
-        blocked = (
-            "SELECT SLEEP(0.02), COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-        )
+        blocked = "SELECT SLEEP(0.02), COUNT(*) FROM performance_schema.data_lock_waits"
         wait_for(lambda: node.sql(blocked)[0][1] == 1)
         app.query("UPDATE items SET qty = 1 WHERE id = 1")
         thread.join()
