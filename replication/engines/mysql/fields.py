@@ -13,6 +13,7 @@ import pyarrow as pa
 from pymysqlreplication.constants import FIELD_TYPE
 
 from replication.engines.mysql import jsonb
+from replication.engines.mysql.charsets import UTF8
 from replication.engines.mysql.decode import Malformed
 from replication.engines.mysql.images import Bools, Buffer, Ints, Values, validity
 from replication.engines.mysql.layout import BINARY, Field
@@ -199,23 +200,14 @@ def _without(valid: Bools | None, errors: Errors, n: int) -> Bools | None:
 def _read_text(buffer: Buffer, v: Values, field: Field) -> tuple[pa.Array, Errors]:
     if field.column.collation == BINARY:
         return _read_bytes(buffer, v, field)
+    assert field.charset is not None
     binary = buffer.binary(v.start, v.lengths, v.valid)
-    if field.codec in ("utf-8", "ascii"):
+    if field.charset.codec == UTF8:
         try:
             return binary.cast(pa.utf8()), {}
         except pa.ArrowInvalid:
             pass  # the slow way finds out which
-    return _each(binary, pa.utf8(), lambda data: _text(data, field.codec))
-
-
-def _text(data: bytes, codec: str) -> str:
-    if codec != "cp1252":
-        return data.decode(codec)
-    # MySQL's latin1 keeps the five codes that Windows left free.
-    return "".join(_LATIN1[b] for b in data)
-
-
-_LATIN1 = [bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(256)]
+    return _each(binary, pa.utf8(), field.charset.decode)
 
 
 def _read_bytes(buffer: Buffer, v: Values, field: Field) -> tuple[pa.Array, Errors]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pymysqlreplication.constants import FIELD_TYPE
 
 from replication.change import change_schema
+from replication.engines.mysql.charsets import Charset
 from replication.engines.mysql.images import Plan
 from replication.engines.mysql.tablemap import VECTOR, ColumnMap, TableMap
 from replication.engines.mysql.types import KINDS, LocalType
@@ -17,6 +18,7 @@ from replication.types import Kind
 
 BINARY = 63
 """The collation of bytes."""
+_NO_CHARSET = Charset("unknown")
 _UNSIGNED = {FIELD_TYPE.SHORT: Kind.INT32, FIELD_TYPE.LONG: Kind.INT64, FIELD_TYPE.LONGLONG: Kind.NUMERIC}
 _NAMES = {
     FIELD_TYPE.TINY: "tinyint",
@@ -44,36 +46,6 @@ _TEXT_NAMES = {
     FIELD_TYPE.VARCHAR: ("varchar", "varbinary"),
     FIELD_TYPE.BLOB: ("text", "blob"),
 }
-_CODECS = {
-    "utf8mb4": "utf-8",
-    "utf8mb3": "utf-8",
-    "utf8": "utf-8",
-    "ascii": "ascii",
-    "latin1": "cp1252",
-    "latin2": "iso8859-2",
-    "latin5": "iso8859-9",
-    "greek": "iso8859-7",
-    "hebrew": "iso8859-8",
-    "cp1250": "cp1250",
-    "cp1251": "cp1251",
-    "cp1256": "cp1256",
-    "cp1257": "cp1257",
-    "cp850": "cp850",
-    "cp852": "cp852",
-    "cp866": "cp866",
-    "koi8r": "koi8-r",
-    "koi8u": "koi8-u",
-    "gbk": "gbk",
-    "gb18030": "gb18030",
-    "cp932": "cp932",
-    "euckr": "cp949",
-    "ucs2": "utf-16-be",
-    "utf16": "utf-16-be",
-    "utf16le": "utf-16-le",
-    "utf32": "utf-32-be",
-}
-"""Python's name for a character set of MySQL's, where both mean the same by every byte that the server
-takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,53 +55,43 @@ class Field:
     Attributes:
         column: what the log says of it.
         type: the same as the information schema would say it.
-        codec: Python's name of the character set of its text, or empty.
+        charset: of its text.
         members: of an enum or set.
         trouble: why it cannot be read, or empty.
     """
 
     column: ColumnMap
     type: LocalType
-    codec: str = ""
+    charset: Charset | None = None
     members: tuple[str, ...] = ()
     trouble: str = ""
 
 
-def field_of(column: ColumnMap, charsets: Mapping[int, str]) -> Field:
+def field_of(column: ColumnMap, charsets: Mapping[int, Charset]) -> Field:
     """How to read a column.
 
     Args:
         column: what the log says of it.
-        charsets: the server's collations by number, with the name of their character set.
+        charsets: by the numbers of the server's collations.
     """
+    charset = charsets.get(column.collation, _NO_CHARSET)
+    trouble = "" if charset.known else f"is in character set {charset.name}, which cannot be read from a log"
     if column.type in _TEXT_NAMES:
         text, bytes_ = _TEXT_NAMES[column.type]
         if column.collation == BINARY:
             return Field(column, LocalType(bytes_, Kind.BYTES, size=column.size))
-        charset = charsets.get(column.collation, "")
-        codec = _CODECS.get(charset, "")
-        return Field(column, LocalType(text, Kind.TEXT, charset=charset), codec, trouble=_unknown(charset))
+        return Field(column, LocalType(text, Kind.TEXT, charset=charset.name), charset, trouble=trouble)
     name = _NAMES.get(column.type, "")
     if not name:
         return Field(column, LocalType("", Kind.OPAQUE), trouble="is stored as before MySQL 5.6")
     if name in ("enum", "set"):
-        charset = charsets.get(column.collation, "utf8mb4")
-        codec = _CODECS.get(charset, "")
-        members = tuple(m.decode(codec or "latin1", "replace") for m in column.members)
-        trouble = _unknown(charset)
-        return Field(column, LocalType(name, Kind.TEXT, members=members), codec, members, trouble)
+        members = () if trouble else tuple(map(charset.decode, column.members))
+        type = LocalType(name, Kind.TEXT, members=members, charset=charset.name)
+        return Field(column, type, charset, members, trouble)
     kind = (_UNSIGNED.get(column.type) if column.unsigned else None) or KINDS[name]
     size = column.precision or column.size
     scale = column.size if column.type == FIELD_TYPE.NEWDECIMAL else 0
     return Field(column, LocalType(name, kind, column.unsigned, size, scale))
-
-
-def _unknown(charset: str) -> str:
-    return (
-        ""
-        if charset in _CODECS
-        else f"is in character set {charset or 'unknown'}, which cannot be read from a log"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +124,14 @@ class Layout:
         return all(self.places[k] >= 0 for k in self.key)
 
 
-def lay_out(table: Table, node: str, found: TableMap, charsets: Mapping[int, str]) -> Layout:
+def lay_out(table: Table, node: str, found: TableMap, charsets: Mapping[int, Charset]) -> Layout:
     """Match a table map with the mapped columns.
 
     Args:
         table: the mapped table.
         node: this node's name.
         found: what the log says of it.
-        charsets: the server's collations by number, with the name of their character set.
+        charsets: by the numbers of the server's collations.
     """
     known = {column.name: place for place, column in enumerate(found.columns)}
     places: list[int] = []

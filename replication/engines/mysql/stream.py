@@ -17,6 +17,7 @@ import pymysql
 from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication.constants import BINLOG
 
+from replication.engines.mysql.charsets import Charset, read_charsets
 from replication.engines.mysql.config import MysqlConfig
 from replication.engines.mysql.connection import connect
 from replication.engines.mysql.decode import Event, has_checksums, read_event
@@ -97,8 +98,8 @@ class BinlogStream:
         self._connection: Any = None
         self._packets = Packets()
         self._checksums = False
-        self.charsets: Mapping[int, str] = {}
-        """The server's collations by number, with the name of their character set."""
+        self.charsets: Mapping[int, Charset] = {}
+        """By the numbers of the server's collations."""
 
     def open(self, position: Position) -> Start:
         """Connect, and ask for everything after a position.
@@ -110,7 +111,7 @@ class BinlogStream:
         connection: Any = connect(self._config, read_timeout=None)
         try:
             start = find_start(connection, position)
-            self.charsets = _charsets(connection)
+            self.charsets = read_charsets(connection)
             with connection.cursor() as cursor:
                 cursor.execute("SELECT @@GLOBAL.binlog_checksum")
                 self._checksums = cursor.fetchone() != ("NONE",)
@@ -189,9 +190,3 @@ class BinlogStream:
             self._checksums = has_checksums(data)
             return read_event(data, checksum=True)
         return read_event(data, self._checksums)
-
-
-def _charsets(connection: Any) -> dict[int, str]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id, character_set_name FROM information_schema.collations")
-        return {int(number): name for number, name in cursor.fetchall()}

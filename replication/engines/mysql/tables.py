@@ -12,6 +12,7 @@ from enum import Enum
 
 from pymysqlreplication.constants import BINLOG
 
+from replication.engines.mysql.charsets import Charset
 from replication.engines.mysql.config import MARKER, WATERMARK
 from replication.engines.mysql.decode import HEADER, Event, Malformed, read_rows, table_id
 from replication.engines.mysql.images import Plan, row_starts, split_row
@@ -33,7 +34,7 @@ class Mapped:
         group: the group's name.
         database: the database that our tables and the mapped ones are in.
         tables: mapped tables by their name on this node.
-        charsets: the server's collations by number, with the name of their character set.
+        charsets: by the numbers of the server's collations.
         lower_case: the server compares table names without case.
     """
 
@@ -41,7 +42,7 @@ class Mapped:
     group: str
     database: str
     tables: Mapping[str, Table]
-    charsets: Mapping[int, str]
+    charsets: Mapping[int, Charset]
     lower_case: bool = False
 
     def find(self, database: str, table: str) -> Table | None:
