@@ -26,6 +26,8 @@ FROM information_schema.statistics
 WHERE table_schema = DATABASE() AND table_name = %s AND non_unique = 0
 GROUP BY index_name"""
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?|b'[01]*'|NULL")
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED = {"n": "\n", "r": "\r", "0": "\0", "Z": "\x1a"}
 CODE_POINTS = "utf8mb4_0900_bin"
 """The collation that sorts text as canonical keys do, and to which blanks at the end are characters."""
 
@@ -144,7 +146,7 @@ def read_columns(connection: Connection, table: str) -> list[LocalColumn]:
             nullable == "NO",
             "GENERATED" in extra.replace("DEFAULT_GENERATED", ""),
             "auto_increment" in extra,
-            generation or _default(default, data_type, extra),
+            _plain(generation) if generation else _default(default, data_type, extra),
         )
         for name, data_type, declared, charset, collation, nullable, extra, default, generation in rows
     ]
@@ -200,7 +202,12 @@ def _default(default: str | None, data_type: str, extra: str) -> str | None:
     if default is None:
         return None
     if "DEFAULT_GENERATED" in extra:
-        return default if default.upper().startswith("CURRENT_TIMESTAMP") else f"({default})"
+        return default if default.upper().startswith("CURRENT_TIMESTAMP") else f"({_plain(default)})"
     if _NUMBER.fullmatch(default) and data_type not in ("char", "varchar", "enum", "set"):
         return default
     return "'" + default.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _plain(expression: str) -> str:
+    """An expression as it was written; the information schema escapes it as if it stood in a string."""
+    return _ESCAPE.sub(lambda m: _ESCAPED.get(m[1], m[1]), expression)

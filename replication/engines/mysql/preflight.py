@@ -34,6 +34,7 @@ _WANTED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "binlog_row_image": (("FULL",), "SET PERSIST binlog_row_image = FULL"),
     "binlog_row_metadata": (("FULL",), "SET PERSIST binlog_row_metadata = FULL"),
     "binlog_row_value_options": (("",), "SET PERSIST binlog_row_value_options = ''"),
+    "binlog_order_commits": (("ON",), "SET PERSIST binlog_order_commits = ON"),
     "gtid_mode": (("ON",), "SET PERSIST gtid_mode = ON, by way of OFF_PERMISSIVE and ON_PERMISSIVE"),
     "enforce_gtid_consistency": (("ON",), "SET PERSIST enforce_gtid_consistency = ON"),
     "read_only": (("OFF",), "SET PERSIST read_only = OFF, or name the primary in the dsn"),

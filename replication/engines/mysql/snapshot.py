@@ -67,7 +67,11 @@ class MysqlSnapshot:
         return rows.filter(pa.array([key in known for key in rows.column("_key").to_pylist()], pa.bool_()))
 
     def write_watermark(self, ident: str) -> None:
-        """See `Snapshot.write_watermark`."""
+        """See `Snapshot.write_watermark`.
+
+        What the log has before it can be seen when this returns: the server makes commits visible in the
+        order of its log (`binlog_order_commits`).
+        """
         with self._session.use() as c, c.cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {WATERMARK} (grp, ident, n) VALUES (%s, %s, 1) AS given "
@@ -116,7 +120,7 @@ class MysqlSnapshot:
             errors |= {row: f"{column.name}: {why}" for row, why in unread.items()}
         if errors:
             row, why = next(iter(errors.items()))
-            key = ", ".join(str(texts[i][row].as_py()) for i in bound.key)
+            key = ", ".join(texts[i][row].as_py().decode("utf-8", "replace") for i in bound.key)
             message = f"the row {key:.60} of {bound.sql} cannot be read: {why}"
             raise RowRefused(message, node=self.node.name, hint="correct or remove the row")
         kinds = [bound.kind(i) for i in bound.key]
