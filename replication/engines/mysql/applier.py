@@ -176,7 +176,7 @@ def _writable(bound: Bound, columns: Iterable[int], rows: pa.RecordBatch, found:
         return rows
     keys = rows.column("_key")
     found.held += [HeldRow(bound.table.name, keys[i].as_py(), why) for i, why in sorted(bad.items())]
-    return rows.take([i for i in range(rows.num_rows) if i not in bad])
+    return rows.take(pa.array([i for i in range(rows.num_rows) if i not in bad], pa.int64()))
 
 
 def _run(c: Connection, statements: Iterable[bytes]) -> list[int]:

@@ -68,7 +68,7 @@ def _checks(column: pa.Array, kind: Kind, local: LocalType) -> Iterator[tuple[pa
         yield finer, f"has more than {places} digits behind the point"
     elif kind is Kind.BYTES and local.name == "binary":
         yield pc.less(pc.binary_length(column), local.size), f"is shorter than binary({local.size})"
-    elif kind is Kind.JSON or (kind is Kind.LIST and local.kind is Kind.JSON):
+    elif local.kind is Kind.JSON:
         yield _long_numbers(column), "has a number that a double or an integer of 64 bits cannot hold"
     elif local.name == "year":
         named = pc.or_(pc.equal(column, 0), pc.and_(pc.greater(column, 1900), pc.less(column, 2156)))
