@@ -22,7 +22,9 @@ from pymysqlreplication.constants import BINLOG
 
 HEADER = 19
 CHECKSUM = 4
-HEARTBEAT_V2, PAYLOAD, TAGGED_GTID = 41, 40, 42  # newer than the library's list
+XA_PREPARE, PAYLOAD, HEARTBEAT_V2, TAGGED_GTID = 38, 40, 41, 42  # most are newer than the library's list
+ENDS = frozenset({BINLOG.XID_EVENT, BINLOG.QUERY_EVENT, XA_PREPARE})
+"""Events that may end a transaction."""
 IGNORABLE = 0x80
 """Flag of events that a reader which does not know them may skip."""
 ROWS = frozenset({BINLOG.WRITE_ROWS_EVENT_V2, BINLOG.UPDATE_ROWS_EVENT_V2, BINLOG.DELETE_ROWS_EVENT_V2})
@@ -81,12 +83,16 @@ def read_event(data: bytes, checksum: bool) -> Event:
         message = f"an event of {size} bytes came as {len(data)}"
         raise Malformed(message)
     if checksum:
-        body, sent = data[:-CHECKSUM], int.from_bytes(data[-CHECKSUM:], "little")
-        if zlib.crc32(body) != sent:
+        if not is_checksum(data):
             message = f"the checksum of an event of type {kind} is wrong"
             raise Malformed(message)
-        data = body
+        data = data[:-CHECKSUM]
     return Event(kind, time, size, end, flags, data)
+
+
+def is_checksum(data: bytes) -> bool:
+    """Whether the last four bytes are the CRC-32 of those before."""
+    return zlib.crc32(memoryview(data)[:-CHECKSUM]) == int.from_bytes(data[-CHECKSUM:], "little")
 
 
 def has_checksums(description: bytes) -> bool:

@@ -15,7 +15,7 @@ import pymysql
 
 from replication.change import LogEvent, Progress
 from replication.engines.mysql.config import parse, table_name
-from replication.engines.mysql.decode import PAYLOAD, Event, Malformed, unpacked
+from replication.engines.mysql.decode import ENDS, PAYLOAD, Event, Malformed, unpacked
 from replication.engines.mysql.errors import classify
 from replication.engines.mysql.stream import HEARTBEAT_SECONDS, BinlogStream
 from replication.engines.mysql.tables import Mapped
@@ -59,6 +59,7 @@ class MysqlSource:
         self._stream: BinlogStream | None = None
         self._assembler: Assembler | None = None
         self._events: Iterator[Event] = iter(())
+        self._held: Event | None = None
         self._reported = start.order
         self._progress_at = self._silent = 0.0
 
@@ -96,8 +97,11 @@ class MysqlSource:
         stream, assembler = self._opened()
         assembler.decode_echoes = self.decode_echoes
         deadline = self._clock() + wait
+        limit = max_rows
         while True:
-            full = self._take(stream, assembler, max_rows)
+            if assembler.waiting >= limit:
+                limit = assembler.waiting + max_rows  # an echo, which comes whole
+            full = self._take(stream, assembler, limit)
             events = assembler.drain(partial=False) or (assembler.drain(partial=True) if full else [])
             if not events and (progress := self._progress(assembler)):
                 events = [progress]
@@ -123,19 +127,27 @@ class MysqlSource:
         return self._stream, self._assembler
 
     def _take(self, stream: BinlogStream, assembler: Assembler, max_rows: int) -> bool:
-        """Take what has come; whether that is as much as fits."""
+        """Take what has come; whether there is more than fits.
+
+        Whether a transaction that just fits ends here shows the next event, so that is looked at as well.
+        """
         taken = 0
-        while True:
-            for event in self._events:
+        while assembler.failure is None:
+            event = self._held or next(self._events, None)
+            if event is None:
+                events = stream.read()
+                if events is None:
+                    return False
+                self._silent = 0.0
+                self._events = _flat(events)
+            elif (assembler.waiting >= max_rows or taken >= MAX_BYTES) and event.type not in ENDS:
+                self._held = event
+                return True
+            else:
+                self._held = None
                 assembler.feed(event)
                 taken += event.size
-                if assembler.waiting >= max_rows or taken >= MAX_BYTES or assembler.failure is not None:
-                    return True
-            events = stream.read()
-            if events is None:
-                return False
-            self._silent = 0.0
-            self._events = _flat(events)
+        return True
 
     def _progress(self, assembler: Assembler) -> Progress | None:
         now = self._clock()

@@ -20,7 +20,7 @@ from pymysqlreplication.constants import BINLOG
 from replication.engines.mysql.charsets import Charset, read_charsets
 from replication.engines.mysql.config import MysqlConfig
 from replication.engines.mysql.connection import connect
-from replication.engines.mysql.decode import Event, has_checksums, read_event
+from replication.engines.mysql.decode import Event, has_checksums, is_checksum, read_event
 from replication.engines.mysql.position import Start, find_start
 from replication.errors import NodeUnavailable
 from replication.position import Position
@@ -30,8 +30,8 @@ _READ_SIZE = 1 << 18
 _HEADER = 4
 _LARGEST = (1 << 24) - 1
 """A packet of this size goes on in the next one."""
-_TYPE, _FORMAT = 4, bytes([BINLOG.FORMAT_DESCRIPTION_EVENT])
-"""Where an event's type is, and that of the one which says whether the others have checksums."""
+_TYPE, _ROTATE, _FORMAT = 4, bytes([BINLOG.ROTATE_EVENT]), bytes([BINLOG.FORMAT_DESCRIPTION_EVENT])
+"""Where an event's type is; the last one's events say whether the others have checksums."""
 _OK, _EOF, _ERROR = 0x00, 0xFE, 0xFF
 _TAKEN_OVER = b"same server_uuid/server_id as this"
 
@@ -112,9 +112,8 @@ class BinlogStream:
         try:
             start = find_start(connection, position)
             self.charsets = read_charsets(connection)
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT @@GLOBAL.binlog_checksum")
-                self._checksums = cursor.fetchone() != ("NONE",)
+            # We take events with checksums, whether the log has them now or later.
+            connection.query("SET @master_binlog_checksum = 'CRC32'")
             self._request(connection, start)
         except BaseException:
             connection.close()
@@ -188,5 +187,7 @@ class BinlogStream:
         data = packet[1:]
         if data[_TYPE : _TYPE + 1] == _FORMAT:
             self._checksums = has_checksums(data)
-            return read_event(data, checksum=True)
+        elif data[_TYPE : _TYPE + 1] == _ROTATE:
+            # It comes before the event that would say.
+            return read_event(data, is_checksum(data))
         return read_event(data, self._checksums)

@@ -24,6 +24,7 @@ from replication.engines.mysql.decode import (
     OLD_ROWS,
     ROWS,
     TAGGED_GTID,
+    XA_PREPARE,
     Event,
     Malformed,
     Query,
@@ -47,7 +48,6 @@ _OPS = {
     BINLOG.DELETE_ROWS_EVENT_V2: Op.DELETE,
 }
 _LIMIT = 1 << 32
-_XA_PREPARE = 38
 _SILENT = frozenset(
     {
         BINLOG.STOP_EVENT,
@@ -98,7 +98,7 @@ class Assembler:
             BINLOG.EXECUTE_LOAD_QUERY_EVENT: lambda e: self._query(e, read_load_query(e)),
             BINLOG.TABLE_MAP_EVENT: lambda e: self._tables.learn(e),
             BINLOG.XID_EVENT: self._end,
-            _XA_PREPARE: self._end,
+            XA_PREPARE: self._end,
             BINLOG.INCIDENT_EVENT: self._incident,
             **dict.fromkeys(ROWS, self._rows),
             **dict.fromkeys((*OLD_ROWS, BINLOG.PARTIAL_UPDATE_ROWS_EVENT), self._unreadable_rows),
