@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from replication.defaults import portable_default
 from replication.engine import Finding
 from replication.engines.postgres.columns import LocalColumn, publishes_generated, read_columns
 from replication.engines.postgres.config import Connection, Session, quoted, quoted_table, split_name
@@ -12,11 +12,6 @@ from replication.engines.postgres.preflight import check
 from replication.engines.postgres.types import declaration
 from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
 from replication.types import CanonicalType
-
-_LITERAL = re.compile(
-    r"(?i)^(-?\d+(\.\d+)?|'([^'\\]|'')*'|true|false|null|current_timestamp(\(\d\))?|current_date)$"
-)
-"""Defaults that mean the same in every dialect."""
 
 
 class PostgresCatalog:
@@ -81,8 +76,8 @@ class PostgresCatalog:
             parts.append(f"GENERATED ALWAYS AS ({default}) STORED")
         elif default and not column.generated:
             same = own and "nextval(" not in default
-            if same or _LITERAL.match(default):
-                parts.append(f"DEFAULT {default}")
+            if known := default if same else portable_default(default, column.type.kind):
+                parts.append(f"DEFAULT {known}")
         if not column.nullable or column.name in table.schema.key:
             parts.append("NOT NULL")
         return " ".join(parts)
