@@ -7,6 +7,7 @@ backoff; the marker makes a second try of a batch that had committed after all h
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -21,7 +22,7 @@ from tenacity import (
 from tenacity.wait import wait_base
 
 from actors.complete import Completer
-from replication.batch import Applied, ApplyBatch
+from replication.batch import Applied, ApplyBatch, Outcome
 from replication.engine import Applier, Engine
 from replication.errors import Contention, Transient
 from replication.schema import Table
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 CONTENTION_SECONDS = 0.25
 """Longest pause after a write conflict: the other transaction ends soon, and a waiting batch only grows."""
+
+EARLY_SECONDS = 0.01
+"""Before the answer that a batch came too early, which brings it again."""
 
 
 def _pause(unavailable: wait_base, state: RetryCallState) -> float:
@@ -68,6 +72,7 @@ class Applying:
             reraise=True,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="applier")
+        self._closing = threading.Event()
 
     def submit(self, batch: ApplyBatch) -> Future[Applied]:
         """Queue a batch; see `resolver.Target`."""
@@ -79,10 +84,14 @@ class Applying:
         Raises:
             Terminal: trying again will not help.
         """
-        return self._retry(self._once, batch)
+        applied = self._retry(self._once, batch)
+        if applied.outcome is Outcome.EARLY:
+            self._closing.wait(EARLY_SECONDS)  # the batch before it is on its way
+        return applied
 
     def close(self) -> None:
         """Finish what is queued, then disconnect."""
+        self._closing.set()
         self._thread.shutdown()
         self._disconnect()
 

@@ -25,7 +25,6 @@ IN_FLIGHT = 2
 UNCONFIRMED = 256
 """Chunks that were emitted and are not durable."""
 POLL_SECONDS = 0.02
-SETTLE_SECONDS = 0.02
 
 
 class Capture(Protocol):
@@ -174,9 +173,6 @@ class Backfill:
         ident = ChunkIdent(self._run, self._table.name, self._number)
         limit = self._size.rows
         self._snapshot.write_watermark(ident.low)
-        # A database may log a commit a moment before other sessions see it. Such a commit must not be
-        # before the low watermark and invisible to the read.
-        self._around.wait(SETTLE_SECONDS)
         rows = self._snapshot.read_chunk(self._table, self._after, limit)
         self._all_read = rows.num_rows < limit
         if not rows.num_rows:

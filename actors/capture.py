@@ -29,18 +29,29 @@ class Ack:
         replaying: it needs the rows of echoes.
         paused: a target is too far behind; hold back.
         released: re-reading from here is enough after a restart, so the log before it may go.
+        epoch: the incarnation that answers.
     """
 
     replaying: bool
     paused: bool
     released: Position
+    epoch: int
 
 
 class Sink(Protocol):
     """A resolver shard, as capture needs it."""
 
-    def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
-        """Process events of `node`'s log, in order. An empty list asks for the state only."""
+    def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
+        """Process events of `node`'s log, in order.
+
+        Args:
+            node: whose log.
+            events: the next events; an empty list asks for the state only.
+            epoch: the incarnation that these events follow the `released` position of; None: just asking.
+
+        Raises:
+            Superseded: another incarnation is at work.
+        """
 
 
 class Capture:
@@ -57,7 +68,9 @@ class Capture:
         self.sinks = sinks
         self.window = ChunkWindow()
         self._lock = threading.Lock()  # a copy offers its chunks from a thread of its own
+        self._epoch: int | None = None
         acks = self._send([[] for _ in sinks])
+        self._epoch = max(a.epoch for a in acks)
         self.released = min(a.released for a in acks)
         self.source = open_source(self.released)
         self.source.decode_echoes = any(a.replaying for a in acks)
@@ -115,7 +128,7 @@ class Capture:
         return event
 
     def _send(self, parts: Sequence[list[LogEvent]]) -> list[Ack]:
-        return [sink.feed(self.node, part) for sink, part in zip(self.sinks, parts, strict=True)]
+        return [s.feed(self.node, part, self._epoch) for s, part in zip(self.sinks, parts, strict=True)]
 
 
 def _split(events: Sequence[LogEvent], shards: int, node: str) -> list[list[LogEvent]]:

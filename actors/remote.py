@@ -32,9 +32,9 @@ class RemoteSink:
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
 
-    def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
+    def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         """See `capture.Sink`."""
-        ack: Ack = self._handle.call("feed", node, list(events)).result()
+        ack: Ack = self._handle.call("feed", node, list(events), epoch).result()
         return ack
 
 

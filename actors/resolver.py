@@ -23,16 +23,19 @@ from replication.conflict.policy import load_policies
 from replication.conflict.rows import ChangeRows
 from replication.conflict.shard import Shard, ShardConfig
 from replication.engine import Engine
-from replication.errors import Fenced
+from replication.errors import Fenced, Superseded
 from replication.marker import Marker
 from replication.schema import Table, TableSchema
 
 
 class Target(Protocol):
-    """An applier, as a resolver needs it: batches are applied in the order they are submitted."""
+    """An applier, as a resolver needs it."""
 
     def submit(self, batch: ApplyBatch) -> Future[Applied]:
-        """Apply a batch; the future fails only with a terminal error."""
+        """Apply a batch; the future fails only with a terminal error.
+
+        Batches go in the order they are submitted; one that overtook another after all is answered `EARLY`.
+        """
 
 
 class Auditor(Protocol):
@@ -98,8 +101,11 @@ class Resolver:
         self._lock = threading.RLock()
         self._changes = self._applied = self._conflicts = 0
 
-    def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
+    def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         """Process events of `node`'s log; see `capture.Sink`."""
+        if epoch not in (None, self.shard.epoch):
+            message = f"events for epoch {epoch}, but epoch {self.shard.epoch} is at work"
+            raise Superseded(message, node=node)
         with self._lock:
             for event in events:
                 if event.end.order <= self.shard.progress.position[node].order:
@@ -108,7 +114,8 @@ class Resolver:
             self._record_conflicts()
             self._pump()
             paused = any(self._is_behind(n) for n in self.names if n != node)
-            return Ack(self.shard.replaying, paused, self.shard.progress.released[node])
+            released = self.shard.progress.released[node]
+            return Ack(self.shard.replaying, paused, released, self.shard.epoch)
 
     def _is_behind(self, node: str) -> bool:
         """Whether a target has enough to do: its next batch is full, or too much is on its way."""
@@ -133,6 +140,9 @@ class Resolver:
         """An applier has answered."""
         try:
             applied = answer.result()
+            if applied.outcome is Outcome.EARLY:  # an applier that was made again took them out of order
+                self._submit(batch)
+                return
             if applied.outcome is Outcome.FENCED:
                 message = f"batch {batch.marker.seq} of epoch {batch.marker.epoch} was refused"
                 raise Fenced(message, node=batch.node)
@@ -181,9 +191,12 @@ class Resolver:
         if outgoing is None:
             return False
         batch = to_apply_batch(outgoing, self.schemas, self.names)
-        answer = self.targets[node].submit(batch)
-        answer.add_done_callback(lambda done: self.on_applied(batch, done))
+        self._submit(batch)
         return True
+
+    def _submit(self, batch: ApplyBatch) -> None:
+        answer = self.targets[batch.node].submit(batch)
+        answer.add_done_callback(lambda done: self.on_applied(batch, done))
 
 
 def make_shard(

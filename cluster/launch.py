@@ -4,10 +4,10 @@
          ▲               └──────▶ audit
     copy NODE
 
-An applier, the audit log, a capture and a copy restart alone: Ray makes them again and repeats the calls that
-were on their way, which the marker and the audit log's high-water marks make harmless; a copy goes on after
-its last durable chunk. A resolver holds what cannot be repeated, so when one is lost the whole group starts a
-new incarnation from the markers.
+Every part restarts alone. Ray makes an applier, the audit log, a capture and a copy again and repeats the
+calls that were on their way, which the marker and the audit log's high-water marks make harmless; a copy goes
+on after its last durable chunk. A resolver holds what cannot be repeated: when one was lost, `Group.renew`
+raises the epoch, and the resolvers begin again from the markers while every other process stays.
 """
 
 from __future__ import annotations
@@ -32,15 +32,30 @@ from cluster.processes import (
     settled,
 )
 from replication.errors import NodeUnavailable, SyncError
+from replication.marker import Marker
 
 log = logging.getLogger(__name__)
+RENEW_SECONDS = 30.0
 
 
 class RayHandle:
-    """An actor's handle in the shape of `actors.remote.Handle`."""
+    """An actor in the shape of `actors.remote.Handle`.
 
-    def __init__(self, actor: Any) -> None:
+    It travels as the name alone: Ray would keep a handle among an actor's arguments in the object store, and
+    could not make the actor again once that is lost.
+    """
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name = name
         self.actor = actor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RayHandle.named, (self.name,)
+
+    @classmethod
+    def named(cls, name: str) -> RayHandle:
+        """Look an actor up. It blocks, so it must not happen where Ray delivers answers."""
+        return cls(name, ray.get_actor(name))
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """See `Handle`. Errors come as they were raised; a lost actor is `NodeUnavailable`."""
@@ -57,7 +72,7 @@ def _pass_on(answered: Future[Any], done: Future[Any]) -> None:
     elif isinstance(error, ray.exceptions.RayTaskError):
         done.set_exception(error.cause if isinstance(error.cause, SyncError) else error)
     else:
-        done.set_exception(NodeUnavailable(f"an actor was lost: {type(error).__name__}"))
+        done.set_exception(NodeUnavailable(f"an actor was lost: {error}"))
 
 
 def namespace(group: str) -> str:
@@ -89,7 +104,7 @@ def ask(address: str, group: str) -> tuple[list[ShardStatus], dict[str, list[Cop
     except (ConnectionError, RuntimeError):
         return None
     names: list[str] = ray.util.list_named_actors()
-    handles = {name: RayHandle(ray.get_actor(name)) for name in names}
+    handles = {name: RayHandle.named(name) for name in names}
     shards = [h.call("status").result() for n, h in sorted(handles.items()) if n.startswith("resolver ")]
     copies = {
         n.removeprefix("copy "): h.call("status").result() for n, h in handles.items() if n[:5] == "copy "
@@ -108,28 +123,26 @@ class Group:
         self.plan = plan
         engines = plan.engines()
         names = list(engines)
-        markers = prepare(plan.group, engines, plan.tables, plan.shards)
-        self.audit = _actor(AuditProcess, "audit", plan, restarts=True)
+        self._markers = self._prepare()
+        self.audit = _actor(AuditProcess, "audit", plan)
         self.appliers = {
-            (n, s): _actor(ApplierProcess, f"applier {n}/{s}", plan, n, restarts=True)
+            (n, s): _actor(ApplierProcess, f"applier {n}/{s}", plan, n)
             for n in names
             for s in range(plan.shards)
         }
         self.resolvers = [
             _actor(
                 ResolverProcess, f"resolver {s}", plan, s,
-                {n: markers[n][s] for n in names},
                 {n: self.appliers[n, s] for n in names},
-                self.audit, threads=16,
+                self.audit, repeats=False, threads=16,
             )
             for s in range(plan.shards)
         ]  # fmt: skip
         self.captures = {
-            n: _actor(CaptureProcess, f"capture {n}", plan, n, self.resolvers, restarts=True, threads=4)
-            for n in names
+            n: _actor(CaptureProcess, f"capture {n}", plan, n, self.resolvers, threads=4) for n in names
         }
         self.copies = {
-            n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], restarts=True, threads=2)
+            n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], threads=2)
             for n in copied_from(plan.tables, names)
         }
 
@@ -139,15 +152,38 @@ class Group:
         readers = [*self.copies.values(), *self.captures.values()]
         return [*readers, *self.resolvers, *self.appliers.values(), self.audit]
 
+    def begin(self) -> None:
+        """Set the resolvers to work."""
+        for s, resolver in enumerate(self.resolvers):
+            own = {n: markers[s] for n, markers in self._markers.items()}
+            resolver.call("begin", own).result(RENEW_SECONDS)
+
     def streaming(self) -> bool:
         """Whether every log is connected."""
         return all(c.call("streaming").result() for c in self.captures.values())
 
     def check(self) -> BaseException | None:
-        """The first error that ended a part, if any. An actor that is being made again is waited for."""
-        lasting = [*self.copies.values(), *self.captures.values(), *self.resolvers]
-        errors = settled([part.call("health") for part in lasting], 60)
+        """The first error that ended a part, if any. A reader that is being made again is waited for."""
+        readers = [*self.copies.values(), *self.captures.values()]
+        errors = settled([part.call("health") for part in readers], 60)
+        shards = settled([r.call("health") for r in self._begun()], 60)
+        errors += [e for e in shards if not isinstance(e, NodeUnavailable)]  # it is lost, see `lost`
         return errors[0] if errors else None
+
+    def lost(self) -> bool:
+        """Whether a resolver was made again, so that `renew` is due."""
+        return len(self._begun()) < len(self.resolvers)
+
+    def renew(self) -> None:
+        """Start a new incarnation of the resolvers, once all of them are there.
+
+        Raises:
+            Transient: not yet; try again.
+        """
+        for resolver in self.resolvers:  # none may hear of the next epoch before it begins it
+            resolver.call("suspend").result(RENEW_SECONDS)
+        self._markers = self._prepare()
+        self.begin()
 
     def heartbeat(self) -> None:
         """Store how far idle logs have been read."""
@@ -168,25 +204,49 @@ class Group:
         _report(settled([self.audit.call("close")], 30))
         self.kill()
 
+    def _prepare(self) -> dict[str, list[Marker]]:
+        return prepare(self.plan.group, self.plan.engines(), self.plan.tables, self.plan.shards)
+
+    def _begun(self) -> list[RayHandle]:
+        """The resolvers that are at work. One that does not answer is made again."""
+        begun = []
+        for resolver, epoch in [(r, r.call("epoch")) for r in self.resolvers]:
+            try:
+                if epoch.result(RENEW_SECONDS):
+                    begun.append(resolver)
+            except NodeUnavailable:
+                pass
+            except TimeoutError:
+                ray.kill(resolver.actor, no_restart=False)
+        return begun
+
     def kill(self) -> None:
         """End the actors at once."""
         for part in self.parts:
             ray.kill(part.actor, no_restart=True)
 
 
-def _actor(kind: type, name: str, *args: Any, restarts: bool = False, threads: int = 1) -> RayHandle:
-    """Make an actor. It asks for no CPU of its own: a group has more parts than a laptop has cores.
+def _actor(kind: type, name: str, *args: Any, repeats: bool = True, threads: int = 1) -> RayHandle:
+    """Make an actor, made again whenever it is lost. It asks for no CPU of its own: a group has more parts
+    than a laptop has cores.
 
     The class takes the part's name, which process lists, log prefixes and the dashboard show.
+
+    Args:
+        kind: the class.
+        name: the part's name.
+        args: what it is made from.
+        repeats: calls that were on their way when it was lost are made again.
+        threads: how many calls it answers at once.
     """
     made: Any = ray.remote(type(name, (kind,), {})).options(
         name=name,
         num_cpus=0,
         max_concurrency=threads,
-        max_restarts=-1 if restarts else 0,
-        max_task_retries=-1 if restarts else 0,
+        max_restarts=-1,
+        max_task_retries=-1 if repeats else 0,
     )
-    return RayHandle(made.remote(*args))
+    return RayHandle(name, made.remote(*args))
 
 
 def _report(errors: Sequence[BaseException]) -> None:

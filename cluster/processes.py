@@ -31,6 +31,7 @@ from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
 from replication.engine import Engine
 from replication.engines import load_engine
+from replication.errors import NodeUnavailable
 from replication.marker import Marker
 from replication.schema import NodeConfig, Table
 
@@ -109,40 +110,61 @@ class ApplierProcess(_Part):
 
 
 class ResolverProcess(_Part):
-    """One shard."""
+    """One shard. It holds what cannot be repeated, so a process that was made again waits for `begin`."""
 
-    def __init__(
-        self,
-        plan: GroupPlan,
-        number: int,
-        markers: Mapping[str, Marker],
-        appliers: Mapping[str, Handle],
-        audit: Handle,
-    ) -> None:
+    def __init__(self, plan: GroupPlan, number: int, appliers: Mapping[str, Handle], audit: Handle) -> None:
         super().__init__(plan)
-        schemas = {t.name: t.schema for t in plan.tables}
-        engines = plan.engines()
-        self._queue = AuditQueue(RemoteLog(audit).write, schemas, sorted(engines))
-        shard = make_shard(plan.group, number, plan.shards, engines, plan.tables, markers)
-        targets = {n: RemoteTarget(h) for n, h in appliers.items()}
-        self._resolver = Resolver(shard, schemas, targets, self._queue, plan.limits, self._fail)
+        self._plan = plan
+        self._number = number
+        self._schemas = {t.name: t.schema for t in plan.tables}
+        self._engines = plan.engines()
+        self._queue = AuditQueue(RemoteLog(audit).write, self._schemas, sorted(self._engines))
+        self._targets = {n: RemoteTarget(h) for n, h in appliers.items()}
+        self._resolver: Resolver | None = None
 
-    def feed(self, node: str, events: Sequence[LogEvent]) -> Ack:
+    def begin(self, markers: Mapping[str, Marker]) -> None:
+        """Start an incarnation from every node's marker. What an earlier one still hears is of no account."""
+        plan = self._plan
+        shard = make_shard(plan.group, self._number, plan.shards, self._engines, plan.tables, markers)
+
+        def fail(error: BaseException) -> None:
+            if self._resolver is begun:
+                self._fail(error)
+
+        begun = Resolver(shard, self._schemas, self._targets, self._queue, plan.limits, fail)
+        self._error = None
+        self._resolver = begun
+
+    def suspend(self) -> None:
+        """End the incarnation at work; the next one is about to begin."""
+        self._resolver = None
+
+    def epoch(self) -> int:
+        """The incarnation at work; 0 before `begin`."""
+        return self._resolver.shard.epoch if self._resolver else 0
+
+    def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         """See `Resolver.feed`."""
         self.health()
-        return self._resolver.feed(node, events)
+        return self._begun().feed(node, events, epoch)
 
     def heartbeat(self) -> None:
         """See `Resolver.heartbeat`."""
-        self._resolver.heartbeat()
+        self._begun().heartbeat()
 
     def status(self) -> ShardStatus:
         """See `Resolver.status`."""
-        return self._resolver.status()
+        return self._resolver.status() if self._resolver else ShardStatus(self._number, True, {}, 0, 0, 0)
 
     def close(self) -> None:
         """Write the records that wait."""
         self._queue.close()
+
+    def _begun(self) -> Resolver:
+        if self._resolver is None:
+            message = f"resolver {self._number} waits for the markers"
+            raise NodeUnavailable(message)
+        return self._resolver
 
 
 class CaptureProcess(_Part):

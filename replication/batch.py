@@ -74,7 +74,9 @@ class Outcome(StrEnum):
 
     COMMITTED = "committed"
     FENCED = "fenced"
-    """The node refused it: a newer incarnation of the shard is at work, or a batch before it is missing."""
+    """The node refused it: a newer incarnation of the shard is at work, or it is older than the last one."""
+    EARLY = "early"
+    """The node refused it, because a batch before it is missing: send it again after that one."""
     ALREADY = "already"
     """The node held it: an earlier try had committed although its answer was lost."""
 
@@ -102,6 +104,20 @@ class Applied:
     outcome: Outcome
     held: Sequence[HeldRow] = ()
     missing: Sequence[tuple[str, bytes]] = field(default=())
+
+
+def refusal(stored: tuple[int, int] | None, marker: Marker) -> Outcome:
+    """Why a node refuses a batch.
+
+    Args:
+        stored: the node's `epoch` and `seq`; None when it has no marker for this shard.
+        marker: the batch's marker, whose `after` is not `seq`.
+    """
+    if stored == (marker.epoch, marker.seq):
+        return Outcome.ALREADY
+    if stored is not None and stored[0] == marker.epoch and stored[1] < marker.after:
+        return Outcome.EARLY
+    return Outcome.FENCED
 
 
 def rows_to_buffer(rows: pa.RecordBatch) -> pa.Buffer:

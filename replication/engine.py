@@ -78,8 +78,8 @@ class Applier(Protocol):
         """Commit the marker and the rows in one transaction.
 
         The marker is written first, on condition that the stored `epoch` is the marker's and the stored `seq`
-        is `marker.after`. If not, nothing is written and the outcome is `fenced`, or `already` if the node
-        holds this very `epoch` and `seq`. A batch without rows writes its marker all the same.
+        is `marker.after`. If not, nothing is written and the outcome is what `batch.refusal` says. A batch
+        without rows writes its marker all the same.
 
         Only mapped columns are touched. A value that equals the narrowed form of what the node holds is left
         alone. Deleting a missing row is no error. Partial rows (`_have`) that the node does not hold are
@@ -110,7 +110,10 @@ class Snapshot(Protocol):
         """The rows with these canonical keys, same columns; missing rows are left out."""
 
     def write_watermark(self, ident: str) -> None:
-        """Commit a watermark that will appear in the log as `Watermark(ident)`."""
+        """Commit a watermark that will appear in the log as `Watermark(ident)`.
+
+        Rows read after it returns show at least every commit that is before it in the log.
+        """
 
     def estimate_rows(self, table: Table) -> int:
         """About how many rows the table holds; 0 when unknown."""

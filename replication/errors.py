@@ -3,7 +3,8 @@
     SyncError
     ├── Transient              try again, with backoff
     │   ├── NodeUnavailable    the connection or the server is away
-    │   └── Contention         deadlock, serialization failure, write conflict
+    │   ├── Contention         deadlock, serialization failure, write conflict
+    │   └── Superseded         the resolvers began a new epoch; read again from where they stand
     └── Terminal               stop; somebody must act
         ├── ConfigError        the configuration is wrong; names the path and the fix
         ├── PreflightFailed    a node cannot take part as it is set up
@@ -64,6 +65,10 @@ class NodeUnavailable(Transient):
 
 class Contention(Transient):
     """Another transaction was in the way: deadlock, serialization failure, write conflict."""
+
+
+class Superseded(Transient):
+    """The resolvers began a new epoch meanwhile; the log must be read again from where they stand."""
 
 
 class Terminal(SyncError):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from replication.schema import Table
 
 log = logging.getLogger(__name__)
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 0.5
 COPYING_SECONDS = 0.2
 START_SECONDS = 0.05
 
@@ -131,15 +131,16 @@ def _run_incarnation(plan: GroupPlan, stopping: threading.Event) -> BaseExceptio
 def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseException | None:
     """Look after a running incarnation; the error that ended it, or None when it was stopped."""
     try:
+        group.begin()
         while not group.streaming():  # what it waits for may be lost before it ever streams
-            if (error := group.check()) is not None:
+            if (error := _tend(group)) is not None:
                 return error
             if stopping.wait(START_SECONDS):
                 return None
         log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
         beat, copying = 0.0, True
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
-            if (error := group.check()) is not None:
+            if (error := _tend(group)) is not None:
                 return error
             copied = group.copied()
             if copying and copied and group.copies:
@@ -151,3 +152,16 @@ def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseExce
     except SyncError as error:
         return error
     return None
+
+
+def _tend(group: Group) -> BaseException | None:
+    """Replace lost resolvers; the error that ended a part, if any."""
+    try:
+        if group.lost():
+            log.warning("resolver_lost", extra={"group": group.plan.group})
+            group.renew()
+            log.info("resolvers_resume", extra={"group": group.plan.group})
+    except (Transient, TimeoutError) as away:  # a database, or a process that is not there yet
+        log.warning("resolvers_wait", extra={"group": group.plan.group, "error": str(away)})
+        return None
+    return group.check()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
 
-from replication.change import Watermark
+from replication.change import Changes, Watermark
+from replication.engine import Source
 from replication.key import encode_keys
 from replication.paging import ChunkSize, read_chunks
 from tests.fixtures.postgres_node import PostgresNode, mapping, wait_for
@@ -144,3 +148,51 @@ def test_watermark_appears_in_the_log(postgres_db: str) -> None:
             assert seen == ["here"]
         finally:
             source.close()
+
+
+def test_what_is_logged_before_a_watermark_is_read_after_it(postgres_db: str) -> None:
+    """A commit that waits for a synchronous standby is in the log, and no other session sees it yet."""
+    local = f"{postgres_db}?options=-c%20synchronous_commit%3Dlocal"
+    ddl = "CREATE TABLE t (k int PRIMARY KEY)"
+    with PostgresNode(local, ddl, [mapping("t", "k")]) as node, closing(node.source()) as source:
+        node.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        node.sql("SELECT pg_reload_conf()")
+        try:
+            writer = run(lambda: insert(postgres_db))
+            wait_for(lambda: shows(source, Changes))
+            assert node.sql("SELECT k FROM t") == []
+            read: list[int] = []
+            reading = run(lambda: read.extend(read_after_watermark(node)))
+            wait_for(lambda: shows(source, Watermark))
+            looks: set[tuple[object, ...]] = set()  # when it looked, so that it did so twice at least
+            wait_for(lambda: not reading.is_alive() or (looks.update(node.sql(LOOKS)) or len(looks)) > 1)
+        finally:
+            node.sql("ALTER SYSTEM RESET synchronous_standby_names")
+            node.sql("SELECT pg_reload_conf()")
+        writer.join(20)
+        reading.join(20)
+        assert read == [1]
+
+
+LOOKS = """SELECT query_start FROM pg_stat_activity
+WHERE query LIKE '%pg_snapshot_xip%' AND pid <> pg_backend_pid()"""
+
+
+def read_after_watermark(node: PostgresNode) -> list[int]:
+    node.snapshot.write_watermark("low")
+    return node.snapshot.read_chunk(node.tables["t"], None, 10).column("k").to_pylist()
+
+
+def shows(source: Source, kind: type) -> bool:
+    return any(isinstance(e, kind) for e in source.poll(100, 0.2))
+
+
+def insert(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as c:
+        c.execute("INSERT INTO t VALUES (1)")
+
+
+def run(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
+from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, refusal
 from replication.engines.memory.database import MemoryDatabase
 from replication.engines.memory.errors import unavailable
 from replication.engines.memory.log import StoredMarker
@@ -74,8 +74,5 @@ class MemoryApplier:
 
 
 def _refuse(stored: StoredMarker | None, marker: Marker) -> Outcome | None:
-    if stored is None or stored.epoch != marker.epoch:
-        return Outcome.FENCED
-    if stored.seq == marker.seq:
-        return Outcome.ALREADY
-    return None if stored.seq == marker.after else Outcome.FENCED
+    found = None if stored is None else (stored.epoch, stored.seq)
+    return None if found == (marker.epoch, marker.after) else refusal(found, marker)

@@ -19,7 +19,7 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, DocumentTooLarge, PyMongoError
 from pymongo.results import BulkWriteResult
 
-from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
+from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, refusal
 from replication.engines.mongodb.config import MARKER, Document, connect
 from replication.engines.mongodb.control import MAJORITY, SNAPSHOT
 from replication.engines.mongodb.errors import CONTENTION, DUPLICATE_KEY, UNAVAILABLE, classify, translated
@@ -150,12 +150,9 @@ class MongoApplier:
     def _check(self, session: ClientSession, marker: Marker) -> None:
         key = {"_id": marker_id(marker.group, marker.shard)}
         stored = self._db[MARKER].find_one(key, {"epoch": 1, "seq": 1}, session=session)
-        if stored is not None and int(stored["epoch"]) == marker.epoch:
-            if int(stored["seq"]) == marker.after:
-                return
-            if int(stored["seq"]) == marker.seq:
-                raise _NotOurs(Outcome.ALREADY)
-        raise _NotOurs(Outcome.FENCED)
+        found = None if stored is None else (int(stored["epoch"]), int(stored["seq"]))
+        if found != (marker.epoch, marker.after):
+            raise _NotOurs(refusal(found, marker))
 
     def _replace_marker(self, session: ClientSession, marker: Marker, events: int) -> None:
         document = to_document(marker, events)

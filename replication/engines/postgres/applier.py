@@ -15,7 +15,7 @@ import psycopg
 import pyarrow as pa
 
 from replication.applying import Findings, split, write_what_passes
-from replication.batch import Applied, ApplyBatch, Outcome, TableRows
+from replication.batch import Applied, ApplyBatch, Outcome, TableRows, refusal
 from replication.engines.postgres.columns import Bound, bind
 from replication.engines.postgres.config import MARKER, REPLICA, STATE, Connection, Session
 from replication.engines.postgres.control import put_state_sql, state_name
@@ -197,8 +197,8 @@ class PostgresApplier:
         row = c.execute(
             f"SELECT epoch, seq FROM {MARKER} WHERE grp = %s AND shard = %s", [self.group, marker.shard]
         ).fetchone()
-        if row != (marker.epoch, marker.seq):
-            return Applied(Outcome.FENCED)
+        if (why := refusal(row and (row[0], row[1]), marker)) is not Outcome.ALREADY:
+            return Applied(why)
         kept = c.execute(f"SELECT value FROM {STATE} WHERE name = %s", [self._state(marker)]).fetchone()
         found = Findings.load(kept[0], marker) if kept else Findings()
         return Applied(Outcome.ALREADY, found.held, found.missing)

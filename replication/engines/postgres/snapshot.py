@@ -7,6 +7,7 @@ of the log: what the initial copy reads and what the log shows of the same row i
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -14,9 +15,10 @@ from psycopg import sql
 from pyarrow import csv
 
 from replication.engines.postgres.columns import Bound, bind
-from replication.engines.postgres.config import WATERMARK, Session, split_name
+from replication.engines.postgres.config import WATERMARK, Connection, Session, split_name
 from replication.engines.postgres.statements import literal
 from replication.engines.postgres.values import from_text, to_text
+from replication.errors import Contention
 from replication.key import encode_keys, key_columns
 from replication.schema import NodeConfig, Table
 from replication.types import Kind
@@ -26,6 +28,17 @@ _COUNT_BELOW = 10_000
 _COUNT_LIMIT = 1_000_000
 _COLLATED = frozenset({25, 1043})
 """text and varchar, which an index of the collation "C" can give in canonical order."""
+
+
+_VISIBLE_SECONDS = 0.002
+"""Between two looks whether a commit can be seen."""
+_PATIENCE_SECONDS = 10.0
+_HINT = "look at synchronous_standby_names; where track_commit_timestamp is off, also at long transactions"
+_HIDDEN = """SELECT coalesce(array_agg(x::text), '{}') FROM pg_snapshot_xip(pg_current_snapshot()) x
+WHERE NOT current_setting('track_commit_timestamp')::bool OR pg_xact_commit_timestamp(x::xid) IS NOT NULL"""
+"""Transactions whose commit is in the log and that a snapshot does not show yet: a commit's time is stored
+after its log record was written and before that is flushed, so before anyone can read it there. Without
+commit times, any running transaction may be one."""
 
 
 class PostgresSnapshot:
@@ -67,13 +80,23 @@ class PostgresSnapshot:
         return self._read(bound, query)
 
     def write_watermark(self, ident: str) -> None:
-        """See `Snapshot.write_watermark`."""
+        """See `Snapshot.write_watermark`. Returns once every commit before it in the log can be seen.
+
+        A commit is logged first and shown to others later, much later where it waits for a standby.
+        """
         with self._session.use() as c:
             c.execute(
                 f"INSERT INTO {WATERMARK} (grp, ident) VALUES (%s, %s) "
                 "ON CONFLICT (grp) DO UPDATE SET ident = EXCLUDED.ident",
                 [self.group, ident],
             )
+            hidden, began = _hidden(c), time.monotonic()
+            while hidden:
+                if time.monotonic() - began > _PATIENCE_SECONDS:
+                    message = f"transactions {', '.join(sorted(hidden))} are logged, and nobody sees them yet"
+                    raise Contention(message, node=self.node.name, hint=_HINT)
+                time.sleep(_VISIBLE_SECONDS)
+                hidden &= _hidden(c)
 
     def estimate_rows(self, table: Table) -> int:
         """See `Snapshot.estimate_rows`."""
@@ -107,6 +130,11 @@ class PostgresSnapshot:
             with cursor.copy(copy.encode()) as rows:
                 data = b"".join(rows)
         return parse_csv(bound, data)
+
+
+def _hidden(c: Connection) -> set[str]:
+    (found,) = c.execute(_HIDDEN).fetchone() or ([],)
+    return set(found)
 
 
 def parse_csv(bound: Bound, data: bytes) -> pa.RecordBatch:

@@ -1,0 +1,122 @@
+"""The resolver's shell: what it does with answers, and whose events it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import pyarrow as pa
+import pytest
+
+from actors.limits import Limits
+from actors.resolver import Resolver, make_shard
+from replication.batch import Applied, ApplyBatch, Outcome
+from replication.change import SYSTEM_COLUMNS, Changes, Op, TableChanges
+from replication.conflict.decide import Conflict
+from replication.engines.memory import MemoryEngine
+from replication.errors import Fenced, Superseded
+from replication.key import encode_key
+from replication.marker import Marker
+from replication.position import Position, order_of
+from replication.schema import NodeConfig, Table, TableMapping, TableSchema
+from replication.types import Kind
+from tests.fixtures.tables import column
+
+SCHEMA = TableSchema("t", (column("id", Kind.INT64, "bigint", nullable=False),), ("id",))
+TABLE = Table(TableMapping("t", ("id",), {"a": "t", "b": "t"}), SCHEMA)
+EPOCH = 3
+
+
+class Target:
+    """An applier whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[ApplyBatch, Future[Applied]]] = []
+
+    def submit(self, batch: ApplyBatch) -> Future[Applied]:
+        self.asked.append((batch, Future()))
+        return self.asked[-1][1]
+
+
+class Durable:
+    """An audit log that is done at once."""
+
+    def changes(self, node: str, shard: int, tables: Sequence[TableChanges]) -> Future[None]:
+        return self._done()
+
+    def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
+        return self._done()
+
+    def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
+        return self._done()
+
+    def _done(self) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+class Bed:
+    def __init__(self) -> None:
+        engines = {n: MemoryEngine(NodeConfig(n, "memory", f"memory://{n}"), "g") for n in "ab"}
+        start = Position(order_of(1, 0), "")
+        markers = {n: Marker("g", 0, 1, EPOCH, 0, resume=dict.fromkeys("ab", start)) for n in "ab"}
+        self.errors: list[BaseException] = []
+        self.target = Target()
+        self.resolver = Resolver(
+            make_shard("g", 0, 1, engines, [TABLE], markers),
+            {"t": SCHEMA},
+            dict.fromkeys("ab", self.target),
+            Durable(),
+            Limits(),
+            self.errors.append,
+        )
+
+    def write(self, at: int, epoch: int | None = EPOCH) -> None:
+        self.resolver.feed("a", [insert(at)], epoch)
+
+
+def insert(at: int) -> Changes:
+    values = {"_op": Op.INSERT, "_hi": at, "_lo": 0, "_ts": at, "_key": encode_key((at,), [Kind.INT64])}
+    columns = [pa.array([values.get(name)], kind) for name, kind in SYSTEM_COLUMNS]
+    names = [name for name, _ in SYSTEM_COLUMNS]
+    rows = pa.RecordBatch.from_arrays([*columns, pa.array([at], pa.int64())], [*names, "id"])
+    return Changes((TableChanges("t", rows),), Position(order_of(at, 0), ""))
+
+
+@pytest.fixture
+def bed() -> Bed:
+    return Bed()
+
+
+def test_a_batch_that_came_too_early_is_sent_again(bed: Bed) -> None:
+    bed.write(2)
+    bed.write(3)
+    (first, done), (second, early) = bed.target.asked
+    assert second.marker.after == first.marker.seq
+    early.set_result(Applied(Outcome.EARLY))
+    done.set_result(Applied(Outcome.COMMITTED))
+    again, answer = bed.target.asked[2]
+    assert again is second
+    answer.set_result(Applied(Outcome.COMMITTED))
+    assert len(bed.target.asked) == 3
+    assert bed.resolver.status().applied == 2
+    assert not bed.errors
+
+
+def test_a_refused_batch_ends_the_incarnation(bed: Bed) -> None:
+    bed.write(2)
+    bed.target.asked[0][1].set_result(Applied(Outcome.FENCED))
+    assert [type(e) for e in bed.errors] == [Fenced]
+
+
+def test_events_of_another_incarnation_are_not_taken(bed: Bed) -> None:
+    """They need not follow what this one has read: a capture must begin again from its position."""
+    for epoch in (EPOCH - 1, EPOCH + 1):
+        with pytest.raises(Superseded):
+            bed.write(2, epoch)
+    ack = bed.resolver.feed("a", [], None)
+    assert (ack.epoch, ack.released.order) == (EPOCH, order_of(1, 0))
+    assert not bed.target.asked
+    bed.write(2)
+    assert len(bed.target.asked) == 1
