@@ -27,6 +27,7 @@ SQL_MODE = ",".join(
 )
 """Strict, so that a value that does not fit is refused and never clamped; and a key of 0 stays 0."""
 SETTINGS = {
+    "autocommit": "1",  # the driver believes the greeting, which does not know of --autocommit=0
     "sql_mode": f"'{SQL_MODE}'",
     "time_zone": "'+00:00'",
     "transaction_isolation": "'READ-COMMITTED'",
