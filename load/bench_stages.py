@@ -104,7 +104,7 @@ def apply(bed: Bed, sizes: Sizes) -> tuple[Line, float]:
         fill(source_dsn, 1, sizes.rows)
         source = load_engine(NodeConfig("a", "postgres", source_dsn), GROUP)
         table = read_table(source, MAPPING)
-        batches = _arrow(source, table, sizes.batch)
+        batches = arrow_batches(source, table, sizes.batch)
         texts = _texts(source_dsn, sizes)
         engine = load_engine(NodeConfig("a", "postgres", dsn), GROUP)
         with closing(engine.control()) as control:
@@ -157,7 +157,7 @@ def _compare(c: psycopg.Connection) -> None:
     assert row == (0,), "both ways must have written the same rows"
 
 
-def _arrow(engine: Engine, table: Table, size: int) -> list[pa.RecordBatch]:
+def arrow_batches(engine: Engine, table: Table, size: int) -> list[pa.RecordBatch]:
     """The source's rows as apply batches, then the same with `qty` one higher."""
     schema = apply_schema(table.schema.arrow)
     inserts: list[pa.RecordBatch] = []

@@ -22,6 +22,8 @@ LINES = [
     "initial copy",
     "latency p50",
     "latency p99",
+    "capture mysql",
+    "apply mysql",
 ]
 
 
