@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 from collections.abc import Callable
 
@@ -67,7 +68,7 @@ class _Printer:
         elif kind in _INTEGERS:
             parts.append(str(struct.unpack_from(_INTEGERS[kind], data, at)[0]))
         elif kind == _DOUBLE:
-            parts.append(repr(struct.unpack_from("<d", data, at)[0]).replace("e+", "e"))
+            parts.append(_double(struct.unpack_from("<d", data, at)[0]))
         elif kind == _STRING:
             parts.append(_quoted(_sized(data, at).decode()))
         elif kind == _OPAQUE:
@@ -105,6 +106,13 @@ class _Printer:
                 place = at + struct.unpack_from(number, data, entry + 1)[0]
             self.value(member, place, depth + 1)
         parts.append("}" if named else "]")
+
+
+def _double(value: float) -> str:
+    if not math.isfinite(value):
+        message = f"{value} is no number of JSON"
+        raise Malformed(message)
+    return repr(value).replace("e+", "e")
 
 
 def _sized(data: bytes, at: int) -> bytes:

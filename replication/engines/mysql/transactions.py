@@ -10,6 +10,7 @@ rows are our marker: the rest of it is skipped undecoded, unless echoes are want
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from functools import partial
 
@@ -64,6 +65,8 @@ _SILENT = frozenset(
         37,  # a change of that group
     }
 )
+_UNREADABLE = (ValueError, LookupError, struct.error)
+"""What damaged bytes end in: `Malformed`, text that is none, lengths beyond the end."""
 _DAMAGED = "look at it with mysqlbinlog; a node whose log is damaged comes back with an initial copy"
 
 
@@ -127,7 +130,7 @@ class Assembler:
                 raise Terminal(message, hint="a newer release of Sync Worker may read it")
         except SyncError as error:
             self._fail(error)
-        except Malformed as error:
+        except _UNREADABLE as error:
             self._fail(Terminal(f"the log cannot be read: {error}", hint=_DAMAGED))
 
     def drain(self, *, partial: bool) -> list[LogEvent]:
@@ -145,7 +148,7 @@ class Assembler:
             stop = opened.first
         try:
             events = self._pending.drain(stop)
-        except Malformed as error:
+        except _UNREADABLE as error:
             self._fail(Terminal(f"the log cannot be read: {error}", hint=_DAMAGED))
             events = []
         if not events and self.failure is not None:
@@ -308,9 +311,12 @@ class Assembler:
                 if tx.markers is None:
                     return
                 continue
-            marker = Marker.load(
-                self._mapped.group, shard, shards, epoch, seq, row["state"].decode(), row["versions"]
-            )
+            try:
+                state = row["state"].decode()
+                marker = Marker.load(self._mapped.group, shard, shards, epoch, seq, state, row["versions"])
+            except (TypeError, AttributeError) as error:
+                message = f"a marker of ours holds no vectors: {error}"
+                raise Malformed(message) from error
             self._pending.mark(tx, self._place(event) + place, marker)
 
     def _watermarks(self, event: Event, known: Known, tx: Transaction) -> None:
