@@ -33,7 +33,8 @@ _DDL = """CREATE TABLE {} (id bigint PRIMARY KEY, name varchar(100) NOT NULL, qt
 _FILL = """INSERT INTO bench
  WITH RECURSIVE n (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
  SELECT i, CONCAT('name ', i), i % 1000, (i % 100000) / 100,
- TIMESTAMP '2024-01-01 00:00:00' + INTERVAL i SECOND, i % 2 = 0, CONCAT('a note of about thirty letters ', i % 97) FROM n"""
+ TIMESTAMP '2024-01-01 00:00:00' + INTERVAL i SECOND, i % 2 = 0,
+ CONCAT('a note of about thirty letters ', i % 97) FROM n"""
 
 
 def measure(sizes: Sizes) -> list[Line]:
