@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from load import bench_flow, bench_mysql, bench_stages
+from load import bench_binlog, bench_flow, bench_mysql, bench_stages
 from load.bench_bed import Bed, Line, Sizes
 
 QUICK = 10
@@ -58,6 +58,7 @@ def measure(sizes: Sizes, only: str) -> Iterator[Line]:
             "copy": lambda: [bench_flow.copy(bed, sizes, bare)],
             "latency": lambda: bench_flow.latency(bed, sizes),
             "mysql": lambda: bench_mysql.measure(sizes),
+            "binlog": lambda: bench_binlog.measure(sizes),
         }
         for name, run in rest.items():
             if only in name:
