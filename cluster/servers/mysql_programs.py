@@ -23,6 +23,8 @@ PACKAGE = "mysql-server-core"
 SUITE = "sid"
 CACHE_VARIABLE = "SYNC_WORKER_CACHE"
 """Names a folder to keep the programs in, in place of `~/.cache/sync-worker`."""
+EXTRA_PATH = ":/usr/sbin:/usr/local/sbin"
+"""Where servers are installed, and users often do not look."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _UNNEEDED = ("perl", "libperl")
 _REMEDY = "install a MySQL server, start Docker, or set SYNC_TEST_MYSQL to the address of a server of yours"
@@ -80,7 +82,7 @@ def fetched() -> Path:
 
 
 def _installed() -> MysqlProgram | None:
-    program = shutil.which("mysqld", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    program = shutil.which("mysqld", path=os.environ.get("PATH", "") + EXTRA_PATH)
     if program is None:
         return None
     version = subprocess.run([program, "--no-defaults", "--version"], capture_output=True, text=True).stdout

@@ -345,6 +345,7 @@ SETTINGS = {
     "binlog_row_value_options": "PARTIAL_JSON",
     "binlog_order_commits": "OFF",
     "read_only": "ON",
+    "max_allowed_packet": "1048576",
     "binlog_expire_logs_seconds": "600",
 }
 

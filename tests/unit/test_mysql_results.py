@@ -79,3 +79,14 @@ def test_an_end_in_the_middle_closes_the_connection() -> None:
     with pytest.raises(pymysql.OperationalError, match="2013"):
         results._read_rows(connection)
     assert connection.closed
+
+
+def test_a_broken_connection_is_the_drivers_error() -> None:
+    class Broken(Connection):
+        def read1(self, size: int) -> bytes:
+            raise ConnectionResetError
+
+    connection = Broken(b"", 1)
+    with pytest.raises(pymysql.OperationalError, match="2013"):
+        results._read_rows(connection)
+    assert connection.closed

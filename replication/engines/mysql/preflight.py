@@ -27,6 +27,7 @@ from replication.types import Kind
 MINIMUM_VERSION = (8, 0, 19)
 """Row aliases in INSERT, and a collation that keeps blanks apart."""
 APPLYING = "@sync_worker_applying"
+_PACKET = 4 << 20
 _SHORT_RETENTION = 24 * 3600
 _WANTED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "log_bin": (("ON",), "the server keeps no binary log; start it with --log-bin"),
@@ -83,6 +84,10 @@ def _server(c: Connection) -> Iterator[Finding]:
             yield _error(name, f"{name} is {shown}, it must be {accepted[0] or 'empty'}", remedy)
     if _variable(c, "server_id") == "0":
         yield _error("server_id", "server_id is 0, nobody may read the log", "SET PERSIST server_id = 1")
+    packet = int(_variable(c, "max_allowed_packet") or 0)
+    if packet < _PACKET:
+        message = f"max_allowed_packet is {packet} bytes, too few for our statements"
+        yield _error("max_allowed_packet", message, "SET PERSIST max_allowed_packet = 67108864")
     retention = int(_variable(c, "binlog_expire_logs_seconds") or 0)
     if 0 < retention < _SHORT_RETENTION:
         message = (

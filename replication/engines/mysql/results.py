@@ -93,19 +93,13 @@ def _gather(
 
 def _read_rows(driver: Any) -> tuple[bytearray, list[int]]:
     """All row packets of a result: their bytes, and where each row begins."""
-    file = driver._rfile
     data = bytearray()
     starts: list[int] = []
     whole: list[bytes] = []
     at = 0
     while True:
         while len(data) < at + _HEADER or len(data) < at + _HEADER + _length(data, at):
-            more = file.read1(_READ)
-            if not more:
-                driver._force_close()
-                raise pymysql.OperationalError(
-                    CR.CR_SERVER_LOST, "the connection ended in the middle of a result"
-                )
+            more = _more(driver)
             data += more
         length = _length(data, at)
         begin = at + _HEADER
@@ -126,6 +120,18 @@ def _read_rows(driver: Any) -> tuple[bytearray, list[int]]:
             raise_mysql_exception(bytes(data[begin:at]))
         else:
             starts.append(begin)
+
+
+def _more(driver: Any) -> bytes:
+    try:
+        more: bytes = driver._rfile.read1(_READ)
+    except OSError as error:
+        driver._force_close()
+        raise pymysql.OperationalError(CR.CR_SERVER_LOST, f"the connection broke: {error}") from error
+    if not more:
+        driver._force_close()
+        raise pymysql.OperationalError(CR.CR_SERVER_LOST, "the connection ended in the middle of a result")
+    return more
 
 
 def _length(data: bytearray, at: int) -> int:
