@@ -387,6 +387,37 @@ def test_generated_columns(mysql_db: str) -> None:
     assert rows[-1]["_changed"] == bits(3, width=4)
 
 
+def test_rows_however_they_were_written(node: MysqlNode) -> None:
+    node.sql("CREATE TABLE moved (id int) ENGINE = MyISAM")
+    node.sql("CREATE TEMPORARY TABLE short AS SELECT 1 AS id, 's' AS name")
+    node.sql("CREATE TABLE made AS SELECT 1 AS id")
+    node.sql("REPLACE INTO items (id, name) VALUES (1, 'a')")
+    node.sql("REPLACE INTO items (id, name) VALUES (1, 'b')")
+    node.sql("INSERT INTO items (id) VALUES (1), (2) AS n ON DUPLICATE KEY UPDATE name = 'c'")
+    node.sql("INSERT IGNORE INTO items (id) SELECT id FROM short")
+    with node.transaction():
+        node.sql("INSERT INTO moved VALUES (1)")
+        node.sql("INSERT INTO items (id, name) VALUES (3, 'd')")
+        node.sql("INSERT INTO short VALUES (5, 't')")
+    node.sql("UPDATE items, pairs SET items.name = 'never' WHERE pairs.b = items.id")
+    node.sql("DELETE items FROM items JOIN short ON items.id = short.id")
+    node.sql("INSERT INTO items (id, name) TABLE short")
+    node.sql("SET SESSION binlog_rows_query_log_events = ON")
+    node.sql("UPDATE items SET name = 'last' WHERE id = 5")
+    assert summary(node.rows(), "id", "name") == [
+        ("INSERT", 1, "a"),
+        ("UPDATE", 1, "b"),
+        ("UPDATE", 1, "c"),
+        ("INSERT", 2, None),
+        ("INSERT", 3, "d"),
+        ("DELETE", 1, None),
+        ("INSERT", 1, "s"),
+        ("INSERT", 5, "t"),
+        ("UPDATE", 5, "last"),
+    ]
+    assert changes_of_schema(node.read()) == []
+
+
 def test_rows_larger_than_a_packet(node: MysqlNode) -> None:
     """A packet of the protocol ends at 16 MiB less one byte."""
     node.sql("ALTER TABLE items MODIFY secret longblob, ADD big longblob")

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import pytest
 from replication.change import Changes, Echo, Op
 from replication.engines.mysql import MysqlEngine
 from replication.engines.mysql.position import Token
+from replication.engines.mysql.source import MysqlSource
 from replication.errors import ConfigError, NodeUnavailable
 from replication.position import Position
 from replication.schema import NodeConfig
+from tests.fixtures.harness import proxy_for, through
 from tests.fixtures.mysql import local_server
 from tests.fixtures.mysql_node import GROUP, NODE, MysqlNode, mapping, order, rows_of, wait_for
 
@@ -176,6 +179,20 @@ def test_server_id_can_be_given(node: MysqlNode) -> None:
         bad = MysqlEngine(replace(given, options={"server_id": wrong}), GROUP)
         with closing(bad.source(node.mapped, node.start)) as source, pytest.raises(ConfigError, match=wrong):
             source.poll(1, 0.0)
+
+
+def test_a_server_that_is_silent_is_away(node: MysqlNode) -> None:
+    """Neither rows nor heartbeats: behind a broken switch a connection never ends by itself."""
+    seconds = count(0.0, 5.0)
+    with proxy_for(node.dsn) as proxy:
+        far = replace(node.engine.node, dsn=through(node.dsn, proxy))
+        source = MysqlSource(far, GROUP, node.mapped, node.start, clock=lambda: next(seconds))
+        with closing(source):
+            node.sql("INSERT INTO items VALUES (1, 'a')")
+            assert len(rows_of(node.drain(source))) == 1
+            proxy.pause()
+            with pytest.raises(NodeUnavailable, match="no heartbeat"):
+                wait_for(lambda: bool(source.poll(10, 1000.0)) and False, patience=60.0)
 
 
 def test_a_server_that_stops_is_away() -> None:
