@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from tenacity import (
@@ -99,7 +100,8 @@ class Applying:
         if self._applier is None:
             self._applier = self._open()
         try:
-            return self._applier.apply(self._completer.complete(batch))
+            whole, kept = self._completer.complete(batch)
+            return replace(self._applier.apply(whole), kept=kept)
         except Transient:
             self._disconnect()
             raise

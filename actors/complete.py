@@ -1,12 +1,17 @@
-"""Rows that came in part, made whole where the target lacks them.
+"""What depends on the target's own rows, settled just before a batch is applied.
 
-An update may lack a value (an unchanged TOAST value, a document without its before-image). It can only be
+**Rows that came in part are made whole where the target lacks them.** An update may lack a value (an unchanged TOAST value, a document without its before-image). It can only be
 applied to a row that is there. Where it is not, because a concurrent delete lost or a row was refused before,
 the row is read from the node where the version was written. If it is gone there too, its delete is on its
 way, and the row is left out.
 
-Should the target lose the row between this look and the commit, that delete is a write which the batch has
-not seen: the resolver settles it and sends the key again.
+**Rows of an initial copy do not replace a row that the target holds.** An application may have written it a moment
+ago, and what it writes next would build on the copy. The resolver is told which rows were kept. Once the target's
+log has shown everything that was written before, it knows whether somebody did; if not, it sends the row again as
+a decided version, which replaces what differed before the group began.
+
+Should the target gain or lose a row between this look and the commit, that is a write which the batch has not
+seen: the resolver settles it and sends the key again.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replication.batch import ApplyBatch, TableRows
+from replication.batch import ApplyBatch, TableRows, pack_versions
+from replication.change import Op
 from replication.engine import Engine, Snapshot
 from replication.schema import Table
 
@@ -38,17 +44,34 @@ class Completer:
         self._tables = {t.name: t for t in tables}
         self._snapshots: dict[str, Snapshot] = {}
 
-    def complete(self, batch: ApplyBatch) -> ApplyBatch:
-        """The batch, with every partial row that the target lacks replaced by the whole one."""
-        if all(t.rows.column("_have").null_count == t.rows.num_rows for t in batch.tables):
-            return batch
-        return replace(batch, tables=[self._complete(t) for t in batch.tables])
+    def complete(self, batch: ApplyBatch) -> tuple[ApplyBatch, list[tuple[str, bytes]]]:
+        """The batch as the target can take it, and what it keeps; see `Applied.kept`."""
+        tables, kept = list(batch.tables), []
+        for i, part in enumerate(tables):
+            if part.rows.column("_have").null_count < part.rows.num_rows:
+                tables[i] = self._complete(part)
+            held = self._held(part)
+            if len(held):
+                kept += [(part.table, key) for key in held.to_pylist()]
+                rows = tables[i].rows
+                rows = rows.filter(pc.invert(pc.is_in(rows.column("_key"), value_set=held)))
+                tables[i] = TableRows(part.table, rows)
+        if kept:
+            batch = replace(batch, marker=replace(batch.marker, versions=pack_versions(tables)))
+        return replace(batch, tables=tables), kept
 
     def close(self) -> None:
         """Disconnect."""
         for snapshot in self._snapshots.values():
             snapshot.close()
         self._snapshots.clear()
+
+    def _held(self, part: TableRows) -> pa.Array:
+        """Keys of copied rows that the target holds."""
+        copied = part.rows.filter(pc.equal(part.rows.column("_op"), int(Op.READ)))
+        if not copied.num_rows:
+            return pa.array([], pa.binary())
+        return self._read(self._target, part.table, copied).column("_key")
 
     def _complete(self, part: TableRows) -> TableRows:
         rows = part.rows

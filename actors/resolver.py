@@ -150,7 +150,7 @@ class Resolver:
             self.fail(error)
             return
         with self._lock:
-            self.shard.on_ack(batch.node, batch.marker.seq)
+            self.shard.on_ack(batch.node, batch.marker.seq, applied.kept)
             self._applied += batch.rows
             self.auditor.decisions(batch, applied)
             self._pump()

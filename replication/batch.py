@@ -2,7 +2,8 @@
 
 System columns of an apply batch, before the table's data columns in schema order:
 
-    _op      int8     UPDATE writes the row (insert or update), DELETE removes it
+    _op      int8     UPDATE writes the row (insert or update), DELETE removes it; READ writes it too, and
+                      comes from an initial copy
     _key     binary   canonical key; each key once per batch
     _have    binary   bit per data column to write (little-endian); null means all
     _origin  int16    index of the node where the version was written, in the sorted node names
@@ -99,11 +100,13 @@ class Applied:
         held: rows that were left out of the transaction because the node refuses them.
         missing: (table, key) of partial rows that the node does not hold, so nothing could be updated;
             they must be sent again in full.
+        kept: (table, key) of rows of an initial copy that were left out, because the node holds a row there.
     """
 
     outcome: Outcome
     held: Sequence[HeldRow] = ()
     missing: Sequence[tuple[str, bytes]] = field(default=())
+    kept: Sequence[tuple[str, bytes]] = field(default=())
 
 
 def refusal(stored: tuple[int, int] | None, marker: Marker) -> Outcome:

@@ -22,6 +22,7 @@ CONFLICTS = "conflicts"
 OPERATOR = "operator"
 
 _HELD = "held"
+_KEPT = "kept"
 _RECORDED = ("_recorded", pa.int64())
 _ORIGIN = pa.schema([("_node", pa.utf8()), ("_shard", pa.int16()), _RECORDED])
 
@@ -159,6 +160,11 @@ def decision_records(batch: ApplyBatch, applied: Applied, nodes: Sequence[str]) 
     return pa.concat_batches(parts)
 
 
+def _mark(outcome: pa.Array, rows: pa.RecordBatch, keys: Sequence[bytes], what: str) -> pa.Array:
+    marked = pc.is_in(rows.column("_key"), value_set=pa.array(keys, pa.binary()))
+    return pc.if_else(marked, pa.scalar(what), outcome)
+
+
 def _decisions_of(
     batch: ApplyBatch, table: TableRows, applied: Applied, nodes: Sequence[str]
 ) -> pa.RecordBatch:
@@ -167,9 +173,11 @@ def _decisions_of(
     fenced = applied.outcome is Outcome.FENCED
     outcome = pa.repeat(pa.scalar("fenced" if fenced else "committed"), count)
     held = [h.key for h in applied.held if h.table == table.table]
+    kept = [key for t, key in applied.kept if t == table.table]
+    if kept and not fenced:
+        outcome = _mark(outcome, rows, kept, _KEPT)
     if held and not fenced:
-        is_held = pc.is_in(rows.column("_key"), value_set=pa.array(held, pa.binary()))
-        outcome = pc.if_else(is_held, pa.scalar(_HELD), outcome)
+        outcome = _mark(outcome, rows, held, _HELD)
     columns = [
         pa.repeat(pa.scalar(batch.node), count),
         pa.repeat(pa.scalar(marker.shard, pa.int16()), count),

@@ -78,7 +78,7 @@ def _run_rows(
     count = rows.num_rows
     op = rows.column("_op").to_numpy(zero_copy_only=False)
     columns = {
-        "_op": pa.array(np.where(op == Op.DELETE, Op.DELETE, Op.UPDATE).astype(np.int8)),
+        "_op": pa.array(np.where((op == Op.DELETE) | (op == Op.READ), op, Op.UPDATE).astype(np.int8)),
         "_key": rows.column("_key"),
         "_have": rows.column("_have"),
         "_origin": pa.array(np.full(count, nodes.index(run.node), np.int16)),

@@ -74,7 +74,7 @@ def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapp
         return Decision(current, lost=not same_dot(current, write))
     if follows:
         return Decision(_follow(current, write))
-    if Op.READ in (current.op, write.op):
+    if current.op is Op.READ:
         winner = _with_read(current, write, priorities)
         return Decision(winner, lost=winner is not write, clash=True)
     if saw_winner:  # it beats what the winner had beaten
@@ -103,10 +103,10 @@ def _follow(current: Version, write: Version) -> Version:
 
 def _with_read(current: Version, write: Version, priorities: Mapping[str, int]) -> Version:
     """A row of the initial copy is no write: it never beats one, and of two the higher priority wins."""
-    if current.op is write.op:
-        current_first = _candidate(current, priorities).order[1:] > _candidate(write, priorities).order[1:]
-        return current if current_first else write
-    return current if write.op is Op.READ else write
+    if current.op is not write.op:
+        return write
+    current_first = _candidate(current, priorities).order[1:] > _candidate(write, priorities).order[1:]
+    return current if current_first else write
 
 
 def _merge(

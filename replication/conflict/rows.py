@@ -7,7 +7,7 @@ does that key get a state of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -124,6 +124,11 @@ class Run:
         return read_version(self.node, self.rows, index, self.absorbed, self.rank, fields=fields)
 
     @property
+    def copied(self) -> bool:
+        """Whether these are rows of an initial copy, which never come together with changes."""
+        return self.rows.ops[0] == Op.READ
+
+    @property
     def live(self) -> int:
         """How many of its keys it still stands for."""
         return len(self.rows.keys) - len(self.promoted)
@@ -169,7 +174,13 @@ class KeyState:
 
 @dataclass(slots=True, eq=False)
 class SentBatch:
-    """A batch on its way to a node, until that node's log has shown it."""
+    """A batch on its way to a node, until that node's log has shown it.
+
+    Attributes:
+        copied: it has rows of an initial copy, so only its answer tells what it wrote.
+        shown: the log has shown it, and the answer is still to come.
+        kept: rows of an initial copy that the node did not take, because it holds a row there.
+    """
 
     node: str
     seq: int
@@ -178,6 +189,9 @@ class SentBatch:
     runs: list[Run]
     states: list[KeyState]
     rows: int = 0
+    copied: bool = False
+    shown: bool = False
+    kept: frozenset[tuple[str, bytes]] = frozenset()
 
 
 def read_version(
@@ -193,6 +207,29 @@ def read_version(
         dot = FieldDot(node, order, time, absorbed)
         version.fields = dict.fromkeys(_bits(changed), dot)
     return version
+
+
+def is_rival(state: Run | KeyState, key: bytes, node: str) -> bool:
+    """Whether a row copied from `node` competes with what is on its way: only a row copied elsewhere does.
+
+    A write is on its way to every node by itself, and the copied row is not newer: at best it shows that very
+    write, at worst a value that a batch of ours had put in its place for a moment.
+    """
+    if isinstance(state, Run):
+        return state.node != node and state.rows.ops[state.index(key)] == Op.READ
+    return state.version.node != node and state.version.op is Op.READ
+
+
+def split_keys(keys: list[bytes], known: Mapping[bytes, object]) -> tuple[list[int], list[int]]:
+    """Indexes of keys that nobody touches, and of those already on their way or repeated here."""
+    distinct = set(keys)
+    if len(distinct) == len(keys) and known.keys().isdisjoint(distinct):
+        return list(range(len(keys))), []
+    once: dict[bytes, bool] = {}
+    for key in keys:
+        once[key] = key not in once and key not in known
+    lone = [i for i, k in enumerate(keys) if once[k]]
+    return lone, [i for i, k in enumerate(keys) if not once[k]]
 
 
 def _bits(mask: int) -> list[int]:

@@ -18,7 +18,16 @@ from replication.change import Op
 from replication.conflict.decide import Conflict, Decision, decide, same_dot
 from replication.conflict.policy import Policies
 from replication.conflict.progress import Progress
-from replication.conflict.rows import Arrival, ChangeRows, KeyState, Run, SentBatch, read_version
+from replication.conflict.rows import (
+    Arrival,
+    ChangeRows,
+    KeyState,
+    Run,
+    SentBatch,
+    is_rival,
+    read_version,
+    split_keys,
+)
 from replication.conflict.version import ALL, Version
 from replication.errors import Fenced
 from replication.marker import Marker
@@ -125,23 +134,35 @@ class Shard:
             raise Fenced(message, node=node, position=end.order)
         replaying = self.replaying
         self.progress.absorb(node, marker)
-        batch = self.outstanding[node].pop(marker.seq, None)
-        self.unacked[node].pop(marker.seq, None)
+        batch = self.outstanding[node].get(marker.seq)
         if replaying:
             for row in rows:
                 self._replay_echo(node, marker, row)
         elif batch is not None:
-            self._finish(batch)
+            batch.shown = True
+            if not batch.copied:
+                self.unacked[node].pop(marker.seq, None)
+            if marker.seq not in self.unacked[node]:
+                self._finish(batch)
         self._advance(node, end)
 
     def on_progress(self, node: str, end: Position) -> None:
         """Nothing for this shard in `node`'s log up to `end`."""
         self._advance(node, end)
 
-    def on_ack(self, node: str, seq: int) -> None:
-        """`node` has committed the batch `seq`; its echo may be still to come."""
+    def on_ack(self, node: str, seq: int, kept: Iterable[tuple[str, bytes]] = ()) -> None:
+        """`node` has committed the batch `seq`; its echo may be still to come.
+
+        Args:
+            node: whose answer it is.
+            seq: the batch.
+            kept: see `Applied.kept`.
+        """
         if batch := self.unacked[node].pop(seq, None):
             self.progress.committed(batch.seq, batch.resume)
+            batch.kept = frozenset(kept)
+            if batch.shown:
+                self._finish(batch)
 
     def on_audited(self, number: int) -> None:
         """Everything up to the arrival `number` is on record and may be released."""
@@ -170,6 +191,7 @@ class Shard:
         for run in queue:
             run.sent[node] = batch
         batch.rows = sum(r.live for r in queue) + len(outbox)
+        batch.copied = any(r.copied for r in queue)
         queue.clear()
         outbox.clear()
         marker = Marker(
@@ -209,7 +231,7 @@ class Shard:
             lone: list[int] = []
             met: Iterable[int] = range(len(keys))
         else:
-            lone, met = _split(keys, known)
+            lone, met = split_keys(keys, known)
         if lone:
             run_rows = rows if len(lone) == len(keys) else rows.select(lone)
             absorbed = self.progress.absorbed[node]
@@ -224,11 +246,13 @@ class Shard:
             self._write(node, rows, index, arrival)
 
     def _write(self, node: str, rows: ChangeRows, index: int, arrival: Arrival) -> None:
+        key = rows.keys[index]
+        state = self.keys[rows.table].get(key)
+        if rows.ops[index] == Op.READ and state is not None and not is_rival(state, key, node):
+            return
         policies = self.config.policies[rows.table]
         absorbed, rank = self.progress.absorbed[node], self.config.nodes[node]
         write = read_version(node, rows, index, absorbed, rank, fields=policies.merge)
-        key = rows.keys[index]
-        state = self.keys[rows.table].get(key)
         lost = clash = False
         if isinstance(state, Run):
             state = self._promote(state, key)
@@ -275,9 +299,17 @@ class Shard:
 
     def _finish(self, batch: SentBatch) -> None:
         """A node's log has shown a batch: what it carried is done there, unless more came meanwhile."""
+        del self.outstanding[batch.node][batch.seq]
+        for table, key in batch.kept:
+            run = self.keys[table].get(key)
+            if isinstance(run, Run) and run.sent.get(batch.node) is batch:
+                # Nothing that was written there before the batch met this key: it differed from the start.
+                self._want(batch.node, self._promote(run, key), wanted=True)
         for state in batch.states:
             state.pending -= 1
-            if state.last.get(batch.node, 0) > batch.cut[batch.node]:
+            if (state.table, state.key) in batch.kept:
+                self._want(batch.node, state, wanted=not _is_last(state, batch.node))
+            elif state.last.get(batch.node, 0) > batch.cut[batch.node]:
                 self._want(batch.node, state, wanted=True)  # it overwrote a write it had not seen
             elif batch.seq > state.decided and _knew_all(state, batch.cut):
                 self._want(batch.node, state, wanted=False)
@@ -359,16 +391,9 @@ class Shard:
             deque(map(table.__delitem__, run.rows.keys), maxlen=0)
 
 
-def _split(keys: list[bytes], known: TableKeys) -> tuple[list[int], list[int]]:
-    """Indexes of keys that nobody touches, and of those already on their way or repeated here."""
-    distinct = set(keys)
-    if len(distinct) == len(keys) and known.keys().isdisjoint(distinct):
-        return list(range(len(keys))), []
-    once: dict[bytes, bool] = {}
-    for key in keys:
-        once[key] = key not in once and key not in known
-    lone = [i for i, k in enumerate(keys) if once[k]]
-    return lone, [i for i, k in enumerate(keys) if not once[k]]
+def _is_last(state: KeyState, node: str) -> bool:
+    """Whether the newest write of `node` is the version."""
+    return state.version.node == node and state.version.order == state.last.get(node)
 
 
 def _knew_all(state: KeyState, cut: Mapping[str, int]) -> bool:

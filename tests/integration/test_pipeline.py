@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +126,23 @@ def test_backfill_under_load(postgres_db: str, mongodb_db: str, tmp_path: Path) 
         group.wait_for(lambda: all(c.finished for c in group.pipeline.copies), seconds=300)
         group.wait(lambda left, right: len(right) == COPIED + 1 and left == right, seconds=60)
         assert group.pipeline.error is None
+    finally:
+        group.close()
+
+
+def test_a_copy_replaces_what_differed_before(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:
+    """A row that the target holds is left alone at first, in case an application has just written it."""
+    group = Group(postgres_db, mongodb_db, tmp_path / "audit")
+    group.tables = [replace(t, mapping=replace(t.mapping, initial="pg")) for t in group.tables]
+    group.sql.execute("INSERT INTO orders SELECT i, 'right', i, NULL FROM generate_series(1, 500) i")
+    group.docs.insert_many({"_id": i, "name": "wrong", "note": "stays"} for i in range(1, 500, 3))
+    group.start()
+    try:
+        group.wait(lambda left, right: left == right and len(right) == 500 and right[1][0] == "right")
+        assert group.docs.find_one({"_id": 1})["note"] == "stays"
+        group.pipeline.stop()
+        outcomes = Counter(d["outcome"] for d in group.recorded("decisions"))
+        assert outcomes == {"kept": 167, "committed": 500}
     finally:
         group.close()
 

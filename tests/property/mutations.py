@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from replication.change import Op
 from replication.conflict.decide import Decision
 from replication.conflict.progress import Progress
-from replication.conflict.rows import KeyState, Run, SentBatch
+from replication.conflict.rows import Arrival, KeyState, Run, SentBatch
 from replication.conflict.version import Version
 from replication.marker import Marker
-from tests.property.schedule import CheckedShard, Database, Scenario, Sent
+from tests.property.schedule import CheckedShard, Database, Kept, Rows, Scenario, Sent
 
 
 class NoEpochFence(Database):
     """A replaced resolver can still commit."""
 
-    def apply(self, batch: Sent) -> bool:
+    def apply(self, batch: Sent) -> Kept:
         return super().apply(replace(batch, marker=replace(batch.marker, epoch=self.epoch)))
 
 
 class NoPredecessorCheck(Database):
     """A node takes a batch although it lacks the one before."""
 
-    def apply(self, batch: Sent) -> bool:
+    def apply(self, batch: Sent) -> Kept:
         return super().apply(replace(batch, marker=replace(batch.marker, after=self.marker.seq)))
 
 
 class MarkerApartFromData(Database):
     """The marker of every other batch is lost: data without its marker."""
 
-    def apply(self, batch: Sent) -> bool:
+    def apply(self, batch: Sent) -> Kept:
         before = self.marker
         done = super().apply(batch)
-        if done and batch.marker.seq % 2:
+        if done is not None and batch.marker.seq % 2:
             self.marker = before
         return done
 
@@ -106,6 +107,21 @@ class RunForgotAtFirstEcho(CheckedShard):
             run.pending = min(run.pending, 1)
         batch.runs = [r for r in batch.runs if r.pending]
         super()._finish(batch)
+
+
+class CopiesAreWrites(CheckedShard):
+    """A row of an initial copy competes like a write."""
+
+    def _write(self, node: str, rows: Rows, index: int, arrival: Arrival) -> None:
+        rows.ops = [Op.UPDATE if op == Op.READ else op for op in rows.ops]
+        super()._write(node, rows, index, arrival)
+
+
+class KeptRowsStay(CheckedShard):
+    """A row that differed before the group began is never replaced."""
+
+    def on_ack(self, node: str, seq: int, kept: Iterable[tuple[str, bytes]] = ()) -> None:
+        super().on_ack(node, seq)
 
 
 class ResumesAtProgress(CheckedShard):
@@ -220,6 +236,8 @@ MUTATIONS = [
     _mutation(ReplayIgnoresDecisions),
     _mutation(HybridTimeNotRaised),
     _mutation(CutTooHigh),
+    _mutation(CopiesAreWrites),
+    _mutation(KeptRowsStay),
     _mutation(ColumnsForgetTheirWriter, "merge_fields"),
     _mutation(EveryColumnChanged, "merge_fields"),
 ]

@@ -12,7 +12,7 @@ is the state machine; real databases are the conformance and chaos suites' busin
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from replication.change import Op
 from replication.conflict.decide import Decision
@@ -37,6 +37,7 @@ class Cell:
 
 Row = tuple[Cell, ...]
 EMPTY: Row = (Cell(),) * FIELDS
+Kept = list[tuple[str, bytes]] | None
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,14 @@ class Sent:
 
     marker: Marker
     rows: list[tuple[bytes, Version, Row]]
+    copied: frozenset[bytes] | None = None  # of an initial copy: its answer is needed, and cannot be lost
 
 
 @dataclass
 class Database:
-    log: list[Rows | Sent] = field(default_factory=list)  # entry i is at position i + 1
+    log: list[Rows | Sent | None] = field(default_factory=list)  # entry i is at position i + 1
     rows: dict[bytes, Row] = field(default_factory=dict)
+    live: set[bytes] = field(default_factory=set)
     marker: Marker = field(default_factory=lambda: Marker("g", 0, 1, 0, 0))
     epoch: int = 0
 
@@ -95,18 +98,39 @@ class Database:
         images = []
         for w in writes:
             self.rows[w.key] = w.row(self.rows.get(w.key, EMPTY))
+            (self.live.discard if w.op is Op.DELETE else self.live.add)(w.key)
             images.append(self.rows[w.key])
         self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images))
 
-    def apply(self, batch: Sent) -> bool:
-        """Commit a batch, unless a newer incarnation fenced it off or its predecessor is missing."""
+    def copy(self, node: str) -> list[Write]:
+        """Read all rows, as a chunk that nothing changes while it is read."""
+        keys = sorted(self.live)
+        saw = {k: tuple(c.covers | {c.ident} for c in self.rows[k]) for k in keys}
+        reads = [Write(0, k, Op.READ, (1 << FIELDS) - 1, 0, node, saw[k]) for k in keys]
+        if reads:
+            self.log.append(Rows(reads, [len(self.log) + 1] * len(reads), [self.rows[k] for k in keys]))
+        return reads
+
+    def forget_copies(self) -> None:
+        """Copied rows are not in the log: who reads it again does not find them."""
+        self.log = [None if isinstance(e, Rows) and e.writes[0].op is Op.READ else e for e in self.log]
+
+    def apply(self, batch: Sent) -> Kept:
+        """Commit a batch, unless a newer incarnation fenced it off or its predecessor is missing.
+
+        Returns:
+            what was kept, or None when it was refused.
+        """
         if batch.marker.epoch != self.epoch or batch.marker.after != self.marker.seq:
-            return False
+            return None
+        kept = [key for key in batch.copied or () if key in self.live]
+        rows = [r for r in batch.rows if r[0] not in kept]
         self.marker = batch.marker
-        self.log.append(batch)
-        for key, _, row in batch.rows:
+        self.log.append(replace(batch, rows=rows))
+        for key, version, row in rows:
             self.rows[key] = row
-        return True
+            (self.live.discard if version.op is Op.DELETE else self.live.add)(key)
+        return [(TABLE, key) for key in kept]
 
 
 class CheckedShard(Shard):
@@ -134,8 +158,9 @@ class CheckedShard(Shard):
     def _write(self, node: str, rows: Rows, index: int, arrival: Arrival) -> None:
         state = self.keys[TABLE].get(rows.keys[index])
         before = state.time.get(node) if isinstance(state, KeyState) else None
+        last = state.last.get(node) if isinstance(state, KeyState) else None
         super()._write(node, rows, index, arrival)
-        if before is not None:
+        if before is not None and state.last[node] != last:
             assert state.time[node] > before, "hybrid time went backwards"
 
     def value(self, key: bytes, version: Version) -> Row:
@@ -177,6 +202,12 @@ class Schedule:
         self.writes: list[Write] = []
         self.conflicts: set[tuple[Write, Write]] = set()
         self.in_flight: list[tuple[str, Sent]] = []
+        self.copies = scenario.seed % 4 == 3
+        if self.copies:  # the nodes differ before the group begins
+            for n, db in enumerate(self.dbs.values(), 1):
+                db.rows = {k: (Cell(-n), Cell(-n)) for k in self.keys}
+                db.live = set(self.keys)
+        self.answers: list[tuple[str, int, list[tuple[str, bytes]]]] = []
         self.crashes = 0
         self.shard = self.start()
 
@@ -184,6 +215,7 @@ class Schedule:
         epoch = max(db.epoch for db in self.dbs.values()) + 1
         for db in self.dbs.values():
             db.epoch = epoch
+            db.forget_copies()
         merge = "merge_fields" in self.s.policies
         self.merge = merge
         self.deletes = not merge or self.s.seed % 2 == 0
@@ -212,13 +244,19 @@ class Schedule:
             self.truth[node, len(db.log) + 1, key] = write
         db.write(writes)
 
+    def copy(self, node: str) -> None:
+        for read in self.dbs[node].copy(node):
+            self.truth[node, len(self.dbs[node].log), read.key] = read
+
     def deliver(self, node: str) -> bool:
         log, shard = self.dbs[node].log, self.shard
         position = shard.progress.position[node].order
         if position >= len(log):
             return False
         entry, end = log[position], Position(position + 1)
-        if isinstance(entry, Rows):
+        if entry is None:
+            shard.on_progress(node, end)
+        elif isinstance(entry, Rows):
             shard.on_audited(shard.on_changes(node, [entry], end))
         else:
             shard.on_echo(node, entry.marker, end, self.echoed(entry) if shard.replaying else ())
@@ -242,21 +280,31 @@ class Schedule:
         if outgoing is None:
             return None
         rows = [(k, v, self.shard.value(k, v)) for k, v in versions(outgoing)]
-        return Sent(outgoing.marker, rows)
+        copies = [r for r in outgoing.runs if r.copied]
+        keys = frozenset(k for r in copies for k in r.rows.keys) - {k for _, k, _ in outgoing.versions}
+        return Sent(outgoing.marker, rows, keys if copies else None)
 
     def commit(self) -> None:
         """Try any batch on its way; one that came before its predecessor stays on its way."""
         name, batch = self.in_flight.pop(self.rng.randrange(len(self.in_flight)))
         live = batch.marker.epoch == self.shard.epoch
-        if self.dbs[name].apply(batch):
-            if live and self.rng.random() < 0.7:
-                self.shard.on_ack(name, batch.marker.seq)
+        kept = self.dbs[name].apply(batch)
+        if kept is not None:
+            if live and (batch.copied is not None or self.rng.random() < 0.7):
+                self.answers.append((name, batch.marker.seq, kept))
         elif live:
             self.in_flight.append((name, batch))
+
+    def answer(self) -> None:
+        self.shard.on_ack(*self.answers.pop(self.rng.randrange(len(self.answers))))
 
     def run(self) -> Schedule:
         for step in range(80 + self.s.seed % 240):
             action, node = self.rng.random(), self.rng.choice(self.names)
+            if self.answers and self.rng.random() < 0.5:
+                self.answer()
+            if self.copies and self.rng.random() < 0.03:
+                self.copy(self.names[0])
             if action < self.busy:
                 self.write(node, step)
             elif action < self.busy + 0.40:
@@ -270,6 +318,7 @@ class Schedule:
             else:
                 self.crashes += 1
                 zombies = self.in_flight  # may still try to commit after the restart
+                self.answers = []
                 self.shard = self.start()
                 self.in_flight = [z for z in zombies if self.rng.random() < 0.5]
         self.quiesce()
@@ -277,11 +326,15 @@ class Schedule:
         return self
 
     def quiesce(self) -> None:
+        if self.copies:  # one that is not cut short
+            self.copy(self.names[0])
         for _ in range(300):
-            moved = bool(self.in_flight)
+            moved = bool(self.in_flight or self.answers)
             for _ in range(100):
                 if self.in_flight:
                     self.commit()
+            while self.answers:
+                self.answer()
             self.in_flight += [(n, b) for n in self.names if (b := self.form(n))]
             delivered = [self.deliver(n) for n in self.names]
             moved |= any(delivered) or bool(self.in_flight)

@@ -148,9 +148,13 @@ def test_decisions_say_what_became_of_each_row(tmp_path: Path) -> None:
     with opened(tmp_path) as audit:
         audit.add_decisions(decision_records(batch, held, nodes))
         audit.add_decisions(decision_records(batch, Applied(Outcome.FENCED), nodes))
+        kept = Applied(Outcome.COMMITTED, kept=[("orders", b"a"), ("items", b"b")])
+        audit.add_decisions(decision_records(batch, kept, nodes))
         audit.add_decisions(decision_records(ApplyBatch("pg", batch.marker, []), held, nodes))
-    assert recorded(tmp_path, "decisions", "outcome") == ["committed", "held", "fenced", "fenced"]
-    first = reader.tail(tmp_path, 4)[0]
+    assert recorded(tmp_path, "decisions", "outcome") == [
+        "committed", "held", "fenced", "fenced", "kept", "committed",
+    ]  # fmt: skip
+    first = reader.tail(tmp_path, 6)[0]
     assert (first["_node"], first["_shard"], first["_epoch"], first["_seq"]) == ("pg", 3, 2, 17)
     assert (first["_origin"], first["_table"], first["_key"]) == ("pg", "orders", "61")
 
