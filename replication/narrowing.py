@@ -4,7 +4,7 @@ The rule for a value that two nodes hold: it is the same if each one's value, na
 node can hold, means the same. So PostgreSQL keeps its microseconds although MongoDB keeps
 milliseconds, and `verify` finds no difference. Declared narrowings:
 
-    postgres, memory   none
+    memory, mysql, postgres   none: they hold a value as it is, or refuse it
     mongodb            timestamp, timestamptz   down to the millisecond (BSON date); infinities stay
                        numeric                  34 significant digits, half to even (IEEE 754 decimal128)
                        json                     a bare JSON null is null

@@ -18,7 +18,8 @@ from replication.engines.mysql.connection import connect
 from replication.errors import Contention, NodeUnavailable, SchemaChanged, SyncError
 from replication.marker import Marker
 from replication.narrowing import narrow
-from replication.schema import Table
+from replication.schema import Column, Table, TableSchema
+from replication.types import CanonicalType, Kind
 from tests.fixtures.mysql_node import GROUP, MysqlNode, bits, mapping, wait_for
 
 DDL = """
@@ -332,6 +333,57 @@ def test_keys_that_a_collation_takes_for_equal(mysql_db: str) -> None:
         assert applied.missing == [("t", b"A")]
         node.apply("t", [{"k": "A", "_op": Op.DELETE}, {"k": "c", "_op": Op.DELETE}])
         assert node.sql("SELECT k, v FROM t ORDER BY k") == [("a", 1), ("b", 3)]
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind", "values"),
+    [
+        ("bigint unsigned", Kind.INT64, [0, 1, 2**63 - 1]),
+        ("decimal(20,0)", Kind.INT64, [-(2**63), 0, 2**63 - 1]),
+        ("int", Kind.NUMERIC, ["-5", "0", "7"]),
+        ("decimal(20,5)", Kind.NUMERIC, ["-1.5", "0.00001", "123456789012345.12345"]),
+        ("datetime(6)", Kind.TIMESTAMPTZ, [datetime(1900 + i, 1, 1, tzinfo=UTC) for i in range(3)]),
+    ],
+)
+def test_keys_of_a_kin_type_are_found(mysql_db: str, declared: str, kind: Kind, values: list[Any]) -> None:
+    with MysqlNode(
+        mysql_db, f"CREATE TABLE t (k {declared} PRIMARY KEY, v int)", [mapping("t", "k")]
+    ) as node:
+        columns = (Column("k", CanonicalType(kind), nullable=False), Column("v", CanonicalType(Kind.INT32)))
+        table = node.tables["t"] = Table(mapping("t", "k"), TableSchema("t", columns, ("k",)))
+        assert node.apply("t", [{"k": k, "v": 1} for k in values]).held == []
+        keys = node.snapshot.read_chunk(table, None, 9).column("_key").to_pylist()
+        assert len(keys) == 3
+        assert node.snapshot.read_chunk(table, keys[0], 9).column("_key").to_pylist() == keys[1:]
+        assert node.snapshot.read_keys(table, keys).num_rows == 3
+        update = {"k": values[1], "v": 2, "_have": b"\x03"}
+        applied = node.apply("t", [update, {"k": values[0], "_op": Op.DELETE}, {"k": values[2], "v": 3}])
+        assert (applied.held, applied.missing) == ([], [])
+        assert sorted(v for (v,) in node.sql("SELECT v FROM t")) == [2, 3]
+
+
+@pytest.mark.parametrize("declared", ["char(36) CHARACTER SET ascii COLLATE ascii_general_ci", "binary(16)"])
+def test_a_uuid_is_found_however_it_is_written(mysql_db: str, declared: str) -> None:
+    texts = [f"12345678-9abc-def0-1234-56789abcdef{i}" for i in range(3)]
+    with MysqlNode(
+        mysql_db, f"CREATE TABLE t (k {declared} PRIMARY KEY, v int)", [mapping("t", "k")]
+    ) as node:
+        columns = (
+            Column("k", CanonicalType(Kind.UUID), nullable=False),
+            Column("v", CanonicalType(Kind.INT32)),
+        )
+        table = node.tables["t"] = Table(mapping("t", "k"), TableSchema("t", columns, ("k",)))
+        for text in texts:
+            stored = text.upper() if "char" in declared else bytes.fromhex(text.replace("-", ""))
+            node.sql("INSERT INTO t VALUES (%s, 1)", stored)
+        changes = [{"k": texts[0], "_op": Op.DELETE}, {"k": texts[1], "v": 2}]
+        applied = node.apply("t", [*changes, {"k": texts[2], "v": 3, "_have": b"\x03"}])
+        assert (applied.held, applied.missing) == ([], [])
+        assert sorted(v for (v,) in node.sql("SELECT v FROM t")) == [2, 3]
+        found = node.snapshot.read_keys(table, [t.encode() for t in texts])
+        assert found.column("k").to_pylist() == texts[1:]
+        assert node.snapshot.read_chunk(table, texts[1].encode(), 9).column("k").to_pylist() == texts[2:]
+        assert node.catalog.preflight([table]) == []
 
 
 def narrowing_node(mysql_db: str, declared: str) -> MysqlNode:

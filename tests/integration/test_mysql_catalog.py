@@ -266,6 +266,16 @@ def test_what_cannot_be_mended_by_a_statement(database: Database) -> None:
     assert any("is a view" in f.message for f in database.catalog.preflight([Table(view, table.schema)]))
 
 
+def test_a_uuid_in_a_key_is_found_in_capitals_too(database: Database) -> None:
+    database.sql("CREATE TABLE t (id char(36) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY)")
+    columns = (Column("id", CanonicalType(Kind.UUID), nullable=False),)
+    table = Table(mapping("t"), TableSchema("t", columns, ("id",)))
+    (finding,) = database.catalog.preflight([table])
+    assert (finding.level, "in capitals" in finding.message) == ("warning", True)
+    database.sql(finding.remedy)
+    assert database.catalog.preflight([table]) == []
+
+
 def test_triggers_are_told_unless_they_look(database: Database) -> None:
     database.sql("CREATE TABLE t (id int PRIMARY KEY, v int)")
     database.sql("CREATE TRIGGER rise BEFORE INSERT ON t FOR EACH ROW SET NEW.v = 1")

@@ -26,7 +26,7 @@ _TYPES: dict[Kind, str] = {
     Kind.TIME: "time(6)",
     Kind.TIMESTAMP: "datetime(6)",
     Kind.TIMESTAMPTZ: "timestamp(6)",
-    Kind.UUID: "char(36) CHARACTER SET ascii COLLATE ascii_bin",
+    Kind.UUID: "char(36) CHARACTER SET ascii COLLATE ascii_general_ci",
     Kind.JSON: "json",
     Kind.LIST: "json",
     Kind.OPAQUE: "longtext",

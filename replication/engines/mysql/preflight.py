@@ -212,17 +212,26 @@ def _key(c: Connection, table: Table, name: str, key: Sequence[LocalColumn]) -> 
         first = next(k for k in key if not k.not_null)
         remedy = f"ALTER TABLE {sql} MODIFY {quoted(first.name)} {first.declared} NOT NULL"
         yield _error(table.name, f"the key of table {name} may be null", remedy)
-    for k in key:
-        if k.type.name not in TEXTS or k.collation == CODE_POINTS:
-            continue
-        if any(c.type.kind is Kind.UUID for c in table.schema.columns if c.name in table.schema.key):
-            continue
-        declared = f"{k.declared} CHARACTER SET utf8mb4 COLLATE {CODE_POINTS} NOT NULL"
+    for column, local in zip(table.schema.key, key, strict=True):
+        if local.type.name in TEXTS:
+            yield from _collation(table, name, table.schema.column(column).type.kind, local)
+
+
+def _collation(table: Table, name: str, kind: Kind, k: LocalColumn) -> Iterator[Finding]:
+    modify = f"ALTER TABLE {quoted(name)} MODIFY {quoted(k.name)} {k.declared} CHARACTER SET"
+    place = f"{name}.{k.name} is in collation {k.collation}"
+    if kind is Kind.UUID:
+        if not k.collation.endswith("_ci"):
+            message = f"{place}: a UUID that an application writes in capitals would not be found"
+            remedy = f"{modify} ascii COLLATE ascii_general_ci NOT NULL"
+            yield Finding("warning", table.name, message, remedy)
+    elif k.collation != CODE_POINTS:
         message = (
-            f"{name}.{k.name} is in collation {k.collation}: keys that it takes for equal go to hold, "
+            f"{place}: keys that it takes for equal go to hold, "
             "and the initial copy sorts the table for every chunk"
         )
-        yield Finding("warning", table.name, message, f"ALTER TABLE {sql} MODIFY {quoted(k.name)} {declared}")
+        remedy = f"{modify} utf8mb4 COLLATE {CODE_POINTS} NOT NULL"
+        yield Finding("warning", table.name, message, remedy)
 
 
 def _cascades(c: Connection, table: Table, name: str) -> Iterator[Finding]:

@@ -66,6 +66,8 @@ _DECLARED = re.compile(r"^\w+\((\d+)(?:,(\d+))?\)")
 _MEMBER = re.compile(r"'((?:[^']|'')*)'")
 
 _INTEGERS = (Kind.INT16, Kind.INT32, Kind.INT64)
+_FAMILIES = ({*_INTEGERS, Kind.NUMERIC}, {Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
+"""Kinds whose values compare with each other."""
 _ACCEPTS: dict[Kind, frozenset[Kind]] = {
     Kind.BOOLEAN: frozenset(_INTEGERS),
     Kind.INT16: frozenset(_INTEGERS),
@@ -123,9 +125,11 @@ class LocalType:
 
     def compares(self, kind: Kind) -> bool:
         """Whether its values compare and sort as canonical keys of a kind do, given a fit collation."""
-        if kind in _INTEGERS:
-            return self.kind in _INTEGERS
-        return kind in (self.kind, self.default) or (kind is Kind.UUID and self.kind is Kind.TEXT)
+        if kind is Kind.UUID:
+            return self.fits(CanonicalType(kind))
+        if kind in (self.kind, self.default):
+            return True
+        return any(kind in family and self.kind in family for family in _FAMILIES)
 
 
 def local_type(data_type: str, column_type: str, charset: str = "") -> LocalType:
