@@ -15,7 +15,7 @@ from replication.change import Changes, Echo, Op
 from replication.engines.mysql import MysqlEngine
 from replication.engines.mysql.position import Token
 from replication.engines.mysql.source import MysqlSource
-from replication.errors import ConfigError, NodeUnavailable
+from replication.errors import ConfigError, LogLost, NodeUnavailable
 from replication.position import Position
 from replication.schema import NodeConfig
 from tests.fixtures.harness import proxy_for, through
@@ -153,9 +153,14 @@ def test_gtids_that_a_position_lacks_do_not_bring_old_changes_back(node: MysqlNo
     node.sql("INSERT INTO items VALUES (1, 'a')")
     node.sql("INSERT INTO items VALUES (2, 'b')")
     first, second = (e for e in node.read(max_rows=1) if isinstance(e, Changes))
-    token = replace(Token.unpack(second.end.token), gtids=Token.unpack(first.end.token).gtids)
+    fewer = Token.unpack(first.end.token).gtids
+    token = replace(Token.unpack(second.end.token), gtids=fewer, rough=True)
     node.sql("INSERT INTO items VALUES (3, 'c')")
     assert [row["id"] for row in node.rows(Position(second.end.order, token.pack()))] == [3]
+    assert Token.unpack(node.start.token).rough
+    exact = replace(token, rough=False)
+    with pytest.raises(LogLost, match="begun anew"):
+        node.rows(Position(second.end.order, exact.pack()))
 
 
 def test_over_tls_and_not(node: MysqlNode) -> None:

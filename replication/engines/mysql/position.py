@@ -24,7 +24,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import pymysql
@@ -137,12 +137,14 @@ class Token:
         offset: where to start in it.
         server: UUID of the server whose log it is.
         gtids: everything up to there; None where that is not known, since the server had no GTIDs.
+        rough: `gtids` may lack transactions that were being committed when the server was asked.
     """
 
     file: str
     offset: int
     server: str
     gtids: str | None = None
+    rough: bool = False
 
     @property
     def place(self) -> Place:
@@ -151,7 +153,7 @@ class Token:
 
     def pack(self) -> str:
         """As text."""
-        fields = {"file": self.file, "offset": self.offset, "server": self.server, "gtids": self.gtids}
+        fields = {name: value for name, value in asdict(self).items() if value not in (None, False)}
         return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
@@ -178,7 +180,7 @@ def position_now(connection: pymysql.Connection[Any]) -> Position:
     server, mode = _row(connection, "SELECT @@GLOBAL.server_uuid, @@GLOBAL.gtid_mode")
     status = log_status(connection)
     gtids = str(Gtids(status["Executed_Gtid_Set"])) if mode == "ON" else None
-    return between(Token(status["File"], int(status["Position"]), server, gtids))
+    return between(Token(status["File"], int(status["Position"]), server, gtids, rough=True))
 
 
 def log_status(connection: pymysql.Connection[Any]) -> Mapping[str, Any]:

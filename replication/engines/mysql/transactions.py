@@ -34,6 +34,7 @@ from replication.engines.mysql.decode import (
     read_query,
     read_rotate,
 )
+from replication.engines.mysql.errors import SNAPSHOT_HINT
 from replication.engines.mysql.layout import Layout
 from replication.engines.mysql.pending import Pending
 from replication.engines.mysql.position import Place, Start, file_number
@@ -89,6 +90,7 @@ class Assembler:
         self._troubled: set[int] = set()
         self._open: Transaction | None = None
         self._hi = -1
+        self._exact = 0 if start.token.rough else start.token.place.hi
         self._file, self._offset = start.token.file, start.token.offset
         self._handlers: dict[int, Callable[[Event], None]] = {
             BINLOG.ROTATE_EVENT: self._rotate,
@@ -174,7 +176,7 @@ class Assembler:
         file, offset = read_rotate(event)
         if file_number(file) < file_number(self._file):
             message = f"the log goes on in {file}, but we have read up to {self._file}: it was begun anew"
-            raise LogLost(message, hint="take this node in again with an initial copy")
+            raise LogLost(message, hint=SNAPSHOT_HINT)
         if file != self._file:
             self._file, self._offset = file, offset
         self._tables.forget()
@@ -186,7 +188,7 @@ class Assembler:
 
     def _incident(self, event: Event) -> None:
         message = "the server says that changes are missing from its log"
-        raise LogLost(message, hint="take this node in again with an initial copy")
+        raise LogLost(message, hint=SNAPSHOT_HINT)
 
     def _begin(self, event: Event) -> None:
         if self._open is not None:
@@ -198,6 +200,9 @@ class Assembler:
         if hi <= self._hi:
             message = "the log goes backwards"
             raise Malformed(message)
+        if hi < self._exact:
+            message = "the log has changes before our position that we have not read: it was begun anew"
+            raise LogLost(message, hint=SNAPSHOT_HINT)
         self._hi = hi
         first = self._pending.count
         source = (gtid.source, gtid.number) if gtid.source else None
