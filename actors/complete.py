@@ -1,17 +1,17 @@
 """What depends on the target's own rows, settled just before a batch is applied.
 
-**Rows that came in part are made whole where the target lacks them.** An update may lack a value (an unchanged TOAST value, a document without its before-image). It can only be
-applied to a row that is there. Where it is not, because a concurrent delete lost or a row was refused before,
-the row is read from the node where the version was written. If it is gone there too, its delete is on its
-way, and the row is left out.
+**Rows that came in part are made whole where the target lacks them.** An update may lack a value (an
+unchanged TOAST value, a document without its before-image). It can only be applied to a row that is there.
+Where it is not, because a concurrent delete lost or a row was refused before, the row is read from the node
+where the version was written. If it is gone there too, its delete is on its way, and the row is left out.
 
-**Rows of an initial copy do not replace a row that the target holds.** An application may have written it a moment
-ago, and what it writes next would build on the copy. The resolver is told which rows were kept. Once the target's
-log has shown everything that was written before, it knows whether somebody did; if not, it sends the row again as
-a decided version, which replaces what differed before the group began.
+**Rows of an initial copy do not replace a row that the target holds.** An application may have written it a
+moment ago, and what it writes next would build on the copy. The resolver is told which rows were kept. Once
+the target's log has shown everything that was written before, it knows whether somebody did; if not, it
+sends the row again as a decided version, which replaces what differed before the group began.
 
-Should the target gain or lose a row between this look and the commit, that is a write which the batch has not
-seen: the resolver settles it and sends the key again.
+Should the target gain or lose a row between this look and the commit, that is a write which the batch has
+not seen: the resolver settles it and sends the key again.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -85,3 +86,12 @@ def time_text(microseconds: int) -> str:
     except OverflowError:
         return str(microseconds)
     return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def present_ray_token(address: str | None) -> None:
+    """Before Ray is imported: send its token to the cluster at `address`, if this user has one.
+
+    A Ray cluster asks for a token by default, and a client sends one only when RAY_AUTH_MODE says so.
+    """
+    if address and (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

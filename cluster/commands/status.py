@@ -13,7 +13,15 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cluster.commands.common import FAILED, OK, add_json, load_config, print_json, print_lines
+from cluster.commands.common import (
+    FAILED,
+    OK,
+    add_json,
+    load_config,
+    present_ray_token,
+    print_json,
+    print_lines,
+)
 
 if TYPE_CHECKING:
     from actors.backfill import CopyStatus
@@ -30,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the state; 1 when the group does not run."""
+    present_ray_token(args.address)
     from cluster.launch import ask, disconnect
 
     config = load_config(args)

@@ -18,7 +18,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from cluster.commands.common import FAILED, OK, load_config
+from cluster.commands.common import FAILED, OK, load_config, present_ray_token
 from replication.errors import Fenced, SyncError, Transient
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
+    present_ray_token(args.address)
     from cluster.launch import connect, disconnect
 
     config = load_config(args)

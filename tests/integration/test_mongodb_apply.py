@@ -12,13 +12,17 @@ import pyarrow as pa
 import pytest
 from bson import Int64
 from bson.decimal128 import Decimal128
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
 from replication.batch import Outcome
 from replication.change import Changes, Echo
+from replication.engines.mongodb.config import MARKER
+from replication.engines.mongodb.sessions import open_session
 from replication.errors import Contention
 from replication.key import encode_key
 from replication.types import Kind
-from tests.fixtures.mongodb_node import Node, of_type, table
+from tests.fixtures.mongodb_node import GROUP, Node, of_type, table
 
 ORDER: dict[str, Any] = {"id": 1, "qty": 5, "city": "Ulm", "tags": '{"a":[1,2.5]}', "price": "1.50"}
 EVENTS = table("events", {"day": Kind.TIMESTAMP, "code": Kind.TEXT, "size": Kind.FLOAT64}, ("day", "code"))
@@ -125,6 +129,28 @@ def test_fenced_zombie(node: Node) -> None:
     node.control.raise_epoch(1, 1, late.marker)
     assert node.applier.apply(late).outcome is Outcome.FENCED
     assert node.db.orders.find_one() is None
+
+
+@pytest.mark.parametrize("successor", ["applier", "epoch"])
+def test_a_transaction_that_lost_its_process_is_ended_by_the_successor(node: Node, successor: str) -> None:
+    """The server would keep it, and our marker locked, for a minute."""
+    batch = node.batch(ORDER)
+    address = node.engine.node.dsn
+    with MongoClient(address) as client:
+        db = client.get_default_database()
+        session = open_session(db, GROUP, batch.marker.shard)
+        session.start_transaction()
+        markers = db[MARKER]
+        markers.update_one({}, {"$set": {"by": "the dead"}}, session=session)
+        if successor == "epoch":
+            (marker,) = node.control.raise_epoch(1, 1, batch.marker)
+            assert marker.epoch > 1
+        else:
+            assert node.applier.apply(batch).outcome is Outcome.COMMITTED
+        assert "by" not in node.db[MARKER].find_one()
+        with pytest.raises(PyMongoError):
+            session.commit_transaction()
+        session.end_session()
 
 
 def test_a_batch_commits_once(node: Node) -> None:

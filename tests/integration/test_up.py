@@ -3,36 +3,75 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import psycopg
+import pytest
 from pymongo import MongoClient
 
+from cluster.servers.process import free_port
 
-def test_up_copies_synchronises_and_ends_on_sigterm(
-    postgres_db: str, mongodb_db: str, tmp_path: Path
-) -> None:
-    config = tmp_path / "sync.yaml"
+
+@pytest.fixture
+def ray_cluster() -> Iterator[str]:
+    """The address of a Ray cluster that runs already, as `ray start` makes one."""
+    port = free_port()
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets, whose paths may have 107 bytes
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus", "2"]
+    command += ["--port", str(port), "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
+    command += ["--temp-dir", folder, "--disable-usage-stats"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            read_until(process.stdout, "Ray runtime started")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_until(lines: IO[str] | None, text: str) -> None:
+    assert lines is not None
+    seen = []
+    for line in lines:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join(seen))
+
+
+def write_config(folder: Path, postgres: str, mongodb: str, shards: int) -> Path:
+    config = folder / "sync.yaml"
     config.write_text(
-        f'group: shop\nnodes:\n  pg: {{engine: postgres, dsn: "{postgres_db}", priority: 30}}\n'
-        f'  mongo: {{engine: mongodb, dsn: "{mongodb_db}", priority: 10}}\n'
-        "tables:\n  orders: {key: [id], initial: {from: pg}}\ncreate_tables: true\nshards: 1\n"
+        f'group: shop\nnodes:\n  pg: {{engine: postgres, dsn: "{postgres}", priority: 30}}\n'
+        f'  mongo: {{engine: mongodb, dsn: "{mongodb}", priority: 10}}\n'
+        f"tables:\n  orders: {{key: [id], initial: {{from: pg}}}}\ncreate_tables: true\nshards: {shards}\n"
         "audit: {path: audit}\n"
     )
-    with psycopg.connect(postgres_db, autocommit=True) as sql, MongoClient(mongodb_db) as client:
+    return config
+
+
+def sync_worker(config: Path, command: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cluster.cli", command, "-c", str(config), *arguments]
+
+
+def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: list[str]) -> None:
+    with psycopg.connect(postgres, autocommit=True) as sql, MongoClient(mongodb) as client:
         sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
         sql.execute("INSERT INTO orders SELECT i, 'n' FROM generate_series(1, 500) i")
         docs = client.get_default_database()["orders"]
-        command = [sys.executable, "-m", "cluster.cli", "up", "-c", str(config)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            sync_worker(config, "up", *address), stderr=subprocess.PIPE, text=True
+        ) as process:
             try:
-                assert process.stderr is not None
-                for line in process.stderr:
-                    if '"group_ready"' in line:
-                        break
+                read_until(process.stderr, '"group_ready"')
                 with docs.watch(max_await_time_ms=1000) as stream:
                     sql.execute("INSERT INTO orders VALUES (1000, 'last')")
                     for _ in range(600):
@@ -40,13 +79,28 @@ def test_up_copies_synchronises_and_ends_on_sigterm(
                         if docs.count_documents({}) == 501:
                             break
                     assert docs.count_documents({}) == 501, change
-                status = [sys.executable, "-m", "cluster.cli", "status", "-c", str(config), "--json"]
+                status = sync_worker(config, "status", "--json", *address)
                 answer = subprocess.run(status, capture_output=True, text=True, timeout=60, check=False)
                 assert answer.returncode == 0, answer.stderr
                 state = json.loads(answer.stdout)
-                assert state["shards"][0]["changes"] >= 501
+                assert sum(s["changes"] for s in state["shards"]) >= 501
                 assert state["copies"][0]["rows"] in (500, 501)  # the last row may be copied, too
             finally:
                 process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(30) == 0
+            assert process.stderr is not None
             assert process.stderr.read() is not None
+
+
+def test_up_copies_synchronises_and_ends_on_sigterm(
+    postgres_db: str, mongodb_db: str, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, postgres_db, mongodb_db, shards=1)
+    copies_and_synchronises(config, postgres_db, mongodb_db, [])
+
+
+def test_up_runs_on_a_cluster_with_two_shards(
+    ray_cluster: str, postgres_db: str, mongodb_db: str, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, postgres_db, mongodb_db, shards=2)
+    copies_and_synchronises(config, postgres_db, mongodb_db, ["--address", ray_cluster])

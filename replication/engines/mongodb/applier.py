@@ -26,6 +26,7 @@ from replication.engines.mongodb.errors import CONTENTION, DUPLICATE_KEY, UNAVAI
 from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.marker import marker_id, to_document
 from replication.engines.mongodb.plan import Incoming, Plan, Write, incoming, make_plan
+from replication.engines.mongodb.sessions import open_session
 from replication.engines.mongodb.snapshot import find_ids
 from replication.errors import Contention, NodeUnavailable
 from replication.marker import Marker
@@ -59,6 +60,7 @@ class MongoApplier:
 
     def __init__(self, node: NodeConfig, group: str, tables: Sequence[Table], sources: Sequence[str]) -> None:
         self._node = node
+        self._group = group
         self._sources = sorted(set(sources))
         self._layouts = {table.name: Layout(table, node) for table in tables}
         self._db = connect(node)
@@ -94,7 +96,7 @@ class MongoApplier:
 
     def _commit(self, marker: Marker, chosen: Chosen) -> list[tuple[str, bytes]]:
         """One transaction; the keys of partial rows that are not there."""
-        with self._transaction() as session:
+        with self._transaction(marker.shard) as session:
             plans = self._write(session, marker, chosen)
             for attempt in range(1, _COMMITS + 1):
                 try:
@@ -113,17 +115,17 @@ class MongoApplier:
         for rows, numbers in _live(tables):
             for i in numbers:
                 try:
-                    with self._transaction() as session:
+                    with self._transaction(marker.shard) as session:
                         self._write(session, marker, [(rows, [i])])
                 except _Refused as refusal:
                     held += _leave_out(refusal)
         return held
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[ClientSession]:
+    def _transaction(self, shard: int) -> Iterator[ClientSession]:
         """A transaction that is aborted unless the body commits it."""
         if self._session is None:
-            self._session = self._db.client.start_session(causal_consistency=False)
+            self._session = open_session(self._db, self._group, shard)
         session = self._session
         session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY)
         try:

@@ -60,3 +60,8 @@ def connect(node: NodeConfig, listener: ConnectionPoolListener | None = None) ->
 def collection_name(node: NodeConfig, mapping: TableMapping) -> str:
     """The table's collection on this node."""
     return mapping.names[node.name]
+
+
+def state_id(group: str, name: str) -> str:
+    """The `_id` of a state document."""
+    return f"{group}/{name}"

@@ -17,11 +17,13 @@ from replication.engines.mongodb.config import (
     WATERMARK,
     collection_name,
     connect,
+    state_id,
 )
 from replication.engines.mongodb.errors import classify, translated
 from replication.engines.mongodb.marker import load_marker, to_document
 from replication.engines.mongodb.position import cluster_time, pack_token, token_time
 from replication.engines.mongodb.schema import ensure_collection
+from replication.engines.mongodb.sessions import end_session
 from replication.errors import Contention
 from replication.marker import Marker
 from replication.position import Position, order_of
@@ -73,10 +75,12 @@ class MongoControl:
                     with session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY):
                         return self._raise(session, shards, at_least, initial)
                 except OperationFailure as error:
-                    # An applier of the older incarnation may be committing right now.
+                    # An applier of the older incarnation may be committing right now, or have died doing so.
                     if attempt == _ATTEMPTS or not isinstance(classify(error, ""), Contention):
                         raise
                     attempt += 1
+                    for shard in range(shards):
+                        end_session(self._db, self._group, shard)
 
     def _raise(self, session: ClientSession, shards: int, at_least: int, initial: Marker) -> list[Marker]:
         markers = self._db[MARKER]
@@ -119,8 +123,3 @@ class MongoControl:
     def close(self) -> None:
         """See `engine.Control`."""
         self._db.client.close()
-
-
-def state_id(group: str, name: str) -> str:
-    """The `_id` of a state document."""
-    return f"{group}/{name}"
