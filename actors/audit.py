@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import orjson
 import pyarrow as pa
 
+from replication.audit.holds import HoldRecord
 from replication.audit.records import ConflictRecord, decision_records
 from replication.audit.writer import AuditWriter
-from replication.batch import Applied, ApplyBatch
-from replication.change import Op, TableChanges
+from replication.batch import VERSION_COLUMNS, Applied, ApplyBatch, HeldRow
+from replication.change import Op, TableChanges, Unreadable
 from replication.conflict.batching import layer_values
 from replication.conflict.decide import Conflict
 from replication.conflict.version import Version
@@ -51,10 +52,17 @@ class ConflictRecords:
     conflicts: Sequence[ConflictRecord]
 
 
+@dataclass(frozen=True, slots=True)
+class HoldRecords:
+    """Rows that were set aside."""
+
+    holds: Sequence[HoldRecord]
+
+
 PAUSE_SECONDS = 0.05
 """Between two writes: each flushes several files, and nothing but the release of positions waits for it."""
 
-Record = ChangeRecords | DecisionRecords | ConflictRecords
+Record = ChangeRecords | DecisionRecords | ConflictRecords | HoldRecords
 
 
 class AuditLog:
@@ -71,8 +79,10 @@ class AuditLog:
                     self._writer.add_changes(record.node, record.shard, t.table, t.rows)
             elif isinstance(record, DecisionRecords):
                 self._writer.add_decisions(record.rows)
-            else:
+            elif isinstance(record, ConflictRecords):
                 self._writer.add_conflicts(record.conflicts)
+            else:
+                self._writer.add_holds(record.holds)
         self._writer.flush()
 
     def close(self, *, drained: bool) -> None:
@@ -115,11 +125,36 @@ class AuditQueue:
         """Record conflicts."""
         return self._put(ConflictRecords([_record(c, self._schemas[c.table]) for c in conflicts]))
 
+    def unreadable(self, node: str, event: Unreadable) -> Future[None]:
+        """Record a change that cannot be read."""
+        text = self._key_text(event.table, event.key)
+        order = split_order(event.end.order)
+        return self._put(
+            HoldRecords([HoldRecord(node, event.table, event.key, text, node, *order, event.reason)])
+        )
+
+    def refused(self, batch: ApplyBatch, held: Sequence[HeldRow]) -> Future[None]:
+        """Record rows that a node refuses."""
+        versions = {
+            (t.table, r["_key"]): r for t in batch.tables for r in t.rows.select(VERSION_COLUMNS).to_pylist()
+        }
+        records = []
+        for row in held:
+            v = versions[row.table, row.key]
+            text, origin = self._key_text(row.table, row.key), self._nodes[v["_origin"]]
+            records.append(
+                HoldRecord(batch.node, row.table, row.key, text, origin, v["_hi"], v["_lo"], row.reason)
+            )
+        return self._put(HoldRecords(records))
+
     def close(self) -> None:
         """Write what waits and end."""
         self._closing.set()
         self._queue.put(None)
         self._thread.join()
+
+    def _key_text(self, table: str, key: bytes) -> str:
+        return key_text(key, self._schemas[table]) if key else "?"
 
     def _put(self, record: Record) -> Future[None]:
         done: Future[None] = Future()
@@ -149,14 +184,12 @@ class AuditQueue:
 
 
 def _record(conflict: Conflict, schema: TableSchema) -> ConflictRecord:
-    kinds = [schema.column(k).type.kind for k in schema.key]
-    key_text = ", ".join(str(v) for v in decode_key(conflict.key, kinds))
     left, right = conflict.left, conflict.right
     return ConflictRecord(
         conflict.ident,
         conflict.table,
         conflict.key,
-        key_text,
+        key_text(conflict.key, schema),
         conflict.kind,
         left.node,
         *split_order(left.order),
@@ -169,6 +202,12 @@ def _record(conflict: Conflict, schema: TableSchema) -> ConflictRecord:
         _image(left, schema),
         _image(right, schema),
     )
+
+
+def key_text(key: bytes, schema: TableSchema) -> str:
+    """A key for people."""
+    kinds = [schema.column(k).type.kind for k in schema.key]
+    return ", ".join(str(v) for v in decode_key(key, kinds))
 
 
 def _image(version: Version, schema: TableSchema) -> str | None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from replication.backfill import ChunkIdent, ChunkWindow
-from replication.change import Changes, Echo, LogEvent, Progress, TableChanges, Watermark
+from replication.change import Changes, Echo, LogEvent, Progress, TableChanges, Unreadable, Watermark
 from replication.engine import Source
 from replication.errors import SchemaChanged
 from replication.position import Position
@@ -144,9 +144,12 @@ def _split(events: Sequence[LogEvent], shards: int, node: str) -> list[list[LogE
         elif isinstance(event, Progress | Watermark):
             for part in parts:
                 part.append(Progress(event.end))
+        elif isinstance(event, Unreadable):
+            owner = int(shards_of([event.key], 1, shards)[0])
+            for shard, part in enumerate(parts):
+                part.append(event if shard == owner else Progress(event.end))
         else:
-            detail = getattr(event, "detail", "") or getattr(event, "reason", "")
-            message = f"{event.table}: {detail or type(event).__name__}"
+            message = f"{event.table}: {event.detail or event.what}"
             raise SchemaChanged(
                 message, node=node, position=event.end.order, hint="stop, mend and copy again"
             )

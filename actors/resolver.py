@@ -7,6 +7,7 @@ decision and conflict to the audit log. It never waits for an applier: an answer
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,8 +16,8 @@ from typing import Protocol
 
 from actors.capture import Ack
 from actors.limits import Limits
-from replication.batch import Applied, ApplyBatch, Outcome
-from replication.change import Changes, Echo, LogEvent, TableChanges
+from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
+from replication.change import Changes, Echo, LogEvent, TableChanges, Unreadable
 from replication.conflict.batching import echoed_rows, to_apply_batch
 from replication.conflict.decide import Conflict
 from replication.conflict.policy import load_policies
@@ -26,6 +27,8 @@ from replication.engine import Engine
 from replication.errors import Fenced, Superseded
 from replication.marker import Marker
 from replication.schema import Table, TableSchema
+
+log = logging.getLogger(__name__)
 
 
 class Target(Protocol):
@@ -50,6 +53,12 @@ class Auditor(Protocol):
     def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
         """Record conflicts."""
 
+    def unreadable(self, node: str, event: Unreadable) -> Future[None]:
+        """Record a change that cannot be read."""
+
+    def refused(self, batch: ApplyBatch, held: Sequence[HeldRow]) -> Future[None]:
+        """Record rows that a node refuses."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
@@ -59,7 +68,7 @@ class ShardStatus:
         shard: its number.
         replaying: it still rebuilds what its predecessor knew.
         backlog: rows on their way to each node.
-        changes, applied, conflicts: how many since this incarnation started.
+        changes, applied, conflicts, held: how many since this incarnation started.
     """
 
     shard: int
@@ -68,6 +77,7 @@ class ShardStatus:
     changes: int
     applied: int
     conflicts: int
+    held: int = 0
 
 
 class Resolver:
@@ -99,7 +109,7 @@ class Resolver:
         self.fail = fail
         self.names = sorted(shard.nodes)
         self._lock = threading.RLock()
-        self._changes = self._applied = self._conflicts = 0
+        self._changes = self._applied = self._conflicts = self._held = 0
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         """Process events of `node`'s log; see `capture.Sink`."""
@@ -133,7 +143,7 @@ class Resolver:
         """What an operator sees."""
         with self._lock:
             backlog = {n: self.shard.backlog(n) for n in self.names}
-            counts = self._changes, self._applied, self._conflicts
+            counts = self._changes, self._applied, self._conflicts, self._held
             return ShardStatus(self.shard.config.shard, self.shard.replaying, backlog, *counts)
 
     def on_applied(self, batch: ApplyBatch, answer: Future[Applied]) -> None:
@@ -153,6 +163,11 @@ class Resolver:
             self.shard.on_ack(batch.node, batch.marker.seq, applied.kept)
             self._applied += batch.rows
             self.auditor.decisions(batch, applied)
+            if applied.held:
+                self._held += len(applied.held)
+                self.auditor.refused(batch, applied.held)
+                detail = {"node": batch.node, "rows": len(applied.held), "reason": applied.held[0].reason}
+                log.warning("rows_held", extra=detail)
             self._pump()
 
     def _take(self, node: str, event: LogEvent) -> None:
@@ -165,8 +180,18 @@ class Resolver:
         elif isinstance(event, Echo):
             rows_shown = echoed_rows(event, self.schemas, self.names) if self.shard.replaying else []
             self.shard.on_echo(node, event.marker, event.end, rows_shown)
+        elif isinstance(event, Unreadable):
+            self._hold(node, event)
         else:
             self.shard.on_progress(node, event.end)
+
+    def _hold(self, node: str, event: Unreadable) -> None:
+        """Pass over a change that cannot be read, once that is on record."""
+        self._held += 1
+        log.warning("change_held", extra={"node": node, "table": event.table, "reason": event.reason})
+        number = self.shard.on_changes(node, [], event.end)
+        durable = self.auditor.unreadable(node, event)
+        durable.add_done_callback(lambda done: self._audited(number, done))
 
     def _audited(self, number: int, done: Future[None]) -> None:
         if (error := done.exception()) is not None:

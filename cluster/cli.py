@@ -32,6 +32,7 @@ COMMANDS = {
     "status": "show what a running group is doing",
     "verify": "compare all rows on all nodes",
     "conflicts": "list recorded conflicts",
+    "dlq": "list rows on hold",
     "audit": "show the audit log",
 }
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.commands.common import OK, add_audit_folder, add_json, audit_folder, print_json, time_text
 
-KINDS = ("change", "decision", "conflict", "operator")
+KINDS = ("change", "decision", "conflict", "hold", "operator")
 _POLL_SECONDS = 0.5
 _WIDTH = 40
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def describe(entry: dict[str, Any]) -> str:
     """A record as one readable line."""
     kind, _, table = entry["stream"].partition("/")
-    text = {"changes": _change, "decisions": _decision, "conflicts": _conflict}.get(kind, _operator)
+    text = _TEXTS.get(kind, _operator)
     return f"{time_text(entry['_recorded'])}  {text(entry, table)}"
 
 
@@ -82,6 +82,14 @@ def _conflict(entry: dict[str, Any], _: str) -> str:
 
 def _operator(entry: dict[str, Any], _: str) -> str:
     return f"operator  {entry['kind']} {entry['detail']}"
+
+
+def _hold(entry: dict[str, Any], _: str) -> str:
+    what = f"{entry['table']} {entry['key_text']} of {entry['origin']} for {entry['node']}"
+    return f"hold      {what}: {entry['reason']}"
+
+
+_TEXTS = {"changes": _change, "decisions": _decision, "conflicts": _conflict, "holds": _hold}
 
 
 def _op(entry: dict[str, Any]) -> str:

@@ -67,12 +67,12 @@ def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> No
         (
             str(s.shard),
             "replaying" if s.replaying else "running",
-            *(str(count) for count in (s.changes, s.applied, s.conflicts)),
+            *(str(count) for count in (s.changes, s.applied, s.conflicts, s.held)),
             "  ".join(f"{node} {count}" for node, count in s.backlog.items()),
         )
         for s in shards
     ]
-    print_lines(("SHARD", "STATE", "CHANGES", "APPLIED", "CONFLICTS", "WAITING"), rows)
+    print_lines(("SHARD", "STATE", "CHANGES", "APPLIED", "CONFLICTS", "HELD", "WAITING"), rows)
     copying = [
         (
             c.table,

@@ -14,15 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.audit import store
-from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, OPERATOR
+from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR
 
-KINDS = {"change": CHANGES, "decision": DECISIONS, "conflict": CONFLICTS, "operator": OPERATOR}
+KINDS = {
+    "change": CHANGES,
+    "decision": DECISIONS,
+    "conflict": CONFLICTS,
+    "hold": HOLDS,
+    "operator": OPERATOR,
+}
 """What records are called in the singular, and their stream."""
-_TABLE_COLUMN = {DECISIONS: "_table", CONFLICTS: "table"}
+_TABLE_COLUMN = {DECISIONS: "_table", CONFLICTS: "table", HOLDS: "table"}
 
 
 def streams(path: Path) -> list[str]:
-    """The streams of an audit log: `changes/TABLE`, `decisions`, `conflicts`, `operator`."""
+    """The streams of an audit log: `changes/TABLE`, `decisions`, `conflicts`, `holds`, `operator`."""
     return store.streams(path)
 
 

@@ -19,6 +19,7 @@ from replication.position import split_order
 CHANGES = "changes"
 DECISIONS = "decisions"
 CONFLICTS = "conflicts"
+HOLDS = "holds"
 OPERATOR = "operator"
 
 _HELD = "held"

@@ -20,11 +20,13 @@ from typing import Any
 import pyarrow as pa
 
 from replication.audit import store
+from replication.audit.holds import HoldRecord, hold_records
 from replication.audit.records import (
     CHANGES,
     CONFLICTS,
     DECISION_SCHEMA,
     DECISIONS,
+    HOLDS,
     OPERATOR,
     ConflictRecord,
     change_records,
@@ -208,6 +210,11 @@ class AuditWriter:
             rows = conflict_records(list(new.values()))
             self._add(self._stream(CONFLICTS), stamp(rows, self._now()))
         return len(new)
+
+    def add_holds(self, holds: Sequence[HoldRecord]) -> None:
+        """Record rows that were set aside."""
+        if holds:
+            self._add(self._stream(HOLDS), stamp(hold_records(holds), self._now()))
 
     def add_operator(self, kind: str, detail: Any) -> None:
         """Record what an operator or the program itself did; `detail` becomes JSON."""

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from replication.audit.holds import open_holds
 from tests.fixtures.shop import Group
 
 TURNS = int(os.environ.get("TURNS", "1000"))
@@ -94,6 +95,31 @@ def test_missing_versus_null(group: Group) -> None:
     group.wait(lambda left, right: right[1][0] == "absent!" and right[2][0] == "null!")
     assert "qty" not in group.docs.find_one({"_id": 1})
     assert group.docs.find_one({"_id": 2})["qty"] is None
+
+
+def test_poison_row_does_not_block(group: Group) -> None:
+    """Case 28, in part: a row that cannot be read, or that a node refuses, is set aside with its reason."""
+    group.docs.insert_one({"_id": 1, "name": "good", "qty": 1})
+    group.wait(lambda left, right: left == right and len(left) == 1)
+    group.docs.update_one({"_id": 1}, {"$set": {"qty": "many"}})
+    group.sql.execute("ALTER TABLE orders ADD CHECK (qty < 1000)")
+    group.docs.insert_many([{"_id": 2, "name": "big", "qty": 1000}, {"_id": 3, "name": "last", "qty": 3}])
+    group.wait(lambda left, right: 3 in left)
+    group.pipeline.stop()
+    holds = open_holds(group.folder)
+    assert [(h["node"], h["origin"], h["key_text"]) for h in holds] == [
+        ("mongo", "mongo", "1"),
+        ("pg", "mongo", "2"),
+    ]
+    assert "qty" in holds[0]["reason"]
+    assert "orders_qty_check" in holds[1]["reason"]
+    group.start()
+    group.docs.update_one({"_id": 1}, {"$set": {"qty": 7}})
+    group.docs.update_one({"_id": 2}, {"$set": {"qty": 8}})
+    group.wait(lambda left, right: left == right and left[1][1] == 7 and left[2][1] == 8)
+    group.pipeline.stop()
+    assert open_holds(group.folder) == []
+    group.start()
 
 
 def test_a_restart_loses_nothing(group: Group) -> None:

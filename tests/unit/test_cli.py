@@ -29,6 +29,7 @@ from cluster.logs import (
     redact,
     secrets_of,
 )
+from replication.audit.holds import HoldRecord
 from replication.audit.records import DECISION_SCHEMA
 from replication.audit.writer import AuditWriter
 from replication.errors import NodeUnavailable
@@ -77,7 +78,7 @@ def test_help_is_quick_and_lists_every_command() -> None:
     assert "exit codes: 0 success, 1" in found.stdout
 
 
-@pytest.mark.parametrize("words", [["check"], ["conflicts", "list"], ["audit", "tail"]])
+@pytest.mark.parametrize("words", [["check"], ["conflicts", "list"], ["dlq", "list"], ["audit", "tail"]])
 def test_every_command_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([*words, "--help"])
@@ -180,6 +181,36 @@ def test_conflicts_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert (found["ident"], found["winner"], found["key"]) == ("c1", "pg", "6b")
     assert cli.main(["conflicts", "list", "--audit", str(folder), "--table", "other"]) == 0
     assert capsys.readouterr().out == "no conflicts on record\n"
+
+
+def test_rows_on_hold_are_listed_until_they_are_written_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held(key: bytes, origin: str, reason: str) -> HoldRecord:
+        return HoldRecord("mongo", "orders", key, key.decode(), origin, 7, 0, reason)
+
+    with closing(AuditWriter(folder, "shop", count(1_800_000_000_000_000).__next__)) as audit:
+        audit.add_holds([held(b"k", "pg", "too long"), held(b"l", "mongo", "qty: not a number")])
+        audit.add_holds([held(b"k", "pg", "still too long")])
+    assert cli.main(["dlq", "list", "--audit", str(folder)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["since", "node", "table", "key"]
+    assert [r.split(maxsplit=5)[1:] for r in rows] == [
+        ["mongo", "orders", "l", "mongo", "qty: not a number"],
+        ["mongo", "orders", "k", "pg", "still too long"],
+    ]
+    assert cli.main(["dlq", "list", "--audit", str(folder), "--json", "--table", "orders"]) == 0
+    assert [(h["key"], h["times"]) for h in json.loads(capsys.readouterr().out)] == [("6c", 1), ("6b", 2)]
+    assert cli.main(["audit", "tail", "--audit", str(folder), "-n", "1"]) == 0
+    assert capsys.readouterr().out.endswith("  hold      orders k of pg for mongo: still too long\n")
+    decision = [["mongo"], [0], [2], [8], ["orders"], [2], [b"k"], ["pg"], [1], [0], [5], ["committed"]]
+    with closing(AuditWriter(folder, "shop", count(1_900_000_000_000_000).__next__)) as audit:
+        columns = [pa.array(v, f.type) for v, f in zip(decision, DECISION_SCHEMA, strict=True)]
+        audit.add_decisions(pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA))
+    assert cli.main(["dlq", "list", "--audit", str(folder)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert cli.main(["dlq", "list", "--audit", str(folder), "--table", "other"]) == 0
+    assert capsys.readouterr().out == "nothing is on hold\n"
 
 
 def test_times_beyond_the_calendar_are_numbers() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from actors.limits import Limits
 from actors.resolver import Resolver, make_shard
-from replication.batch import Applied, ApplyBatch, Outcome
-from replication.change import SYSTEM_COLUMNS, Changes, Op, TableChanges
+from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
+from replication.change import SYSTEM_COLUMNS, Changes, Op, TableChanges, Unreadable
 from replication.conflict.decide import Conflict
 from replication.engines.memory import MemoryEngine
 from replication.errors import Fenced, Superseded
@@ -48,6 +48,12 @@ class Durable:
         return self._done()
 
     def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
+        return self._done()
+
+    def unreadable(self, node: str, event: Unreadable) -> Future[None]:
+        return self._done()
+
+    def refused(self, batch: ApplyBatch, held: Sequence[HeldRow]) -> Future[None]:
         return self._done()
 
     def _done(self) -> Future[None]:

@@ -1,0 +1,101 @@
+"""Rows that were set aside: what a node refuses to take, and what it holds but nobody else can.
+
+A hold is over once the key was written again: a later batch of ours reached the node, or, for a value that
+could not be read, an application there gave the row another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replication.audit.reader import read, streams
+from replication.audit.records import CHANGES, DECISIONS, HOLDS
+
+HOLD_SCHEMA = pa.schema(
+    [
+        ("node", pa.utf8()),
+        ("table", pa.utf8()),
+        ("key", pa.binary()),
+        ("key_text", pa.utf8()),
+        ("origin", pa.utf8()),
+        ("hi", pa.uint64()),
+        ("lo", pa.uint32()),
+        ("reason", pa.utf8()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRecord:
+    """One row set aside.
+
+    Attributes:
+        node: the node that refuses the row, or holds what cannot be read.
+        table: canonical table name.
+        key: canonical key; empty if the key itself cannot be read.
+        key_text: the key for people.
+        origin: the node where the version was written; `node` itself for what cannot be read.
+        hi, lo: the version's order in that node's log.
+        reason: the node's own words, or which value cannot be read and why.
+    """
+
+    node: str
+    table: str
+    key: bytes
+    key_text: str
+    origin: str
+    hi: int
+    lo: int
+    reason: str
+
+
+def hold_records(holds: Sequence[HoldRecord]) -> pa.RecordBatch:
+    """Holds as columns; see `HOLD_SCHEMA`."""
+    names = [f.name for f in fields(HoldRecord)]
+    columns = [pa.array([getattr(h, n) for h in holds], HOLD_SCHEMA.field(n).type) for n in names]
+    return pa.RecordBatch.from_arrays(columns, schema=HOLD_SCHEMA)
+
+
+def open_holds(path: Path) -> list[dict[str, Any]]:
+    """Every key that is on hold now, by its newest record, oldest first.
+
+    Args:
+        path: the audit log's folder.
+
+    Returns:
+        the fields of `HoldRecord`, `_recorded` (microseconds since 1970) and `times`, how often it was
+        recorded since it was written last.
+    """
+    found: dict[tuple[str, str, bytes], dict[str, Any]] = {}
+    for batch in read(path, HOLDS) if HOLDS in streams(path) else ():
+        for hold in batch.to_pylist():
+            at = (hold["node"], hold["table"], hold["key"])
+            hold["times"] = found.get(at, {}).get("times", 0) + 1
+            found[at] = hold
+    for at in _written_since(path, found) if found else ():
+        del found[at]
+    return sorted(found.values(), key=lambda hold: hold["_recorded"])
+
+
+def _written_since(
+    path: Path, holds: dict[tuple[str, str, bytes], dict[str, Any]]
+) -> set[tuple[str, str, bytes]]:
+    keys = pa.array({key for _, _, key in holds}, pa.binary())
+    over = set()
+    for stream in {DECISIONS, *(f"{CHANGES}/{table}" for _, table, _ in holds)} & set(streams(path)):
+        table = stream.partition("/")[2]
+        for batch in read(path, stream):
+            for row in batch.filter(pc.is_in(batch.column("_key"), value_set=keys)).to_pylist():
+                at = (row["_node"], table or row["_table"], row["_key"])
+                hold = holds.get(at)
+                if hold is None or row["_recorded"] <= hold["_recorded"]:
+                    continue
+                if hold["origin"] == hold["node"] if table else row["outcome"] == "committed":
+                    over.add(at)
+    return over
