@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from replication.batch import ApplyBatch, TableRows, pack_versions
 from replication.change import Op
 from replication.engine import Engine, Snapshot
-from replication.schema import Table
+from replication.schema import Table, TableSchema
 
 
 class Completer:
@@ -42,7 +42,9 @@ class Completer:
         self._engines = engines
         self._names = sorted(engines)
         self._tables = {t.name: t for t in tables}
+        self._bare = {t.name: _key_alone(t) for t in tables}
         self._snapshots: dict[str, Snapshot] = {}
+        self._keys: Snapshot | None = None
 
     def complete(self, batch: ApplyBatch) -> tuple[ApplyBatch, list[tuple[str, bytes]]]:
         """The batch as the target can take it, and what it keeps; see `Applied.kept`."""
@@ -62,16 +64,20 @@ class Completer:
 
     def close(self) -> None:
         """Disconnect."""
-        for snapshot in self._snapshots.values():
+        for snapshot in (*self._snapshots.values(), *([self._keys] if self._keys else [])):
             snapshot.close()
         self._snapshots.clear()
+        self._keys = None
 
     def _held(self, part: TableRows) -> pa.Array:
-        """Keys of copied rows that the target holds."""
+        """Keys of copied rows that the target holds, whatever else is in its rows."""
         copied = part.rows.filter(pc.equal(part.rows.column("_op"), int(Op.READ)))
         if not copied.num_rows:
             return pa.array([], pa.binary())
-        return self._read(self._target, part.table, copied).column("_key")
+        if self._keys is None:
+            self._keys = self._engines[self._target].snapshot()
+        keys = copied.column("_key").to_pylist()
+        return self._keys.read_keys(self._bare[part.table], keys).column("_key")
 
     def _complete(self, part: TableRows) -> TableRows:
         rows = part.rows
@@ -96,6 +102,11 @@ class Completer:
         if node not in self._snapshots:
             self._snapshots[node] = self._engines[node].snapshot()
         return self._snapshots[node].read_keys(self._tables[table], rows.column("_key").to_pylist())
+
+
+def _key_alone(table: Table) -> Table:
+    schema = table.schema
+    return Table(table.mapping, TableSchema(schema.name, tuple(map(schema.column, schema.key)), schema.key))
 
 
 def _whole(wanted: pa.RecordBatch, read: pa.RecordBatch) -> pa.RecordBatch:

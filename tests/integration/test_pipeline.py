@@ -162,6 +162,7 @@ def test_a_copy_replaces_what_differed_before(postgres_db: str, mongodb_db: str,
     group.tables = [replace(t, mapping=replace(t.mapping, initial="pg")) for t in group.tables]
     group.sql.execute("INSERT INTO orders SELECT i, 'right', i, NULL FROM generate_series(1, 500) i")
     group.docs.insert_many({"_id": i, "name": "wrong", "note": "stays"} for i in range(1, 500, 3))
+    group.docs.update_one({"_id": 4}, {"$set": {"qty": "many"}})  # cannot be read
     group.start()
     try:
         group.wait(lambda left, right: left == right and len(right) == 500 and right[1][0] == "right")
