@@ -6,6 +6,7 @@ A passing error means connect again; anything else is reported once through `fai
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import uuid
@@ -25,9 +26,19 @@ from replication.schema import Table
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.5
-GATHER_SECONDS = 0.002
+GATHER_SECONDS = 0.003
 """Pause after a poll that brought something: what comes meanwhile shares the next one's cost."""
+SWITCH_SECONDS = 0.0001
 Fail = Callable[[BaseException], None]
+
+
+def hand_over_quickly() -> None:
+    """Let the threads of this process take turns fifty times as often as Python would.
+
+    A part's threads hand small work to each other: with Python's 5 ms, one that has just been given something
+    waits longer for the interpreter than the work takes.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 class CaptureHost:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue
-from actors.host import CaptureHost, CopyHost
+from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.resolver import Resolver, make_shard
 from replication.audit.writer import AuditWriter
@@ -44,6 +44,7 @@ class Pipeline:
         shards: int = 1,
         limits: Limits | None = None,
     ) -> None:
+        hand_over_quickly()
         self.limits = limits or Limits()
         self.error: BaseException | None = None
         self.stopping = threading.Event()

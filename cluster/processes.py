@@ -19,7 +19,7 @@ from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue, Record
 from actors.backfill import CopyStatus
 from actors.capture import Ack
-from actors.host import CaptureHost, CopyHost
+from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.pipeline import copied_from
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
@@ -62,6 +62,7 @@ class _Part:
 
     def __init__(self, plan: GroupPlan) -> None:
         plan.log()
+        hand_over_quickly()
         self._error: BaseException | None = None
 
     def health(self) -> int:

@@ -43,8 +43,8 @@ class ShardConfig:
     Attributes:
         nodes: node name to priority.
         policies: canonical table name to its policies.
-        pipeline: batches on their way to one node at a time. One is applied while the next one waits; more
-            would only queue up as small batches, each with the cost of a transaction.
+        pipeline: batches on their way to one node at a time. What comes while one is applied shares the next
+            one's cost; a batch that only waited for another to be applied would be smaller, and no earlier.
     """
 
     group: str
@@ -52,7 +52,7 @@ class ShardConfig:
     shards: int
     nodes: Mapping[str, int]
     policies: Mapping[str, Policies]
-    pipeline: int = 2
+    pipeline: int = 1
 
 
 @dataclass(frozen=True, slots=True)

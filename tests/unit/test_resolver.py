@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -69,8 +70,10 @@ class Bed:
         markers = {n: Marker("g", 0, 1, EPOCH, 0, resume=dict.fromkeys("ab", start)) for n in "ab"}
         self.errors: list[BaseException] = []
         self.target = Target()
+        shard = make_shard("g", 0, 1, engines, [TABLE], markers)
+        shard.config = replace(shard.config, pipeline=2)
         self.resolver = Resolver(
-            make_shard("g", 0, 1, engines, [TABLE], markers),
+            shard,
             {"t": SCHEMA},
             dict.fromkeys("ab", self.target),
             Durable(),
