@@ -25,6 +25,7 @@ from replication.schema import NodeConfig, Table, TableMapping
 
 MAPPING = TableMapping("bench", ("id",), {"a": "bench"})
 _HEADER = 25
+GULP_SECONDS = 0.02
 _INSERT = ord("I")
 _TAKE_OVER = """SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots
  WHERE slot_name = %s AND active"""
@@ -87,8 +88,9 @@ def _receive(dsn: str, start: Position, rows: int) -> float:
             length, data = pg.get_copy_data(1)
             if length > _HEADER:
                 seen += data[_HEADER] == _INSERT
-            elif length == 0:  # as the engine does: a blocking read would wake up for every message
-                select.select([pg.socket], [], [])
+            elif length == 0:
+                if not select.select([pg.socket], [], [], 0)[0]:
+                    time.sleep(GULP_SECONDS)  # for more to come: a reader woken for every message slows both
                 pg.consume_input()
             assert length >= 0, "the server ended the stream"
         return time.perf_counter() - began
