@@ -134,16 +134,17 @@ def _fetch(work: Path) -> tuple[Path, str]:
 
 
 def _mirror() -> str:
-    """The address that apt has for the machine's own Debian release."""
+    """The address that apt has for the machine's own Debian release, by whichever of its names."""
     listed = _run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
         Path("/"),
     )
-    codename = _codename()
-    for line in listed.splitlines():
-        site, release, component = line.split()
-        if (release, component) == (codename, "main"):
-            return site
+    releases = (_codename(), "stable", "oldstable", "testing", SUITE, "unstable")
+    found = [line.split() for line in listed.splitlines()]
+    for wanted in releases:
+        for site, release, component in found:
+            if (release, component) == (wanted, "main"):
+                return site
     why = "apt is set up with no Debian mirror"
     raise _none(why)
 
