@@ -161,11 +161,15 @@ class Statements:
         column = self.bound.columns[index]
         kind = self.bound.table.schema.columns[index].type.kind
         old = f"t.{self.name(index)}"
+        # A node that keeps milliseconds (MongoDB) also makes a bare JSON null null.
+        null = f"WHEN {new} IS NULL AND btrim({old}::text, E' \\t\\r\\n') = 'null' THEN {old} "
+        null = null if self.milliseconds else ""
         if column.type_oid == JSONB_OID:
-            return f"CASE WHEN {old} = {new} THEN {old} ELSE {new} END"
+            return f"CASE {null}WHEN {old} = {new} THEN {old} ELSE {new} END"
         if column.type_oid == JSON_OID:
             return (
-                f"CASE WHEN {old}::text ~ '{_BEYOND_JSONB}' OR {new}::text ~ '{_BEYOND_JSONB}' THEN {new} "
+                f"CASE {null}"
+                f"WHEN {old}::text ~ '{_BEYOND_JSONB}' OR {new}::text ~ '{_BEYOND_JSONB}' THEN {new} "
                 f"WHEN {old}::jsonb = {new}::jsonb THEN {old} ELSE {new} END"
             )
         if not self.milliseconds:
