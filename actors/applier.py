@@ -18,6 +18,7 @@ from tenacity import (
     Retrying,
     before_sleep_log,
     retry_if_exception_type,
+    wait_random,
     wait_random_exponential,
 )
 from tenacity.wait import wait_base
@@ -41,7 +42,7 @@ EARLY_SECONDS = 0.01
 def _pause(unavailable: wait_base, state: RetryCallState) -> float:
     """Seconds before the next try."""
     error = state.outcome.exception() if state.outcome else None
-    contention = wait_random_exponential(multiplier=0.01, max=CONTENTION_SECONDS)
+    contention = wait_random(0, min(CONTENTION_SECONDS, 0.001 * state.attempt_number))
     return (contention if isinstance(error, Contention) else unavailable)(state)
 
 

@@ -1,8 +1,10 @@
 """Writes batches: one multi-document transaction each.
 
-In it: read the marker, read the documents, compare, replace the marker, write what differs, commit. The
-marker is the first write, so it is the first event. What another client writes in between aborts the
-transaction with a write conflict.
+In it: replace the marker on its condition, write what differs, commit. The marker is the first write, so it
+is the first event. What another client writes in between aborts the transaction with a write conflict, so it
+is short: the documents are read and compared before it. A document that an application changes after that
+look is a write that the batch has not seen; the resolver finds it in the log, before the echo, and sends the
+row again.
 
 The server aborts the whole transaction when it refuses one row, and says which. That row is left out and
 the transaction tried again; after a few such rounds every row is tried in a transaction of its own.
@@ -72,6 +74,11 @@ class MongoApplier:
         held = [rows.held(i, reason) for rows in tables for i, reason in rows.refused.items()]
         with translated(self._node.name):
             try:
+                with contextlib.suppress(
+                    _Refused
+                ):  # perhaps only because a document has changed since the look
+                    missing = self._commit(batch.marker, _live(tables), look_first=True)
+                    return Applied(Outcome.COMMITTED, held, missing)
                 for _ in range(_ROUNDS):
                     try:
                         return Applied(Outcome.COMMITTED, held, self._commit(batch.marker, _live(tables)))
@@ -94,10 +101,18 @@ class MongoApplier:
             self._session = None
         self._db.client.close()
 
-    def _commit(self, marker: Marker, chosen: Chosen) -> list[tuple[str, bytes]]:
-        """One transaction; the keys of partial rows that are not there."""
+    def _commit(self, marker: Marker, chosen: Chosen, *, look_first: bool = False) -> list[tuple[str, bytes]]:
+        """One transaction; the keys of partial rows that are not there.
+
+        Args:
+            marker: the batch's marker.
+            chosen: the rows.
+            look_first: read the documents before the transaction, not in it.
+        """
+        looked = self._plan(None, marker, chosen) if look_first else None
         with self._transaction(marker.shard) as session:
-            plans = self._write(session, marker, chosen)
+            plans = self._plan(session, marker, chosen) if looked is None else looked
+            self._write(session, marker, chosen, plans)
             for attempt in range(1, _COMMITS + 1):
                 try:
                     session.commit_transaction()
@@ -116,7 +131,8 @@ class MongoApplier:
             for i in numbers:
                 try:
                     with self._transaction(marker.shard) as session:
-                        self._write(session, marker, [(rows, [i])])
+                        one = [(rows, [i])]
+                        self._write(session, marker, one, self._plan(session, marker, one))
                 except _Refused as refusal:
                     held += _leave_out(refusal)
         return held
@@ -135,7 +151,7 @@ class MongoApplier:
                 with contextlib.suppress(PyMongoError):
                     session.abort_transaction()
 
-    def _write(self, session: ClientSession, marker: Marker, chosen: Chosen) -> list[Plan]:
+    def _plan(self, session: ClientSession | None, marker: Marker, chosen: Chosen) -> list[Plan]:
         self._check(session, marker)
         plans = []
         for rows, numbers in chosen:
@@ -143,13 +159,15 @@ class MongoApplier:
             if plan.refused:
                 raise _Refused(rows, plan.refused)
             plans.append(plan)
+        return plans
+
+    def _write(self, session: ClientSession, marker: Marker, chosen: Chosen, plans: Sequence[Plan]) -> None:
         self._replace_marker(session, marker, sum(len(plan.writes) for plan in plans))
         for (rows, _), plan in zip(chosen, plans, strict=True):
             if plan.writes:
                 self._run(session, rows, plan)
-        return plans
 
-    def _check(self, session: ClientSession, marker: Marker) -> None:
+    def _check(self, session: ClientSession | None, marker: Marker) -> None:
         key = {"_id": marker_id(marker.group, marker.shard)}
         stored = self._db[MARKER].find_one(key, {"epoch": 1, "seq": 1}, session=session)
         found = None if stored is None else (int(stored["epoch"]), int(stored["seq"]))
@@ -160,9 +178,13 @@ class MongoApplier:
         document = to_document(marker, events)
         condition = {"_id": document["_id"], "epoch": marker.epoch, "seq": marker.after}
         if not self._db[MARKER].replace_one(condition, document, session=session).matched_count:
-            raise _NotOurs(Outcome.FENCED)
+            self._check(session, marker)
+            message = "the marker changed while it was being written"
+            raise Contention(message, node=self._node.name)
 
-    def _find(self, session: ClientSession, rows: Incoming, numbers: Sequence[int]) -> dict[bytes, Document]:
+    def _find(
+        self, session: ClientSession | None, rows: Incoming, numbers: Sequence[int]
+    ) -> dict[bytes, Document]:
         ids = [rows.ids[i] for i in numbers]
         collection = self._db[rows.layout.collection]
         documents = list(find_ids(collection, ids, rows.layout.heads, session=session))
