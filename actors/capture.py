@@ -125,6 +125,8 @@ class Capture:
             self.window.on_changes(event)
         elif isinstance(event, Echo):
             self.window.on_echo(event)
+        elif isinstance(event, Unreadable):
+            self.window.on_unreadable(event)
         return event
 
     def _send(self, parts: Sequence[list[LogEvent]]) -> list[Ack]:

@@ -25,7 +25,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.batch import unpack_versions
-from replication.change import SYSTEM_COLUMNS, Changes, Echo, Op, Progress, TableChanges, Watermark
+from replication.change import (
+    SYSTEM_COLUMNS,
+    Changes,
+    Echo,
+    Op,
+    Progress,
+    TableChanges,
+    Unreadable,
+    Watermark,
+)
 from replication.position import LO_BITS, Position, order_of, split_order
 from replication.schema import TableMapping
 
@@ -151,6 +160,12 @@ class ChunkWindow:
         for table, window in list(self._open.items()):
             keys = versions.filter(pc.equal(versions["_table"], table))["_key"].combine_chunks()
             self._add(window, keys)
+
+    def on_unreadable(self, event: Unreadable) -> None:
+        """A row was changed to what cannot be read: what was read of it before is not newer."""
+        window = self._open.get(event.table)
+        if window is not None:
+            self._add(window, pa.array([event.key], pa.binary()))
 
     def on_truncate(self, table: str) -> None:
         """All rows vanished: what was read of a chunk before is worthless, so it must be read again."""

@@ -3,7 +3,7 @@ import pytest
 
 from replication.backfill import LOST, ChunkIdent, ChunkWindow, CopyProgress, copies
 from replication.batch import TableRows, apply_schema, pack_versions
-from replication.change import Changes, Echo, Op, Progress, TableChanges, Watermark, change_schema
+from replication.change import Changes, Echo, Op, Progress, TableChanges, Unreadable, Watermark, change_schema
 from replication.marker import Marker
 from replication.paging import ChunkSize, read_chunks
 from replication.position import Position, order_of, split_order
@@ -77,6 +77,15 @@ def test_a_watermark_ends_its_transaction_whether_rows_come_or_not():
     w.on_watermark(mark(A1.low, 10))
     w.offer(A1, chunk(b"x"))
     assert w.on_watermark(mark(A1.high, 12)).end == ChunkWindow().on_watermark(mark(A1.high, 12)).end
+
+
+def test_a_row_that_became_unreadable_is_left_to_the_log():
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.offer(A1, chunk(b"1", b"2"))
+    w.on_unreadable(Unreadable("a", b"1", "v: not a text", Position(order_of(11, 1))))
+    w.on_unreadable(Unreadable("b", b"2", "v: not a text", Position(order_of(11, 2))))
+    assert keys_of(w.on_watermark(mark(A1.high, 12))) == [b"2"]
 
 
 def test_keys_changed_between_the_watermarks_are_left_to_the_log():
