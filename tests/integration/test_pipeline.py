@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from replication.audit.holds import open_holds
@@ -136,9 +137,9 @@ def test_a_restart_loses_nothing(group: Group) -> None:
 
 def test_backfill_under_load(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:
     """Case 20: the initial copy runs while both sides are written to, and is stopped half-way."""
-    group = Group({"pg": postgres_db, "mongo": mongodb_db}, tmp_path / "audit")
+    group = Group(postgres_db, mongodb_db, tmp_path / "audit")
     group.sql.execute("INSERT INTO orders SELECT i, 'n', 0, NULL FROM generate_series(1, %s) i", (COPIED,))
-    group.copy_from("pg")
+    group.tables = [replace(t, mapping=replace(t.mapping, initial="pg")) for t in group.tables]
     group.start()
     try:
         for i in range(1, 200):
@@ -157,8 +158,8 @@ def test_backfill_under_load(postgres_db: str, mongodb_db: str, tmp_path: Path) 
 
 def test_a_copy_replaces_what_differed_before(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:
     """A row that the target holds is left alone at first, in case an application has just written it."""
-    group = Group({"pg": postgres_db, "mongo": mongodb_db}, tmp_path / "audit")
-    group.copy_from("pg")
+    group = Group(postgres_db, mongodb_db, tmp_path / "audit")
+    group.tables = [replace(t, mapping=replace(t.mapping, initial="pg")) for t in group.tables]
     group.sql.execute("INSERT INTO orders SELECT i, 'right', i, NULL FROM generate_series(1, 500) i")
     group.docs.insert_many({"_id": i, "name": "wrong", "note": "stays"} for i in range(1, 500, 3))
     group.docs.update_one({"_id": 4}, {"$set": {"qty": "many"}})  # cannot be read
