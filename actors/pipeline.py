@@ -84,6 +84,8 @@ class Pipeline:
         for capture in self.captures.values():
             capture.stop()
         self.heartbeat.join()
+        for resolver in self.resolvers:
+            resolver.stop()
         for applier in self.appliers:
             applier.close()
         self.audit.close()

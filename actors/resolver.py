@@ -109,6 +109,7 @@ class Resolver:
         self.fail = fail
         self.names = sorted(shard.nodes)
         self._lock = threading.RLock()
+        self._stopped = False
         self._changes = self._applied = self._conflicts = self._held = 0
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
@@ -138,6 +139,11 @@ class Resolver:
         with self._lock:
             if self.shard.idle:
                 self._send(self.names[0], heartbeat=True)
+
+    def stop(self) -> None:
+        """Send nothing more; what is on its way may finish."""
+        with self._lock:
+            self._stopped = True
 
     def status(self) -> ShardStatus:
         """What an operator sees."""
@@ -212,7 +218,7 @@ class Resolver:
                 pass
 
     def _send(self, node: str, *, heartbeat: bool = False) -> bool:
-        outgoing = self.shard.form_batch(node, heartbeat=heartbeat)
+        outgoing = None if self._stopped else self.shard.form_batch(node, heartbeat=heartbeat)
         if outgoing is None:
             return False
         batch = to_apply_batch(outgoing, self.schemas, self.names)

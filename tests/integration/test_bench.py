@@ -24,6 +24,8 @@ LINES = [
     "latency p99",
     "capture mysql",
     "apply mysql",
+    "capture binlog",
+    "capture binlog: times as fast",
 ]
 
 

@@ -113,6 +113,18 @@ def test_a_batch_that_came_too_early_is_sent_again(bed: Bed) -> None:
     assert not bed.errors
 
 
+def test_a_resolver_that_stops_sends_nothing_more(bed: Bed) -> None:
+    bed.write(2)
+    bed.write(3)
+    bed.write(4)
+    (_, first), (_, second) = bed.target.asked
+    bed.resolver.stop()
+    for answer in (first, second):
+        answer.set_result(Applied(Outcome.COMMITTED))
+    assert len(bed.target.asked) == 2
+    assert not bed.errors
+
+
 def test_a_refused_batch_ends_the_incarnation(bed: Bed) -> None:
     bed.write(2)
     bed.target.asked[0][1].set_result(Applied(Outcome.FENCED))
