@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cluster.commands.common import FAILED, OK, load_config, present_ray_token
-from replication.errors import Fenced, SyncError, Transient
+from replication.errors import Fenced, NodeUnavailable, SyncError, Transient
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
@@ -152,6 +152,8 @@ def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseExce
                 group.heartbeat()
     except SyncError as error:
         return error
+    except TimeoutError:  # a process that hangs, or a machine with too much to do: make all of them again
+        return NodeUnavailable("a part of the group does not answer")
     return None
 
 

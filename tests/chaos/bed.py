@@ -121,6 +121,7 @@ class Writer:
         self.again_deleted: set[int] = set()
         self._random = random.Random(seed)
         self._pause = pause
+        self._abandoned = False
         self.error: BaseException | None = None
         self.stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"writer-{end.node}")
@@ -130,6 +131,11 @@ class Writer:
         self.stopping.set()
         self._thread.join()
         self.end.close()
+
+    def abandon(self) -> None:
+        """Stop, also where a write cannot be made."""
+        self._abandoned = True
+        self.stop()
 
     def _run(self) -> None:
         try:
@@ -161,6 +167,8 @@ class Writer:
             try:
                 return write()
             except self.end.lost:
+                if self._abandoned:
+                    raise
                 again.add(mark)
                 self.stopping.wait(0.1)
 
@@ -325,7 +333,7 @@ class Bed:
             if self.up.process is not None and self.up.process.poll() is None:
                 stack.callback(self.up.stop)
             for writer in self.writers:
-                stack.callback(writer.stop)
+                stack.callback(writer.abandon)
 
 
 def _tried(done: Callable[[], object]) -> object:
