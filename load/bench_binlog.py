@@ -13,28 +13,21 @@ from pymysqlreplication.row_event import WriteRowsEvent
 
 from cluster.servers.mysql import MysqlServer
 from cluster.servers.mysql_programs import NoMysql
-from load.bench_bed import GROUP, TRANSACTION, Line, Sampler, Sizes, read_table
-from replication.change import Changes
-from replication.engine import Engine
+from load.bench_bed import GROUP, Line, Sampler, Sizes, read_table
+from load.bench_mysql_bed import DDL, fill
+from load.bench_stages import poll
 from replication.engines import load_engine
 from replication.engines.mysql.config import MysqlConfig, parse
 from replication.engines.mysql.connection import connect
 from replication.engines.mysql.position import Token, position_now
 from replication.engines.mysql.stream import BinlogStream
 from replication.position import Position
-from replication.schema import NodeConfig, Table, TableMapping
+from replication.schema import NodeConfig, TableMapping
 
 MAPPING = TableMapping("bench", ("id",), {"a": "bench"})
 GOAL = 250_000
 TIMES_THE_LIBRARY = 5
 _DATABASE = "binlog"
-_DDL = """CREATE TABLE bench (id bigint PRIMARY KEY, name varchar(100) NOT NULL, qty int, price decimal(12,2),
- at timestamp(6) NULL, flag boolean, note varchar(200))"""
-_FILL = """INSERT INTO bench
- WITH RECURSIVE n (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
- SELECT i, CONCAT('name ', i), i % 1000, (i % 100000) / 100,
- TIMESTAMP '2024-01-01 00:00:00' + INTERVAL i SECOND, i % 2 = 0,
- CONCAT('a note of about thirty letters ', i % 97) FROM n"""
 
 
 def measure(sizes: Sizes) -> list[Line]:
@@ -52,11 +45,10 @@ def _measure(server: MysqlServer, sizes: Sizes) -> list[Line]:
     node = NodeConfig("a", "mysql", server.create_database(_DATABASE))
     engine, config = load_engine(node, GROUP), parse(node)
     with server.connect(_DATABASE) as c:
-        c.query(_DDL)
+        c.query(DDL.format("bench"))
         table = read_table(engine, MAPPING)
         start = position_now(c)
-        for first in range(1, sizes.rows + 1, TRANSACTION):
-            c.query(_FILL.format(first=first, last=min(first + TRANSACTION - 1, sizes.rows)))
+        fill(c, sizes.rows)
         end = position_now(c)
     size = Token.unpack(end.token).offset - Token.unpack(start.token).offset
     bare, ours = [], []
@@ -64,7 +56,7 @@ def _measure(server: MysqlServer, sizes: Sizes) -> list[Line]:
     for _ in range(2):
         bare.append(_dump(config, start, size))
         with Sampler() as sampler:
-            ours.append(_poll(engine, table, start, sizes.rows))
+            ours.append(poll(engine, table, start, sizes.rows))
     few = sizes.rows // TIMES_THE_LIBRARY
     library = few / _library(config, start, few)
     limit, rate = sizes.rows / min(bare), sizes.rows / min(ours)
@@ -78,15 +70,6 @@ def _measure(server: MysqlServer, sizes: Sizes) -> list[Line]:
         ),
         Line("capture binlog: times as fast", against, f"{times:.1f}", f">= {TIMES_THE_LIBRARY}", far),
     ]
-
-
-def _poll(engine: Engine, table: Table, start: Position, rows: int) -> float:
-    """Seconds until so many rows are Arrow columns."""
-    with closing(engine.source([table], start)) as source:
-        began, seen = time.perf_counter(), 0
-        while seen < rows:
-            seen += sum(e.rows for e in source.poll(20_000, 10.0) if isinstance(e, Changes))
-        return time.perf_counter() - began
 
 
 class _Bare(BinlogStream):

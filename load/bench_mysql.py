@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from cluster.servers.mysql import MysqlServer
 from cluster.servers.mysql_programs import NoMysql
-from load.bench_bed import GROUP, TRANSACTION, Line, Sampler, Sizes, read_table
-from load.bench_stages import arrow_batches
+from load.bench_bed import GROUP, Line, Sampler, Sizes, read_table
+from load.bench_mysql_bed import DDL, fill
+from load.bench_stages import arrow_batches, poll
 from replication.batch import ApplyBatch, Outcome, TableRows
-from replication.change import Changes
 from replication.engine import Engine
 from replication.engines import load_engine
 from replication.engines.mysql.literals import literals, rows_of_literals
@@ -28,13 +28,6 @@ OPTIONS = ("--innodb-buffer-pool-size=512M", "--innodb-redo-log-capacity=1G")
 CAPTURE_GOAL = 250_000
 _DATABASE = "bench"
 _ROWS_AT_ONCE = 1_000
-_DDL = """CREATE TABLE {} (id bigint PRIMARY KEY, name varchar(100) NOT NULL, qty int, price decimal(12,2),
- at timestamp(6) NULL, flag boolean, note varchar(200))"""
-_FILL = """INSERT INTO bench
- WITH RECURSIVE n (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
- SELECT i, CONCAT('name ', i), i % 1000, (i % 100000) / 100,
- TIMESTAMP '2024-01-01 00:00:00' + INTERVAL i SECOND, i % 2 = 0,
- CONCAT('a note of about thirty letters ', i % 97) FROM n"""
 
 
 def measure(sizes: Sizes) -> list[Line]:
@@ -51,20 +44,16 @@ def measure(sizes: Sizes) -> list[Line]:
 
 def _measure(server: MysqlServer, engine: Engine, sizes: Sizes) -> tuple[Line, Line]:
     with server.connect(_DATABASE) as c:
-        c.query(_DDL.format("bench"))
+        c.query(DDL.format("bench"))
         table = read_table(engine, MAPPING)
         with closing(engine.control()) as control:
             start = control.prepare([table])
             (marker,) = control.raise_epoch(1, 1, Marker(GROUP, 0, 1, 0, 0))
-        for first in range(1, sizes.rows + 1, TRANSACTION):
-            c.query(_FILL.format(first=first, last=min(first + TRANSACTION - 1, sizes.rows)))
+        fill(c, sizes.rows)
         seconds = []
         for _ in range(2):
-            with Sampler() as sampler, closing(engine.source([table], start)) as source:
-                began, seen = time.perf_counter(), 0
-                while seen < sizes.rows:
-                    seen += sum(e.rows for e in source.poll(20_000, 10.0) if isinstance(e, Changes))
-                seconds.append(time.perf_counter() - began)
+            with Sampler() as sampler:
+                seconds.append(poll(engine, table, start, sizes.rows))
         rate = sizes.rows / min(seconds)
         goal = f">= {CAPTURE_GOAL // 1000} k/s"
         captured = Line(
@@ -72,7 +61,7 @@ def _measure(server: MysqlServer, engine: Engine, sizes: Sizes) -> tuple[Line, L
         )
         batches = arrow_batches(engine, table, sizes.batch)
         c.query("DROP TABLE bench")
-        c.query(_DDL.format("bench"))
+        c.query(DDL.format("bench"))
     with Sampler() as sampler:
         bare, ours = _alternate(server, engine, table, marker, batches)
     limit, rate = 2 * sizes.rows / bare, 2 * sizes.rows / ours
@@ -88,7 +77,7 @@ def _alternate(
     bare = ours = 0.0
     seq = marker.seq
     with closing(engine.applier([table], [])) as applier, server.connect(_DATABASE) as c:
-        c.query(_DDL.format("bare"))
+        c.query(DDL.format("bare"))
         for rows in batches:
             statements = _upserts(table, rows)
             began = time.perf_counter()

@@ -46,21 +46,19 @@ def capture(bed: Bed, sizes: Sizes) -> Line:
         for _ in range(2):
             bare.append(_receive(dsn, start, sizes.rows))
             with Sampler() as sampler:
-                ours.append(_poll(engine, table, start, sizes.rows))
+                ours.append(poll(engine, table, start, sizes.rows))
     limit, rate = sizes.rows / min(bare), sizes.rows / min(ours)
     figure = f"{rate:,.0f} rows/s (bare {limit:,.0f})"
     ratio = rate / limit
     return Line("capture", figure, f"{ratio:.2f}", ">= 0.50", ratio >= 0.5, sampler.verdict())
 
 
-def _poll(engine: Engine, table: Table, start: Position, rows: int) -> float:
+def poll(engine: Engine, table: Table, start: Position, rows: int) -> float:
+    """Seconds until so many rows are Arrow columns."""
     with closing(engine.source([table], start)) as source:
-        began = time.perf_counter()
-        seen = 0
+        began, seen = time.perf_counter(), 0
         while seen < rows:
-            for event in source.poll(20_000, 10.0):
-                if isinstance(event, Changes):
-                    seen += sum(t.rows.num_rows for t in event.tables)
+            seen += sum(e.rows for e in source.poll(20_000, 10.0) if isinstance(e, Changes))
         return time.perf_counter() - began
 
 
