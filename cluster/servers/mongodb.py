@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pymongo import MongoClient
 
-from cluster.servers.process import ServerProcess, free_port
+from cluster.servers.process import OwnServer, ServerProcess, free_port
 
 OPLOG_ENTRIES = 5_000_000
 RETENTION_SECONDS = 7 * 24 * 3600
@@ -25,7 +24,7 @@ def executable() -> Path:
     return Path(sys.executable).with_name("secantusd-py")
 
 
-class MongoServer:
+class MongoServer(OwnServer):
     """One server on loopback, its data in `path`.
 
     Args:
@@ -63,11 +62,6 @@ class MongoServer:
         """`kill -9`."""
         self.process.kill()
 
-    def restart(self) -> None:
-        """Stop it in order and start it again, on the same port and data."""
-        self.stop()
-        self.start()
-
     def dsn(self, dbname: str = "") -> str:
         """The address of a database."""
         return f"mongodb://127.0.0.1:{self.port}/{dbname}"
@@ -76,12 +70,3 @@ class MongoServer:
         client: MongoClient[dict[str, Any]] = MongoClient(self.dsn(), serverSelectionTimeoutMS=500)
         with client:
             return bool(client.admin.command("hello")["isWritablePrimary"])
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

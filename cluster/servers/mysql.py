@@ -7,13 +7,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pymysql.connections import Connection
 
 from cluster.servers.mysql_programs import find_program
-from cluster.servers.process import ServerFailed, ServerProcess, free_port
+from cluster.servers.process import OwnServer, ServerFailed, ServerProcess, free_port
 from replication.engines.mysql.config import parse, quoted
 from replication.engines.mysql.connection import connect
 from replication.schema import NodeConfig
@@ -70,7 +69,7 @@ class MysqlAddress:
             c.query(statement)
 
 
-class MysqlServer(MysqlAddress):
+class MysqlServer(MysqlAddress, OwnServer):
     """A server process of our own on loopback, with row-based binlog and GTIDs.
 
     Its account is `root` and needs no password. The data stays in `path` until the caller removes it.
@@ -133,18 +132,6 @@ class MysqlServer(MysqlAddress):
     def kill(self) -> None:
         """`kill -9`."""
         self.process.kill()
-
-    def restart(self) -> None:
-        """Stop, then start on the same data and port."""
-        self.stop()
-        self.start()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _base(self) -> list[str]:
         account = ["--user=root"] if os.geteuid() == 0 else []  # as root it refuses to run otherwise

@@ -13,13 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from cluster.servers.process import ServerFailed, ServerProcess, free_port
+from cluster.servers.process import OwnServer, ServerFailed, ServerProcess, free_port
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
@@ -86,7 +85,7 @@ class PostgresAddress:
             c.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-class PostgresServer(PostgresAddress):
+class PostgresServer(PostgresAddress, OwnServer):
     """A server process of our own on loopback; as root it runs as an unprivileged user.
 
     Its superuser is `postgres` and needs no password. Use it as a context manager, or call `start`
@@ -138,18 +137,6 @@ class PostgresServer(PostgresAddress):
         children = self._children()
         self.process.kill()
         _kill_all(children)
-
-    def restart(self) -> None:
-        """Stop, then start on the same data and port."""
-        self.stop()
-        self.start()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _children(self) -> list[int]:
         """Handles of the server's own processes.

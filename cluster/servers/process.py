@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 
 class ServerFailed(RuntimeError):
@@ -21,6 +23,30 @@ def free_port() -> int:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]
         return port
+
+
+class OwnServer(ABC):
+    """A server that is ours to start and to stop; as a context manager it runs inside the block."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start and wait until it serves."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it in order; safe to call twice."""
+
+    def restart(self) -> None:
+        """Stop, then start on the same data and port."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class ServerProcess:
