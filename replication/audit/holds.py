@@ -6,8 +6,7 @@ could not be read, an application there gave the row another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +52,6 @@ class HoldRecord:
     hi: int
     lo: int
     reason: str
-
-
-def hold_records(holds: Sequence[HoldRecord]) -> pa.RecordBatch:
-    """Holds as columns; see `HOLD_SCHEMA`."""
-    names = [f.name for f in fields(HoldRecord)]
-    columns = [pa.array([getattr(h, n) for h in holds], HOLD_SCHEMA.field(n).type) for n in names]
-    return pa.RecordBatch.from_arrays(columns, schema=HOLD_SCHEMA)
 
 
 def open_holds(path: Path) -> list[dict[str, Any]]:

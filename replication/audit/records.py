@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -196,13 +196,10 @@ def _decisions_of(
     return pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA)
 
 
-def conflict_records(conflicts: Sequence[ConflictRecord]) -> pa.RecordBatch:
-    """Conflicts as columns; see `CONFLICT_SCHEMA`."""
-    columns = [
-        pa.array([getattr(c, f.name) for c in conflicts], CONFLICT_SCHEMA.field(f.name).type)
-        for f in fields(ConflictRecord)
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=CONFLICT_SCHEMA)
+def as_columns(records: Sequence[object], schema: pa.Schema) -> pa.RecordBatch:
+    """Records as columns: of each the attributes that the schema names."""
+    columns = [pa.array([getattr(r, f.name) for r in records], f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def operator_records(records: Sequence[tuple[str, str]]) -> pa.RecordBatch:

@@ -20,17 +20,18 @@ from typing import Any
 import pyarrow as pa
 
 from replication.audit import store
-from replication.audit.holds import HoldRecord, hold_records
+from replication.audit.holds import HOLD_SCHEMA, HoldRecord
 from replication.audit.records import (
     CHANGES,
+    CONFLICT_SCHEMA,
     CONFLICTS,
     DECISION_SCHEMA,
     DECISIONS,
     HOLDS,
     OPERATOR,
     ConflictRecord,
+    as_columns,
     change_records,
-    conflict_records,
     newer_than,
     operator_records,
     stamp,
@@ -207,14 +208,14 @@ class AuditWriter:
             self._idents.update(dict.fromkeys(new))
             while len(self._idents) > RECENT_CONFLICTS:
                 del self._idents[next(iter(self._idents))]
-            rows = conflict_records(list(new.values()))
+            rows = as_columns(list(new.values()), CONFLICT_SCHEMA)
             self._add(self._stream(CONFLICTS), stamp(rows, self._now()))
         return len(new)
 
     def add_holds(self, holds: Sequence[HoldRecord]) -> None:
         """Record rows that were set aside."""
         if holds:
-            self._add(self._stream(HOLDS), stamp(hold_records(holds), self._now()))
+            self._add(self._stream(HOLDS), stamp(as_columns(holds, HOLD_SCHEMA), self._now()))
 
     def add_operator(self, kind: str, detail: Any) -> None:
         """Record what an operator or the program itself did; `detail` becomes JSON."""
