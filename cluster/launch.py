@@ -171,7 +171,7 @@ class Group:
         return errors[0] if errors else None
 
     def lost(self) -> bool:
-        """Whether a resolver was made again, so that `renew` is due."""
+        """Whether a resolver was made again, or ended by a passing error, so that `renew` is due."""
         return len(self._begun()) < len(self.resolvers)
 
     def renew(self) -> None:

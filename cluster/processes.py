@@ -31,7 +31,7 @@ from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
 from replication.engine import Engine
 from replication.engines import load_engine
-from replication.errors import NodeUnavailable
+from replication.errors import NodeUnavailable, Transient
 from replication.marker import Marker
 from replication.schema import NodeConfig, Table
 
@@ -141,8 +141,9 @@ class ResolverProcess(_Part):
         self._resolver = None
 
     def epoch(self) -> int:
-        """The incarnation at work; 0 before `begin`."""
-        return self._resolver.shard.epoch if self._resolver else 0
+        """The incarnation at work; 0 before `begin`, and once a passing error has ended it."""
+        ended = isinstance(self._error, Transient)
+        return self._resolver.shard.epoch if self._resolver and not ended else 0
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         """See `Resolver.feed`."""

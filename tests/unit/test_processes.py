@@ -1,0 +1,56 @@
+"""What the parts' processes answer; no Ray is needed for it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.limits import Limits
+from cluster.processes import GroupPlan, ResolverProcess
+from replication.errors import NodeUnavailable, SyncError, Terminal
+from replication.marker import Marker
+from replication.position import Position, order_of
+from replication.schema import NodeConfig
+from tests.unit.test_resolver import EPOCH, TABLE, insert
+
+
+class Part:
+    """Another process, whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.asked: list[Future[Any]] = []
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        self.asked.append(Future())
+        if method == "write":
+            self.asked[-1].set_result(None)
+        return self.asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "at_work"), [(NodeUnavailable("an actor was lost"), 0), (Terminal("no use"), EPOCH)]
+)
+def test_a_resolver_that_a_passing_error_ended_waits_to_begin_again(
+    tmp_path: Path, error: SyncError, at_work: int
+) -> None:
+    nodes = tuple(NodeConfig(n, "memory", f"memory://{n}") for n in "ab")
+    applier = Part()
+    plan = GroupPlan("g", nodes, (TABLE,), 1, tmp_path, Limits())
+    resolver = ResolverProcess(plan, 0, dict.fromkeys("ab", applier), Part())
+    assert resolver.epoch() == 0
+    start = Position(order_of(1, 0), "")
+    markers = {n: Marker("g", 0, 1, EPOCH, 0, resume=dict.fromkeys("ab", start)) for n in "ab"}
+    resolver.begin(markers)
+    assert resolver.epoch() == EPOCH
+    resolver.feed("a", [insert(2)], EPOCH)
+    applier.asked[0].set_exception(error)
+    assert resolver.epoch() == at_work
+    with pytest.raises(type(error)):
+        resolver.health()
+    resolver.begin(markers)
+    assert resolver.epoch() == EPOCH
+    assert resolver.health()
+    resolver.close()
