@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+WORKERS ?= 2
 
 .PHONY: help demo test lint lock clean bench soak
 .DEFAULT_GOAL := help
@@ -21,8 +22,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## PostgreSQL and a MongoDB-protocol server, synchronised both ways, verified
 	@$(BIN)/sync-worker demo $(ARGS)
 
-test: $(STAMP)  ## the whole suite, real servers included
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## the whole suite, real servers included, in two processes; WORKERS=0 for one
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(STAMP)  ## every figure of the budget in one run
 	@$(BIN)/python -m load.bench $(ARGS)

@@ -92,6 +92,11 @@ def connect(address: str | None, group: str) -> None:
     ray.init(address=address or "local", namespace=namespace(group), **options)
 
 
+def gcs_address() -> str:
+    """The address of the cluster that this process has joined, for others to join it."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def disconnect() -> None:
     """Leave the cluster; a Ray that `connect` started here ends."""
     ray.shutdown()

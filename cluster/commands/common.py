@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ FAILED = 1
 """What was checked does not hold."""
 UNABLE = 2
 """The command could not do its job."""
+ADDRESS_FILE = "address"
+"""In the audit log's folder: the Ray cluster that the group runs on, written by `up`."""
 
 
 def load_config(args: argparse.Namespace) -> GroupConfig:
@@ -41,6 +44,33 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`, for commands that print data."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """`--address`, for commands that talk to a running group."""
+    text = "the Ray cluster (default: the one that `up` has noted in the audit log's folder)"
+    parser.add_argument("--address", metavar="ADDRESS", help=text)
+
+
+def reach(args: argparse.Namespace, config: GroupConfig) -> str:
+    """Where the running group is: several Rays may run on one machine, and `auto` finds the newest."""
+    if args.address:
+        return str(args.address)
+    with suppress(OSError):
+        return (config.audit_path / ADDRESS_FILE).read_text().strip()
+    return "auto"
+
+
+@contextmanager
+def noted_address(folder: Path, address: str) -> Iterator[None]:
+    """While the block runs, the audit log's folder says where the group is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / ADDRESS_FILE
+    note.write_text(address + "\n")
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
 
 
 def add_audit_folder(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
 """Show what a running group is doing.
 
 Asks the group's actors: how far each initial copy is, how many rows wait for each node, and what the
-resolvers have done since they started. The group may run on this machine, or on the Ray cluster at --address.
+resolvers have done since they started. `up` notes in the audit log's folder where the group runs; --address
+names the Ray cluster where that folder is not at hand.
 
 For instance:
   sync-worker status -c sync.yaml --json
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING
 from cluster.commands.common import (
     FAILED,
     OK,
+    add_address,
     add_json,
     load_config,
     present_ray_token,
     print_json,
     print_lines,
+    reach,
 )
 
 if TYPE_CHECKING:
@@ -30,19 +33,18 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to ask, and how to print."""
-    parser.add_argument(
-        "--address", default="auto", metavar="ADDRESS", help="the Ray cluster (default: auto)"
-    )
+    add_address(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state; 1 when the group does not run."""
-    present_ray_token(args.address)
+    config = load_config(args)
+    address = reach(args, config)
+    present_ray_token(address)
     from cluster.launch import ask, disconnect
 
-    config = load_config(args)
-    state = ask(args.address, config.group)
+    state = ask(address, config.group)
     disconnect()
     if state is None:
         print(f"group {config.group} does not run here; start it with: sync-worker up -c {args.config}")

@@ -18,7 +18,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from cluster.commands.common import FAILED, OK, load_config, present_ray_token
+from cluster.commands.common import FAILED, OK, load_config, noted_address, present_ray_token
 from replication.errors import Fenced, NodeUnavailable, SyncError, Transient
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
     present_ray_token(args.address)
-    from cluster.launch import connect, disconnect
+    from cluster.launch import connect, disconnect, gcs_address
 
     config = load_config(args)
     tables = _ready_tables(config)
@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which sets handlers of its own
         signal.signal(number, lambda *_: stopping.set())
     try:
-        _run_group(_plan(config, tables, args.log_level), stopping)
+        with noted_address(config.audit_path, gcs_address()):
+            _run_group(_plan(config, tables, args.log_level), stopping)
     finally:
         disconnect()
     log.info("stopped", extra={"group": config.group})

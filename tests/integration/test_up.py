@@ -93,10 +93,15 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
 
 
 def test_up_copies_synchronises_and_ends_on_sigterm(
-    postgres_db: str, mongodb_db: str, tmp_path: Path
+    ray_cluster: str, postgres_db: str, mongodb_db: str, tmp_path: Path
 ) -> None:
+    """Another Ray on this machine is not asked, nor the one of a run that was killed."""
+    assert ray_cluster
     config = write_config(tmp_path, postgres_db, mongodb_db, shards=1)
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "address").write_text("127.0.0.1:1\n")
     copies_and_synchronises(config, postgres_db, mongodb_db, [])
+    assert not (tmp_path / "audit" / "address").exists()
 
 
 def test_up_runs_on_a_cluster_with_two_shards(
