@@ -30,6 +30,8 @@ from replication.schema import NodeConfig, Table
 
 MAX_BYTES = 32 << 20
 """A transaction of more bytes than this is passed on in parts, and one poll takes no more."""
+SKIPPED_ROWS = 2_000
+"""So many rows of an echo are passed over at once; nobody waits for them before its commit has come."""
 STATUS_SECONDS = 1.0
 PROGRESS_SECONDS = 0.1
 SILENCE_SECONDS = 10.0
@@ -203,7 +205,7 @@ class PostgresSource:
         while len(pending) < stop and size < MAX_BYTES:
             length, data = get(1)
             if length > HEADER:
-                pending.append(data)
+                pending.append(bytes(data))  # a copy: the library's own buffer, kept, would slow its next ones
                 size += length
             elif length > 0:
                 self._keepalive(data)
@@ -231,8 +233,8 @@ class PostgresSource:
         while cut > searched and pending[cut - 1][HEADER] != COMMIT:
             cut -= 1
         if cut == searched:
-            large = len(pending) >= max_rows or self._pending_bytes >= MAX_BYTES
-            if not (large or self._assembler.skipping):
+            enough = min(max_rows, SKIPPED_ROWS) if self._assembler.skipping else max_rows
+            if len(pending) < enough and self._pending_bytes < MAX_BYTES:
                 return []
             cut = len(pending)
         taken, self._pending = pending[:cut], pending[cut:]

@@ -35,17 +35,24 @@ def literal(texts: pa.Array, kind: Kind) -> str:
     """A column of texts as a PostgreSQL array literal, built by Arrow for the whole column."""
     if not len(texts):
         return "{}"
+    items = texts
     if kind not in _BARE:
-        texts = pc.replace_substring(texts, "\\", "\\\\")
-        texts = pc.replace_substring(texts, '"', '\\"')
-        items = pc.binary_join_element_wise('"', texts, '",', "")
-    else:
-        items = pc.binary_join_element_wise(texts, ",", "")
-    items = pc.fill_null(items, "NULL,")
-    start = items.offset
-    offsets = np.frombuffer(items.buffers()[1], np.int32)[start : start + len(items) + 1]
-    body = items.buffers()[2].to_pybytes()[offsets[0] : offsets[-1] - 1]
-    return f"{{{body.decode()}}}"
+        data = _bytes(items)
+        for special in ("\\", '"'):  # in this order: the second puts in what the first would double
+            if special.encode() in data:
+                items = pc.replace_substring(items, special, "\\" + special)
+        items = pc.binary_join_element_wise('"', items, '"', "")
+    if items.null_count:
+        items = pc.fill_null(items, "NULL")
+    whole = pa.ListArray.from_arrays(pa.array([0, len(items)], pa.int32()), items)
+    return f"{{{pc.binary_join(whole, ',')[0].as_py()}}}"
+
+
+def _bytes(texts: pa.Array) -> bytes:
+    """The bytes of all texts, one after the other."""
+    offsets, data = texts.buffers()[1:]
+    at = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return b"" if data is None else bytes(memoryview(data)[at[0] : at[-1]])
 
 
 @dataclass(frozen=True, slots=True)
