@@ -205,7 +205,7 @@ class PostgresSource:
         while len(pending) < stop and size < MAX_BYTES:
             length, data = get(1)
             if length > HEADER:
-                pending.append(bytes(data))  # a copy: the library's own buffer, kept, would slow its next ones
+                pending.append(bytes(data))  # kept, libpq's own buffers would slow its next ones
                 size += length
             elif length > 0:
                 self._keepalive(data)
