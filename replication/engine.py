@@ -186,6 +186,23 @@ class Control(StateStore, Protocol):
         """Disconnect. Safe to call twice."""
 
 
+class Lease(Protocol):
+    """The right to run the group, as one node keeps it. It ends with its holder, or a few seconds later."""
+
+    def hold(self) -> str | None:
+        """Take it, or say that it is still in use; call it every two seconds or so.
+
+        Returns:
+            None while it is ours, else who holds it.
+
+        Raises:
+            NodeUnavailable: the node does not answer, so nothing is known.
+        """
+
+    def close(self) -> None:
+        """Give it up. Safe to call twice."""
+
+
 class Engine(Protocol):
     """One node's factory. Pickles: it holds configuration only."""
 
@@ -197,6 +214,9 @@ class Engine(Protocol):
 
     def control(self) -> Control:
         """Connects on first use."""
+
+    def lease(self, holder: str) -> Lease:
+        """The right to run the group; `holder` is what others are told of who has it."""
 
     def source(self, tables: Sequence[Table], start: Position) -> Source:
         """A reader that resumes after `start`."""

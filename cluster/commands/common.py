@@ -14,6 +14,7 @@ from cluster.logs import LEVELS, configure_logging, secrets_of
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
+    from replication.engine import Engine
 
 OK = 0
 FAILED = 1
@@ -31,6 +32,13 @@ def load_config(args: argparse.Namespace) -> GroupConfig:
     config = load(args.config)
     configure_logging(args.log_level, secrets_of(node.dsn for node in config.nodes))
     return config
+
+
+def engines_of(config: GroupConfig) -> dict[str, Engine]:
+    """Every node's engine, by name, highest priority first."""
+    from replication.engines import load_engine
+
+    return {node.name: load_engine(node, config.group) for node in config.by_priority()}
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

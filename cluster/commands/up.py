@@ -5,6 +5,9 @@ Reads the configuration, creates missing tables when `create_tables` says so, ch
 --address. SIGTERM or Ctrl-C drains and ends it. When a part fails, it starts again from the markers in the
 databases: nothing is lost, nothing is applied twice.
 
+One `up` runs a group. A second one, on this or on another machine, stands by and takes over when the first
+has gone.
+
 For instance:
   sync-worker up -c sync.yaml
 """
@@ -16,14 +19,23 @@ import logging
 import signal
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from cluster.commands.common import FAILED, OK, load_config, noted_address, present_ray_token
+from cluster.commands.common import (
+    FAILED,
+    OK,
+    engines_of,
+    load_config,
+    noted_address,
+    present_ray_token,
+)
 from replication.errors import Fenced, NodeUnavailable, SyncError, Transient
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
     from cluster.launch import Group
+    from cluster.lease import GroupLease
     from cluster.processes import GroupPlan
     from replication.schema import Table
 
@@ -45,22 +57,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
     present_ray_token(args.address)
-    from cluster.launch import connect, disconnect, gcs_address
+    from cluster.lease import GroupLease
 
     config = load_config(args)
-    tables = _ready_tables(config)
+    if _ready_tables(config) is None:
+        return FAILED
+    stopping = threading.Event()
+    stop_on_signals(stopping)
+    code = OK
+    while not stopping.is_set() and code == OK:
+        with closing(GroupLease(config.group, engines_of(config))) as lease:
+            if lease.acquire(stopping):
+                code = _run_leased(config, args, lease, stopping)
+    log.info("stopped", extra={"group": config.group})
+    return code
+
+
+def stop_on_signals(stopping: threading.Event) -> None:
+    """SIGTERM and SIGINT set `stopping`."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+
+
+def _run_leased(
+    config: GroupConfig, args: argparse.Namespace, lease: GroupLease, stopping: threading.Event
+) -> int:
+    """Run the group until it is stopped, or until another process has taken it over."""
+    from cluster.launch import connect, disconnect, gcs_address
+    from cluster.local_ray import RayWatch
+
+    tables = _ready_tables(config)  # anew: while this process stood by, much may have changed
     if tables is None:
         return FAILED
     connect(args.address, config.group)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # after Ray, which sets handlers of its own
-        signal.signal(number, lambda *_: stopping.set())
+    stop_on_signals(stopping)  # again: Ray has set handlers of its own
+    watch = RayWatch(args.address, before=lease.close)
     try:
         with noted_address(config.audit_path, gcs_address()):
-            _run_group(_plan(config, tables, args.log_level), stopping)
+            _run_group(_plan(config, tables, args.log_level), lease, stopping)
     finally:
+        watch.stop()
         disconnect()
-    log.info("stopped", extra={"group": config.group})
     return OK
 
 
@@ -96,8 +133,8 @@ def _ready_tables(config: GroupConfig) -> tuple[Table, ...] | None:
         return None if errors else topology.tables
 
 
-def _run_group(plan: GroupPlan, stopping: threading.Event) -> None:
-    """Run incarnation after incarnation, until stopped.
+def _run_group(plan: GroupPlan, lease: GroupLease, stopping: threading.Event) -> None:
+    """Run incarnation after incarnation, until stopped or replaced by another process.
 
     Raises:
         Terminal: trying again will not help.
@@ -105,8 +142,11 @@ def _run_group(plan: GroupPlan, stopping: threading.Event) -> None:
     from replication.errors import Terminal
 
     while not stopping.is_set():
-        error = _run_incarnation(plan, stopping)
+        error = _run_incarnation(plan, lease, stopping)
         if error is None:
+            return
+        if other := lease.lost:
+            log.error("replaced", extra={"group": plan.group, "by": other})
             return
         if isinstance(error, Terminal) and not isinstance(error, Fenced):
             raise error
@@ -114,7 +154,7 @@ def _run_group(plan: GroupPlan, stopping: threading.Event) -> None:
         stopping.wait(1.0)
 
 
-def _run_incarnation(plan: GroupPlan, stopping: threading.Event) -> BaseException | None:
+def _run_incarnation(plan: GroupPlan, lease: GroupLease, stopping: threading.Event) -> BaseException | None:
     """Run one incarnation; the error that ended it, or None when it was stopped."""
     from cluster.launch import Group
 
@@ -122,7 +162,7 @@ def _run_incarnation(plan: GroupPlan, stopping: threading.Event) -> BaseExceptio
         group = Group(plan)
     except Transient as away:  # a database; no part has been made
         return away
-    error = _watch(group, plan, stopping)
+    error = _watch(group, lease, stopping)
     if error is None:
         group.stop()
     else:
@@ -130,19 +170,20 @@ def _run_incarnation(plan: GroupPlan, stopping: threading.Event) -> BaseExceptio
     return error
 
 
-def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseException | None:
+def _watch(group: Group, lease: GroupLease, stopping: threading.Event) -> BaseException | None:
     """Look after a running incarnation; the error that ended it, or None when it was stopped."""
+    plan = group.plan
     try:
         group.begin()
         while not group.streaming():  # what it waits for may be lost before it ever streams
-            if (error := _tend(group)) is not None:
+            if (error := _tend(group, lease)) is not None:
                 return error
             if stopping.wait(START_SECONDS):
                 return None
         log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
         beat, copying = 0.0, True
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
-            if (error := _tend(group)) is not None:
+            if (error := _tend(group, lease)) is not None:
                 return error
             copied = group.copied()
             if copying and copied and group.copies:
@@ -158,8 +199,11 @@ def _watch(group: Group, plan: GroupPlan, stopping: threading.Event) -> BaseExce
     return None
 
 
-def _tend(group: Group) -> BaseException | None:
+def _tend(group: Group, lease: GroupLease) -> BaseException | None:
     """Replace lost resolvers; the error that ended a part, if any."""
+    if other := lease.lost:
+        message = f"the group is run by {other} now"
+        return Fenced(message)
     try:
         if group.lost():
             log.warning("resolver_lost", extra={"group": group.plan.group})

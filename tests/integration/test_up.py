@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
+import psutil
 import psycopg
 import pytest
 from pymongo import MongoClient
@@ -109,3 +111,45 @@ def test_up_runs_on_a_cluster_with_two_shards(
 ) -> None:
     config = write_config(tmp_path, postgres_db, mongodb_db, shards=2)
     copies_and_synchronises(config, postgres_db, mongodb_db, ["--address", ray_cluster])
+
+
+def kill_daemon(up: subprocess.Popen[str], name: str) -> None:
+    """Kill one of the Ray daemons that this `up` has started."""
+    for child in psutil.Process(up.pid).children():
+        if Path(child.exe()).name == name:
+            child.kill()
+            return
+    raise AssertionError(name)
+
+
+def test_another_up_takes_over_and_a_lost_daemon_of_ray_begins_it_anew(
+    postgres_db: str, mongodb_db: str, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, postgres_db, mongodb_db, shards=1)
+    with ExitStack() as stack:
+        sql = stack.enter_context(psycopg.connect(postgres_db, autocommit=True))
+        docs = stack.enter_context(MongoClient(mongodb_db)).get_default_database()["orders"]
+        sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
+        ups = []
+        for event in ('"group_ready"', '"standing_by"'):
+            command = subprocess.Popen(sync_worker(config, "up"), stderr=subprocess.PIPE, text=True)
+            up = stack.enter_context(command)
+            stack.callback(up.kill)
+            ups.append(up)
+            read_until(up.stderr, event)
+        first, second = ups
+        first.kill()
+        read_until(second.stderr, '"takes_over"')
+        read_until(second.stderr, '"group_ready"')
+        kill_daemon(second, "raylet")
+        read_until(second.stderr, '"ray_lost"')
+        read_until(second.stderr, '"group_ready"')
+        with docs.watch(max_await_time_ms=1000) as stream:
+            sql.execute("INSERT INTO orders VALUES (1, 'after')")
+            for _ in range(60):
+                if docs.count_documents({}) == 1:
+                    break
+                stream.try_next()
+        assert docs.count_documents({}) == 1
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(60) == 0

@@ -47,6 +47,8 @@ class MemoryDatabase:
         self.state: dict[str, str] = {}
         self.slots: dict[str, int] = {}
         """For each group the order up to which it needs the log no more."""
+        self.leases: dict[str, tuple[Any, str]] = {}
+        """For each group the session that may run it, and its holder."""
         self.incarnation = 0
         """Connections of an earlier incarnation are cut."""
         self.running = True

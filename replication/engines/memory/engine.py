@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from replication.engine import Finding
 from replication.engines.memory.applier import MemoryApplier
 from replication.engines.memory.control import MemoryControl
+from replication.engines.memory.lease import MemoryLease
 from replication.engines.memory.preflight import findings
 from replication.engines.memory.schema import create_table, read_schema
 from replication.engines.memory.session import Session
@@ -31,6 +32,10 @@ class MemoryEngine:
     def control(self) -> MemoryControl:
         """Connects on first use."""
         return MemoryControl(self.node, self.group)
+
+    def lease(self, holder: str) -> MemoryLease:
+        """The right to run the group."""
+        return MemoryLease(self.node, self.group, holder)
 
     def source(self, tables: Sequence[Table], start: Position) -> MemorySource:
         """A reader that resumes after `start`."""

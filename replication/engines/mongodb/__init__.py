@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from replication.engines.mongodb.applier import MongoApplier
 from replication.engines.mongodb.control import MongoControl
+from replication.engines.mongodb.lease import MongoLease
 from replication.engines.mongodb.schema import MongoCatalog
 from replication.engines.mongodb.snapshot import MongoSnapshot
 from replication.engines.mongodb.source import MongoSource
@@ -29,6 +30,10 @@ class MongoEngine:
     def control(self) -> MongoControl:
         """See `engine.Engine`."""
         return MongoControl(self.node, self.group)
+
+    def lease(self, holder: str) -> MongoLease:
+        """See `engine.Engine`."""
+        return MongoLease(self.node, self.group, holder)
 
     def source(self, tables: Sequence[Table], start: Position) -> MongoSource:
         """See `engine.Engine`."""

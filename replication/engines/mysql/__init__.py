@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from replication.engines.mysql.applier import MysqlApplier
 from replication.engines.mysql.control import MysqlControl
+from replication.engines.mysql.lease import MysqlLease
 from replication.engines.mysql.schema import MysqlCatalog
 from replication.engines.mysql.snapshot import MysqlSnapshot
 from replication.engines.mysql.source import MysqlSource
@@ -29,6 +30,10 @@ class MysqlEngine:
     def control(self) -> MysqlControl:
         """See `Engine.control`."""
         return MysqlControl(self.node, self.group)
+
+    def lease(self, holder: str) -> MysqlLease:
+        """See `engine.Engine`."""
+        return MysqlLease(self.node, self.group, holder)
 
     def source(self, tables: Sequence[Table], start: Position) -> MysqlSource:
         """See `Engine.source`."""

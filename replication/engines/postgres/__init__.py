@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from replication.engines.postgres.applier import PostgresApplier
 from replication.engines.postgres.control import PostgresControl
+from replication.engines.postgres.lease import PostgresLease
 from replication.engines.postgres.schema import PostgresCatalog
 from replication.engines.postgres.snapshot import PostgresSnapshot
 from replication.engines.postgres.source import PostgresSource
@@ -28,6 +29,10 @@ class PostgresEngine:
     def control(self) -> PostgresControl:
         """See `Engine.control`."""
         return PostgresControl(self.node, self.group)
+
+    def lease(self, holder: str) -> PostgresLease:
+        """See `Engine.lease`."""
+        return PostgresLease(self.node, self.group, holder)
 
     def source(self, tables: Sequence[Table], start: Position) -> PostgresSource:
         """See `Engine.source`."""

@@ -1,0 +1,118 @@
+"""Who runs the group: at most one `up` at a time, and another one that stands by takes over.
+
+Every node keeps a lease. Whoever would run the group needs all of them; whoever runs it goes on for as long
+as it has one, so that a node that restarts or is away ends nothing. The markers' epochs would keep two at
+once from doing harm, but each would replace the other for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+
+from replication.engine import Engine, Lease
+from replication.errors import SyncError, Terminal, Transient
+
+log = logging.getLogger(__name__)
+RENEW_SECONDS = 1.5
+TRY_SECONDS = 0.5
+
+
+def holder_name() -> str:
+    """What others are told of this process."""
+    return f"{socket.gethostname()[:32]}:{os.getpid()}"
+
+
+class GroupLease:
+    """The leases of all nodes.
+
+    Args:
+        group: the group's name.
+        engines: node name to engine.
+    """
+
+    def __init__(self, group: str, engines: Mapping[str, Engine]) -> None:
+        self._group = group
+        self._leases = {n: engines[n].lease(holder_name()) for n in sorted(engines)}
+        self._others: dict[str, str | None] = {}
+        """By node who holds its lease: None is this process."""
+        self._closing = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def acquire(self, stopping: threading.Event) -> bool:
+        """Wait until the group is ours; say who has it meanwhile.
+
+        Returns:
+            False when `stopping` was set before.
+
+        Raises:
+            SyncError: a node cannot be asked.
+        """
+        told = ""
+        for node, lease in self._leases.items():  # everybody in this order, so two never wait for each other
+            while (other := self._ask(node, lease, told)) is not None:
+                if other != told:
+                    log.info("standing_by", extra={"group": self._group, "node": node, "holder": other})
+                    told = other
+                if stopping.wait(TRY_SECONDS):
+                    return False
+                self._renew_before(node)
+            self._others[node] = None
+        for node, lease in self._leases.items():
+            name = f"lease-{node}"
+            thread = threading.Thread(target=self._renew, args=(node, lease), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        if told:
+            log.info("takes_over", extra={"group": self._group, "from": told})
+        return True
+
+    @property
+    def lost(self) -> str | None:
+        """Who has taken the group over; None while it is ours."""
+        holders = list(self._others.values())
+        if None in holders:
+            return None
+        return next((h for h in holders if h), None)
+
+    def close(self) -> None:
+        """Give everything up."""
+        self._closing.set()
+        for thread in self._threads:
+            thread.join()
+        for lease in self._leases.values():
+            with suppress(SyncError):
+                lease.close()
+
+    def _ask(self, node: str, lease: Lease, told: str) -> str | None:
+        """`Lease.hold`; one that stands by outlasts a node that is away."""
+        try:
+            return lease.hold()
+        except Transient as away:
+            if not told:
+                raise
+            log.warning("lease_unknown", extra={"node": node, "error": str(away)})
+            return told
+
+    def _renew_before(self, node: str) -> None:
+        """Keep what was taken before `node`, while waiting for it."""
+        for earlier, lease in self._leases.items():
+            if earlier == node:
+                return
+            with suppress(Transient):
+                lease.hold()
+
+    def _renew(self, node: str, lease: Lease) -> None:
+        while not self._closing.wait(RENEW_SECONDS):
+            try:
+                self._others[node] = lease.hold()
+            except Transient as away:
+                self._others[node] = ""  # nobody knows
+                log.debug("lease_unknown", extra={"node": node, "error": str(away)})
+            except Terminal as error:
+                self._others[node] = ""
+                log.warning("lease_unknown", extra={"node": node, "error": str(error)})
