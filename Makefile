@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: $(STAMP)  ## PostgreSQL and a MongoDB-protocol server, synchronised both ways, verified
+demo: $(STAMP)  ## PostgreSQL, MySQL and a MongoDB-protocol server, synchronised in every direction, verified
 	@$(BIN)/sync-worker demo $(ARGS)
 
 test: $(STAMP)  ## the whole suite, real servers included, in two processes; WORKERS=0 for one

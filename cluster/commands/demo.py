@@ -1,9 +1,12 @@
-"""Start databases here, synchronise them both ways, and verify.
+"""Start databases here, synchronise them in every direction, and verify.
 
-Starts PostgreSQL and a server that speaks MongoDB's protocol on free ports of this machine, loads flights
-that left New York in 2013 into PostgreSQL, and starts `sync-worker up`, which copies them to MongoDB. Then
-writers change flights at both ends, some rows at both at once, and at the end every row of both is
+Starts PostgreSQL, MySQL and a server that speaks MongoDB's protocol on free ports of this machine, loads
+flights that left New York in 2013 into PostgreSQL, and starts `sync-worker up`, which copies them to the
+others. Then writers change flights at every end, some rows at several at once, and at the end every row is
 compared. Needs no configuration, and leaves nothing behind.
+
+MySQL is the one that is installed, or on Debian the packages of its unstable release, fetched once into a
+cache folder and not installed. Where neither is to be had, the demo says so and shows two nodes.
 
 Exits 0 if all nodes hold the same rows, 1 if they do not.
 
@@ -11,6 +14,7 @@ Examples:
   sync-worker demo
   sync-worker demo --seconds 60 --rate 1000
   sync-worker demo --rows 20000 --keep
+  sync-worker demo --without-mysql
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
     from cluster.demo.writers import Writer
 
 QUIET_SECONDS = 60.0
+NEW_FLIGHTS = 10_000_000
+"""Ids from here on are those of flights that the writers add."""
 LINE_SECONDS = 10.0
 
 
@@ -45,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=20.0, metavar="N", help="write so long (20)")
     parser.add_argument("--rate", type=float, default=500.0, metavar="N", help="changes per second (500)")
     parser.add_argument("--rows", type=int, metavar="N", help="only so many flights (336776)")
+    parser.add_argument("--without-mysql", action="store_true", help="PostgreSQL and MongoDB only")
     parser.add_argument("--keep", action="store_true", help="afterwards, go on until Ctrl-C")
 
 
@@ -57,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, highlight=False)
     started = time.monotonic()
     try:
-        with start_servers() as stack:
-            console.print(f"started   PostgreSQL and a MongoDB-protocol server in {_since(started)}")
+        with start_servers(mysql=not args.without_mysql) as stack:
+            console.print(f"started   {_listed([n.title for n in stack.nodes])} in {_since(started)}")
+            if stack.without and not args.without_mysql:
+                console.print(f"without   MySQL: {stack.without}", markup=False)
             code = _demo(stack, args, console)
             console.print(f"took      {_since(started)}")
             if args.keep:
@@ -74,7 +84,7 @@ def _demo(stack: Stack, args: argparse.Namespace, console: Console) -> int:
 
     started = time.monotonic()
     tables = read_tables(args.rows)
-    load_tables(stack.postgres, tables)
+    load_tables(stack.nodes[0].dsn, tables)
     rows = sum(t.num_rows for t in tables.values())
     console.print(f"loaded    {rows:,} rows of {len(tables)} tables into PostgreSQL in {_since(started)}")
     stack.write_config()
@@ -87,17 +97,21 @@ def _demo(stack: Stack, args: argparse.Namespace, console: Console) -> int:
 
 
 def _copy(stack: Stack, tables: Mapping[str, pa.Table], console: Console) -> None:
-    """Wait until MongoDB holds every row."""
+    """Wait until the other nodes hold every row."""
     from cluster.demo.copying import CopyProgress
 
     started = shown = time.monotonic()
     total = sum(t.num_rows for t in tables.values())
     pause = threading.Event()
     spinner = console.status("copying") if console.is_terminal else nullcontext()
-    with closing(CopyProgress(stack.mongodb, tables)) as progress, spinner as status:
-        while not progress.finished():
+    with ExitStack() as opened, spinner as status:
+        targets = [
+            (n, opened.enter_context(closing(CopyProgress(n.connect(), tables)))) for n in stack.nodes[1:]
+        ]
+        while not all(p.finished() for _, p in targets):
             stack.check_up()
-            line = f"copying   {progress.copied():,} of {total:,} rows"
+            copied = ", ".join(f"{n.name} {p.copied():,}" for n, p in targets)
+            line = f"copying   {copied} of {total:,} rows"
             if status is not None:
                 status.update(line)
             elif time.monotonic() - shown > LINE_SECONDS:
@@ -105,24 +119,27 @@ def _copy(stack: Stack, tables: Mapping[str, pa.Table], console: Console) -> Non
                 console.print(line)
             pause.wait(0.5)
     seconds = time.monotonic() - started
-    console.print(f"copied    {total:,} rows to MongoDB in {seconds:.1f} s, {total / seconds:,.0f} rows/s")
+    names = _listed([n.name for n, _ in targets])
+    console.print(f"copied    {total:,} rows to {names} in {seconds:.1f} s, {total / seconds:,.0f} rows/s")
 
 
 def _write(
     stack: Stack, args: argparse.Namespace, flights: int, console: Console
 ) -> tuple[Sequence[Writer], Sequence[Probe], AuditCounts]:
-    """Write at both ends, then wait until it is quiet."""
-    from cluster.demo.probes import MongoEnd, PostgresEnd, Probe
+    """Write at every end, then wait until it is quiet."""
+    from cluster.demo.probes import Probe
     from cluster.demo.view import AuditCounts, View
-    from cluster.demo.writers import MongoWriter, PostgresWriter
+    from cluster.demo.writers import Writer
 
-    new = 10_000_000
-    writers: list[Writer] = [
-        PostgresWriter(stack.postgres, args.rate / 2, flights, new),
-        MongoWriter(stack.mongodb, args.rate / 2, flights, new + 1),
+    count = len(stack.nodes)
+    writers = [
+        Writer(n.name, n.connect, args.rate / count, flights, NEW_FLIGHTS + i, count)
+        for i, n in enumerate(stack.nodes)
     ]
-    ends: tuple[Any, Any] = (lambda: PostgresEnd(stack.postgres), lambda: MongoEnd(stack.mongodb))
-    probes = [Probe("pg → mongo", 1, *ends), Probe("mongo → pg", 2, *reversed(ends))]
+    probes = [
+        Probe(f"{here.name} → {there.name}", number, here.connect, there.connect)
+        for number, (here, there) in enumerate(permutations(stack.nodes, 2), 1)
+    ]
     audit = AuditCounts(stack.audit)
     view = View(writers, probes, audit, args.seconds)
     threads: list[Writer | Probe] = [*writers, *probes]
@@ -160,21 +177,20 @@ def _watch(
 
 
 def _await_quiet(stack: Stack, probes: Sequence[Probe], console: Console) -> None:
-    """Wait until probes sent after the last change have arrived, and both ends hold as many flights."""
-    from cluster.demo.copying import count_flights
-
+    """Wait until probes sent after the last change have arrived, and all ends hold as many flights."""
     started = time.monotonic()
     sent = [len(p.seconds) for p in probes]
     pause = threading.Event()
-    while time.monotonic() - started < QUIET_SECONDS:
-        stack.check_up()
-        # The one under way may be older than the last change; the one after it is not.
-        if all(len(p.seconds) >= n + 2 for p, n in zip(probes, sent, strict=True)):
-            counts = count_flights(stack.postgres, stack.mongodb)
-            if counts[0] == counts[1]:
+    with ExitStack() as opened:
+        ends = [opened.enter_context(closing(n.connect())) for n in stack.nodes]
+        while time.monotonic() - started < QUIET_SECONDS:
+            stack.check_up()
+            # The one under way may be older than the last change; the one after it is not.
+            arrived = all(len(p.seconds) >= n + 2 for p, n in zip(probes, sent, strict=True))
+            if arrived and len({end.flights() for end in ends}) == 1:
                 console.print(f"quiet     after {_since(started)}")
                 return
-        pause.wait(0.1)
+            pause.wait(0.1)
     console.print(f"not quiet after {QUIET_SECONDS:.0f} s")
 
 
@@ -206,8 +222,8 @@ def _verdict(
 
 
 def _keep(stack: Stack, console: Console) -> None:
-    console.print(f"PostgreSQL     {stack.postgres}")
-    console.print(f"MongoDB        {stack.mongodb}")
+    for node in stack.nodes:
+        console.print(f"{node.name:<14} {node.dsn}")
     console.print(f"configuration  {stack.config}")
     console.print("running until Ctrl-C")
     pause = threading.Event()
@@ -220,3 +236,7 @@ def _keep(stack: Stack, console: Console) -> None:
 
 def _since(started: float) -> str:
     return f"{time.monotonic() - started:.1f} s"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

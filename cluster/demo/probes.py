@@ -6,68 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any, Protocol
 
 import numpy as np
-import psycopg
-from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
-from cluster.demo.data import PROBES
+from cluster.demo.ends import ERRORS, End
 
 LOOK_SECONDS = 0.002
 EVERY_SECONDS = 0.1
-
-
-class End(Protocol):
-    """One database, as a probe needs it."""
-
-    def write(self, id: int, token: int) -> None:
-        """Commit the row."""
-
-    def read(self, id: int) -> int | None:
-        """The token that is there."""
-
-    def close(self) -> None:
-        """Disconnect."""
-
-
-class PostgresEnd:
-    """See `End`."""
-
-    def __init__(self, dsn: str) -> None:
-        self._session = psycopg.connect(dsn, autocommit=True)
-        self.close = self._session.close
-
-    def write(self, id: int, token: int) -> None:
-        """See `End`."""
-        self._session.execute(
-            f"INSERT INTO {PROBES} VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET token = EXCLUDED.token",
-            [id, token],
-        )
-
-    def read(self, id: int) -> int | None:
-        """See `End`."""
-        row = self._session.execute(f"SELECT token FROM {PROBES} WHERE id = %s", [id]).fetchone()
-        return None if row is None else row[0]
-
-
-class MongoEnd:
-    """See `End`."""
-
-    def __init__(self, dsn: str) -> None:
-        self._client: MongoClient[dict[str, Any]] = MongoClient(dsn)
-        self._rows = self._client.get_default_database()[PROBES]
-        self.close = self._client.close
-
-    def write(self, id: int, token: int) -> None:
-        """See `End`."""
-        self._rows.update_one({"_id": id}, {"$set": {"token": token}}, upsert=True)
-
-    def read(self, id: int) -> int | None:
-        """See `End`."""
-        row = self._rows.find_one({"_id": id})
-        return None if row is None else row["token"]
 
 
 class Probe(threading.Thread):
@@ -97,7 +42,7 @@ class Probe(threading.Thread):
             with closing(self._ends[0]()) as here, closing(self._ends[1]()) as there:
                 while not self._stopping.is_set() and self._send(here, there):
                     self._stopping.wait(EVERY_SECONDS)
-        except (psycopg.Error, PyMongoError) as error:
+        except ERRORS as error:
             self.error = error
 
     def stop(self) -> None:
@@ -117,9 +62,9 @@ class Probe(threading.Thread):
 
     def _send(self, here: End, there: End) -> bool:
         self._token += 1
-        here.write(self._id, self._token)
+        here.probe(self._id, self._token)
         self._committed = committed = time.monotonic()
-        while there.read(self._id) != self._token:
+        while there.token(self._id) != self._token:
             if self._stopping.wait(LOOK_SECONDS):
                 return False
         self.seconds.append(time.monotonic() - committed)

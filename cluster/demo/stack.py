@@ -1,16 +1,20 @@
-"""The processes of the demo: two database servers, and `sync-worker up` between them."""
+"""The processes of the demo: the database servers, and `sync-worker up` between them."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.demo.data import FLIGHTS, KEYS, PROBES
+from cluster.demo.ends import End, open_end
 from cluster.servers.mongodb import MongoServer
+from cluster.servers.mysql import MysqlServer
+from cluster.servers.mysql_programs import NoMysql
 from cluster.servers.postgres import PostgresServer
 from cluster.servers.process import ServerFailed, ServerProcess
 
@@ -22,8 +26,7 @@ CACHE = ("--cache-size", "3G")
 _CONFIG = """\
 group: demo
 nodes:
-  pg:    {{engine: postgres, dsn: "{pg}", priority: 20}}
-  mongo: {{engine: mongodb,  dsn: "{mongo}", priority: 10}}
+{nodes}
 tables:
 {tables}
 create_tables: true
@@ -32,19 +35,40 @@ audit: {{path: audit}}
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A database of the demo.
+
+    Attributes:
+        name: in the configuration.
+        engine: likewise.
+        title: for people.
+        dsn: its address.
+    """
+
+    name: str
+    engine: str
+    title: str
+    dsn: str
+
+    def connect(self) -> End:
+        """A connection."""
+        return open_end(self.engine, self.dsn)
+
+
 class Stack:
     """The running servers, and the group once it was started.
 
     Args:
         folder: everything is in here.
-        postgres: a server that runs.
-        mongodb: likewise.
+        nodes: databases of servers that run; the first one is copied from.
+        without: why MySQL is not among them, or empty.
     """
 
-    def __init__(self, folder: Path, postgres: PostgresServer, mongodb: MongoServer) -> None:
+    def __init__(self, folder: Path, nodes: Sequence[Node], without: str) -> None:
         self.folder = folder
-        self.postgres = postgres.create_database(DATABASE)
-        self.mongodb = mongodb.dsn(DATABASE)
+        self.nodes = nodes
+        self.without = without
         self.config = folder / "sync.yaml"
         self.audit = folder / "audit"
         self.log = folder / "up.log"
@@ -55,7 +79,11 @@ class Stack:
         """Write `sync.yaml`."""
         lines = [f"  {name}: {{key: [{', '.join(key)}], {_rules(name)}}}" for name, key in KEYS.items()]
         lines.append(f"  {PROBES}: {{key: [id], {_rules(PROBES)}}}")
-        text = _CONFIG.format(pg=self.postgres, mongo=self.mongodb, tables="\n".join(lines))
+        nodes = [
+            f'  {n.name}: {{engine: {n.engine}, dsn: "{n.dsn}", priority: {30 - 10 * i}}}'
+            for i, n in enumerate(self.nodes)
+        ]
+        text = _CONFIG.format(nodes="\n".join(nodes), tables="\n".join(lines))
         self.config.write_text(text)
 
     def start_up(self) -> None:
@@ -87,22 +115,39 @@ class Stack:
 
 
 @contextmanager
-def start_servers() -> Iterator[Stack]:
-    """Start both servers in a temporary folder; afterwards everything is stopped and removed."""
+def start_servers(*, mysql: bool = True) -> Iterator[Stack]:
+    """Start the servers in a temporary folder; afterwards everything is stopped and removed.
+
+    Args:
+        mysql: with MySQL, if this machine has it or can get it.
+    """
     folder = Path(tempfile.mkdtemp(prefix="sync-worker-demo-"))
     try:
         folder.chmod(0o755)  # as root, PostgreSQL runs as another user
-        with (
-            PostgresServer(folder / "postgres") as postgres,
-            MongoServer(folder / "mongodb", options=CACHE) as mongodb,
-        ):
-            stack = Stack(folder, postgres, mongodb)
+        with ExitStack() as servers:
+            postgres = servers.enter_context(PostgresServer(folder / "postgres"))
+            nodes = [Node("pg", "postgres", "PostgreSQL", postgres.create_database(DATABASE))]
+            found, without = _mysql(folder) if mysql else (None, "as you wished")
+            if found is not None:
+                servers.enter_context(found)
+                nodes.append(Node("my", "mysql", "MySQL", found.create_database(DATABASE)))
+            mongodb = servers.enter_context(MongoServer(folder / "mongodb", options=CACHE))
+            nodes.append(Node("mongo", "mongodb", "a MongoDB-protocol server", mongodb.dsn(DATABASE)))
+            stack = Stack(folder, nodes, without)
             try:
                 yield stack
             finally:
                 stack.stop_up()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mysql(folder: Path) -> tuple[MysqlServer | None, str]:
+    """A server that is not started yet, or why there is none."""
+    try:
+        return MysqlServer(folder / "mysql"), ""
+    except NoMysql as error:
+        return None, str(error)
 
 
 def _rules(table: str) -> str:

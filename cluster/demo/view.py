@@ -84,10 +84,9 @@ class View:
         written = ", ".join(
             f"{w.node} {rate:,.0f}/s" for w, rate in zip(self._writers, self._rates, strict=False)
         )
-        lags = ", ".join(f"{p.name} {' '.join(_lag(p))}" for p in self._probes)
         return (
-            f"{self._elapsed:4.0f} s  changes {written}; lag {lags}; audit {self._rates[-1]:,.0f}/s; "
-            f"{self._audit.conflicts.total():,} conflicts"
+            f"{self._elapsed:4.0f} s  changes {written}; lag {_range(self._probes)}; "
+            f"audit {self._rates[-1]:,.0f}/s; {self._audit.conflicts.total():,} conflicts"
         )
 
     @property
@@ -114,6 +113,16 @@ def _lag(probe: Probe) -> tuple[str, str]:
     if median is None or high is None:
         return "p50 –", f"p99 –{waiting}"
     return f"p50 {median * 1000:,.0f} ms", f"p99 {high * 1000:,.0f} ms{waiting}"
+
+
+def _range(probes: Sequence[Probe]) -> str:
+    """The lag of all directions in a few words."""
+    medians = [m * 1000 for p in probes if (m := p.lag(0.5)) is not None]
+    highs = [(h * 1000, p.name) for p in probes if (h := p.lag(0.99)) is not None]
+    if not medians:
+        return "–"
+    high, name = max(highs)
+    return f"p50 {min(medians):,.0f}–{max(medians):,.0f} ms, p99 up to {high:,.0f} ms ({name})"
 
 
 def _counts(counts: Counter[str]) -> str:

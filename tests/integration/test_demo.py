@@ -14,6 +14,10 @@ def test_demo_ends_with_equal_nodes_and_leaves_nothing_behind(tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all nodes are equal" in done.stdout.splitlines()
-    assert "changes at pg" in done.stdout
+    started, *rest = done.stdout.splitlines()
+    nodes = ["pg", "my", "mongo"] if "MySQL" in started else ["pg", "mongo"]
+    assert len(nodes) == 3 or rest[0].startswith("without   MySQL: no MySQL: ")
+    assert all(any(line.endswith(f"changes at {n}") for line in rest) for n in nodes)
+    assert sum(line.startswith("lag ") for line in rest) == len(nodes) * (len(nodes) - 1)
     assert done.stderr == ""
     assert set(Path(tempfile.gettempdir()).glob("sync-worker-demo-*")) <= before
