@@ -2,125 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pymysqlreplication.constants import BINLOG, FIELD_TYPE
+from pymysqlreplication.constants import FIELD_TYPE
 
-from replication.change import Changes, Echo, LogEvent, Op, SchemaChange, Watermark
-from replication.engines.mysql.charsets import UTF8, Charset
-from replication.engines.mysql.decode import Malformed, read_event
-from replication.engines.mysql.jsonb import to_text
-from replication.engines.mysql.position import Start, Token
+from replication.change import Changes, Echo, Op, SchemaChange, Watermark
+from replication.engines.mysql.position import Token
 from replication.engines.mysql.rows import BLOCK
 from replication.engines.mysql.stream import Packets
-from replication.engines.mysql.tables import Mapped
-from replication.engines.mysql.transactions import Assembler
-from replication.errors import LogLost, Terminal
 from replication.key import encode_key
-from replication.marker import Marker
-from replication.position import order_of
-from replication.schema import Column as Canonical
-from replication.schema import Table, TableMapping, TableSchema
-from replication.types import CanonicalType, Kind
+from replication.types import Kind
 from tests.unit.binlog import FILE, SERVER, Column, Log
-
-ITEMS, MARKER, WATERMARK, STRANGER = 1, 2, 3, 4
-COLUMNS = (
-    Column("id", FIELD_TYPE.LONGLONG),
-    Column("name", FIELD_TYPE.VARCHAR, (200).to_bytes(2, "little")),
-    Column("unmapped", FIELD_TYPE.VARCHAR, (1000).to_bytes(2, "little")),
-    Column("price", FIELD_TYPE.NEWDECIMAL, bytes([30, 11])),
-    Column("ratio", FIELD_TYPE.DOUBLE, b"\x08"),
-    Column("big", FIELD_TYPE.LONGLONG, unsigned=True),
-    Column("note", FIELD_TYPE.BLOB, b"\x02"),
-    Column("tiny", FIELD_TYPE.INT24),
-    Column("pick", FIELD_TYPE.STRING, bytes([FIELD_TYPE.ENUM, 1]), members=("a", "ü")),
+from tests.unit.binlog_reader import (
+    COLUMNS,
+    ITEMS,
+    MARKER,
+    MARKS,
+    NAMES,
+    OWN,
+    STRANGER,
+    WATERMARK,
+    Row,
+    described,
+    item,
+    marker,
+    order,
+    read,
+    rows_of,
 )
-OWN = (
-    Column("grp", FIELD_TYPE.VARCHAR, (256).to_bytes(2, "little")),
-    Column("shard", FIELD_TYPE.LONG),
-    Column("shards", FIELD_TYPE.LONG),
-    Column("epoch", FIELD_TYPE.LONGLONG),
-    Column("seq", FIELD_TYPE.LONGLONG),
-    Column("state", FIELD_TYPE.BLOB, b"\x04"),
-    Column("versions", FIELD_TYPE.BLOB, b"\x04", collation=63),
-)
-MARKS = (
-    OWN[0],
-    Column("ident", FIELD_TYPE.VARCHAR, (512).to_bytes(2, "little")),
-    Column("n", FIELD_TYPE.LONGLONG),
-)
-NAMES = ("note", "id", "name", "price", "ratio", "big", "tiny", "pick")
-KINDS = {
-    "id": Kind.INT64,
-    "price": Kind.NUMERIC,
-    "ratio": Kind.FLOAT64,
-    "big": Kind.NUMERIC,
-    "tiny": Kind.INT32,
-}
-TABLE = Table(
-    TableMapping("items", ("id",), {"my": "items"}, exclude=frozenset({"unmapped"})),
-    TableSchema(
-        "items",
-        tuple(Canonical(n, CanonicalType(KINDS.get(n, Kind.TEXT)), n != "id") for n in NAMES),
-        ("id",),
-    ),
-)
-CHARSETS = {255: Charset("utf8mb4", UTF8), 63: Charset("binary")}
-Row = tuple[Any, ...]
-
-
-def assembler(resume: int = 0, *, echoes: bool = False, file: str = FILE) -> Assembler:
-    mapped = Mapped("my", "g", "shop", {"items": TABLE}, CHARSETS)
-    made = Assembler(mapped, Start(Token(file, 4, SERVER, ""), by_gtid=True), resume)
-    made.decode_echoes = echoes
-    return made
-
-
-def read(log: Log, resume: int = 0, *, echoes: bool = False, each: int = 1000) -> list[LogEvent]:
-    """Everything in a log, drained after so many events."""
-    made = assembler(resume, echoes=echoes)
-    found: list[LogEvent] = []
-    for i, event in enumerate(log.events):
-        made.feed(event)
-        if i % each == each - 1:
-            found += made.drain(partial=True)
-    return found + made.drain(partial=False)
-
-
-def described(log: Log) -> Log:
-    log.table(ITEMS, "items", COLUMNS)
-    log.table(MARKER, "sync_worker_marker", OWN)
-    log.table(WATERMARK, "sync_worker_watermark", MARKS)
-    log.table(STRANGER, "stranger", COLUMNS)
-    return log
-
-
-def rows_of(events: Iterable[LogEvent]) -> list[dict[str, Any]]:
-    rows = [r for e in events if isinstance(e, Changes) for t in e.tables for r in t.rows.to_pylist()]
-    assert [order(r) for r in rows] == sorted({order(r) for r in rows})
-    return rows
-
-
-def order(row: dict[str, Any]) -> int:
-    return order_of(row["_hi"], row["_lo"])
-
-
-def marker(seq: int, group: str = "g", shard: int = 0) -> Row:
-    made = Marker(group, shard, 1, 3, seq)
-    return (group, shard, 1, 3, seq, made.state(), b"\x0a\xff")
-
-
-def item(ident: int, *rest: Any) -> Row:
-    return (ident, *rest, *[None] * (len(COLUMNS) - 1 - len(rest)))
 
 
 def test_rows_of_every_kind() -> None:
@@ -332,121 +246,6 @@ def test_foreign_tables_need_not_be_understood() -> None:
     assert [r["id"] for r in rows_of(read(log))] == [1]
 
 
-def whole_log() -> Log:
-    log = Log(checksum=False)
-    log.begin(1)
-    described(log)
-    log.update(MARKER, OWN, marker(1), marker(2))
-    log.xid()
-    log.begin(2)
-    log.insert(ITEMS, COLUMNS, item(1, "abc", "def", "1.5"), item(2))
-    log.update(ITEMS, COLUMNS, item(1), item(1, "x"))
-    log.insert(WATERMARK, MARKS, ("g", "w", 1))
-    log.xid()
-    log.gtid(3)
-    log.query("DROP TABLE items")
-    return log
-
-
-@given(st.data())
-def test_damaged_events_are_refused_and_never_hang(data: st.DataObject) -> None:
-    """Without checksums, so that the damage reaches the decoder; it may also make other rows of them."""
-    log = whole_log()
-    index = data.draw(st.integers(0, len(log.raw) - 1))
-    event = bytearray(log.raw[index])
-    for _ in range(data.draw(st.integers(1, 4))):
-        event[data.draw(st.integers(19, len(event) - 1))] = data.draw(st.integers(0, 255))
-    if data.draw(st.booleans()):
-        event = event[: data.draw(st.integers(19, len(event)))]
-        event[9:13] = len(event).to_bytes(4, "little")
-    log.raw[index] = bytes(event)
-    made = assembler(echoes=True)
-    for each in log.events:
-        made.feed(each)
-    with contextlib.suppress(Terminal):
-        while made.drain(partial=True):
-            pass
-
-
-def test_a_damaged_event_has_a_wrong_checksum() -> None:
-    log = whole_log()
-    data = Log().add(BINLOG.XID_EVENT, log.raw[0][19:])
-    for at in (0, 25, len(data) - 1):
-        broken = bytearray(data)
-        broken[at] ^= 4
-        with pytest.raises(Malformed, match="checksum"):
-            read_event(bytes(broken), checksum=True)
-    with pytest.raises(Malformed, match="came as"):
-        read_event(data[:-1], checksum=True)
-
-
-@pytest.mark.parametrize("cut", range(1, 12))
-def test_row_images_that_are_cut_off(cut: int) -> None:
-    log = Log(checksum=False)
-    log.begin(1)
-    described(log)
-    log.insert(ITEMS, COLUMNS, item(1, "abc", "def"))
-    data = log.raw[-1][:-cut]
-    log.raw[-1] = data[:9] + len(data).to_bytes(4, "little") + data[13:]
-    made = assembler()
-    for event in log.events:
-        made.feed(event)
-    with pytest.raises(Terminal, match="the log cannot be read: a row image does not end"):
-        made.drain(partial=True)
-
-
-def test_what_is_not_known_stops_unless_it_says_that_it_may_be_ignored() -> None:
-    for flags, stops in ((0, True), (0x80, False)):
-        log = whole_log()
-        log.add(77, b"new", flags=flags)
-        made = assembler()
-        for event in log.events:
-            made.feed(event)
-        assert (made.failure is not None) is stops
-        assert len(made.drain(partial=False)) == 4
-        if stops:
-            with pytest.raises(Terminal, match="type 77"):
-                made.drain(partial=False)
-
-
-def test_a_file_before_ours_means_that_the_log_was_begun_anew() -> None:
-    log = Log()
-    log.add(BINLOG.ROTATE_EVENT, (4).to_bytes(8, "little") + b"binlog.000006")
-    made = assembler()
-    made.feed(log.events[0])
-    with pytest.raises(LogLost, match=r"binlog\.000006"):
-        made.drain(partial=False)
-
-
-def test_an_incident_means_that_changes_are_missing() -> None:
-    log = whole_log()
-    log.add(BINLOG.INCIDENT_EVENT, b"\1\0\0")
-    made = assembler()
-    for event in log.events:
-        made.feed(event)
-    assert len(made.drain(partial=False)) == 4
-    with pytest.raises(LogLost, match="missing"):
-        made.drain(partial=False)
-
-
-def test_a_transaction_that_is_undone_in_part_is_refused_whole() -> None:
-    for end in ("ROLLBACK", "ROLLBACK TO `a`"):
-        log = Log()
-        log.begin(1)
-        described(log)
-        log.insert(STRANGER, COLUMNS, item(1))
-        log.query(end)
-        log.xid() if "TO" in end else None
-        log.begin(2)
-        log.insert(ITEMS, COLUMNS, item(1))
-        log.query(end)
-        made = assembler()
-        for event in log.events:
-            made.feed(event)
-        with pytest.raises(Terminal, match="undoes"):
-            made.drain(partial=True)
-
-
 @given(st.lists(st.binary(max_size=600), max_size=12), st.integers(1, 300))
 def test_packets_come_whole_however_they_are_cut(payloads: list[bytes], size: int) -> None:
     data = b"".join(len(p).to_bytes(3, "little") + bytes([i % 256]) + p for i, p in enumerate(payloads))
@@ -479,16 +278,3 @@ def test_decimals_of_any_shape(shape: tuple[int, int, int]) -> None:
     log.xid()
     found = [r["price"] for e in read(log) if isinstance(e, Changes) for r in rows_of([e])]
     assert found == values
-
-
-@given(st.binary(min_size=1, max_size=200))
-def test_json_of_any_bytes_is_read_or_refused(data: bytes) -> None:
-    with contextlib.suppress(Malformed):
-        json.loads(to_text(data))
-
-
-def test_json_that_leads_back_to_itself_ends() -> None:
-    member = b"\x02\x00\x00"  # an array, at the beginning of the one that it is in
-    data = b"\x02" + (40).to_bytes(2, "little") + (124).to_bytes(2, "little") + member * 40
-    with pytest.raises(Malformed):
-        to_text(data)
