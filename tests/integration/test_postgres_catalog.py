@@ -10,46 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from cluster.servers.postgres import PostgresServer
-from replication.engine import Finding
 from replication.engines.postgres import PostgresEngine
-from replication.engines.postgres.schema import PostgresCatalog
 from replication.errors import PreflightFailed
 from replication.marker import Marker
-from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
+from replication.schema import Column, NodeConfig, Table, TableSchema
 from replication.types import CanonicalType, Kind
-from tests.fixtures.postgres_node import GROUP, NODE, PostgresNode, mapping
-
-
-class Database:
-    def __init__(self, dsn: str) -> None:
-        self.engine = PostgresEngine(NodeConfig(NODE, "postgres", dsn), GROUP)
-        self.catalog: PostgresCatalog = self.engine.catalog()
-        self.app = psycopg.connect(dsn, autocommit=True)
-
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        cursor = self.app.execute(statement.encode())
-        return cursor.fetchall() if cursor.description else []
-
-    def table(self, mapped: TableMapping) -> Table:
-        schema = self.catalog.read_schema(mapped)
-        assert schema is not None
-        return Table(mapped, schema)
-
-    def findings(self, *mapped: TableMapping) -> list[Finding]:
-        return self.catalog.preflight([self.table(m) for m in mapped])
-
-    def close(self) -> None:
-        self.catalog.close()
-        self.app.close()
+from tests.fixtures.postgres_node import GROUP, NODE, PostgresNode, mapping, postgres_database
+from tests.fixtures.sql_database import Database
 
 
 @pytest.fixture
 def database(postgres_db: str) -> Iterator[Database]:
-    with closing(Database(postgres_db)) as made:
+    with closing(postgres_database(postgres_db)) as made:
         yield made
 
 
@@ -209,7 +184,7 @@ def test_server_settings() -> None:
     settings = {"wal_level": "replica", "max_replication_slots": "0", "max_wal_senders": "0"}
     try:
         with PostgresServer(path, settings=settings) as server:
-            with closing(Database(server.dsn())) as database:
+            with closing(postgres_database(server.dsn())) as database:
                 subjects = {f.subject: f for f in database.findings()}
             assert subjects.keys() == {"wal_level", "max_replication_slots", "max_wal_senders"}
             assert all(f.level == "error" and "ALTER SYSTEM SET" in f.remedy for f in subjects.values())

@@ -153,11 +153,14 @@ def test_watermark_appears_in_the_log(postgres_db: str) -> None:
 def test_what_is_logged_before_a_watermark_is_read_after_it(postgres_db: str) -> None:
     """A commit that waits for a synchronous standby is in the log, and no other session sees it yet."""
     local = f"{postgres_db}?options=-c%20synchronous_commit%3Dlocal"
-    ddl = "CREATE TABLE t (k int PRIMARY KEY)"
+    ddl = "CREATE TABLE t (k int PRIMARY KEY); CREATE TABLE stranger (n int)"
     with PostgresNode(local, ddl, [mapping("t", "k")]) as node, closing(node.source()) as source:
+        done = threading.Event()
+        probe = run(lambda: commit_until(done, postgres_db))
         node.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         node.sql("SELECT pg_reload_conf()")
         try:
+            wait_for(lambda: node.sql(COMMITS_WAIT) == [(1,)])
             writer = run(lambda: insert(postgres_db))
             wait_for(lambda: shows(source, Changes))
             assert node.sql("SELECT k FROM t") == []
@@ -167,15 +170,25 @@ def test_what_is_logged_before_a_watermark_is_read_after_it(postgres_db: str) ->
             looks: set[tuple[object, ...]] = set()  # when it looked, so that it did so twice at least
             wait_for(lambda: not reading.is_alive() or (looks.update(node.sql(LOOKS)) or len(looks)) > 1)
         finally:
+            done.set()
             node.sql("ALTER SYSTEM RESET synchronous_standby_names")
             node.sql("SELECT pg_reload_conf()")
+        probe.join(20)
         writer.join(20)
         reading.join(20)
         assert read == [1]
 
 
+COMMITS_WAIT = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 LOOKS = """SELECT query_start FROM pg_stat_activity
 WHERE query LIKE '%pg_snapshot_xip%' AND pid <> pg_backend_pid()"""
+
+
+def commit_until(done: threading.Event, dsn: str) -> None:
+    """The server takes a new setting up some time after it was told to: the first commit that waits tells."""
+    with psycopg.connect(dsn, autocommit=True) as c:
+        while not done.is_set():
+            c.execute("INSERT INTO stranger VALUES (1)")
 
 
 def read_after_watermark(node: PostgresNode) -> list[int]:
