@@ -119,9 +119,10 @@ class Resolver:
             raise Superseded(message, node=node)
         with self._lock:
             for event in events:
-                if event.end.order <= self.shard.progress.position[node].order:
-                    continue  # read before: a capture that restarted goes over it again
-                self._take(node, event)
+                read = self.shard.progress.position[node].order
+                if event.end.order <= read:
+                    continue  # read before: a capture that connected again goes over it again
+                self._take(node, event.after(read) if isinstance(event, Changes) else event)
             self._record_conflicts()
             self._pump()
             paused = any(self._is_behind(n) for n in self.names if n != node)

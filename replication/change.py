@@ -14,15 +14,16 @@ fills the key columns only. The rows of one batch are in log order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from replication.batch import rows_from_buffer, rows_to_buffer
 from replication.marker import Marker
-from replication.position import Position
+from replication.position import Position, order_of, split_order
 
 
 class Op(IntEnum):
@@ -80,6 +81,22 @@ class Changes:
     def rows(self) -> int:
         """How many changes."""
         return sum(t.rows.num_rows for t in self.tables)
+
+    def after(self, order: int) -> Changes:
+        """Only the changes after `order`: the same event if those are all."""
+        tables = [t if _begins_after(t.rows, order) else _rest(t, order) for t in self.tables]
+        return replace(self, tables=[t for t in tables if t.rows.num_rows])
+
+
+def _begins_after(rows: pa.RecordBatch, order: int) -> bool:
+    return order_of(rows.column("_hi")[0].as_py(), rows.column("_lo")[0].as_py()) > order
+
+
+def _rest(changes: TableChanges, order: int) -> TableChanges:
+    hi, lo = (changes.rows.column(name).to_numpy() for name in ("_hi", "_lo"))
+    last_hi, last_lo = split_order(order)
+    new = (hi > np.uint64(last_hi)) | ((hi == np.uint64(last_hi)) & (lo > np.uint32(last_lo)))
+    return TableChanges(changes.table, changes.rows.filter(pa.array(new)))
 
 
 @dataclass(frozen=True, slots=True)

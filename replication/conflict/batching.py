@@ -54,12 +54,15 @@ def to_apply_batch(
 def echoed_rows(echo: Echo, schemas: Mapping[str, TableSchema], nodes: Sequence[str]) -> list[EchoedRow]:
     """The decisions in an echo that was decoded, each with the row as the node shows it.
 
-    A row that the node did not have to write (it held the same values, or nothing to delete) has no layers.
+    A row that the node did not have to write (it held the same values, or nothing to delete) has no layers,
+    nor has one of which the log shows only a part: the rest is not null, but as it was.
     """
     shown: dict[tuple[str, bytes], Layer] = {}
     for changes in echo.rows:
+        whole = changes.rows.column("_have").is_null().to_pylist()
         for index, key in enumerate(changes.rows.column("_key").to_pylist()):
-            shown[changes.table, key] = Layer(changes.rows, index)
+            if whole[index]:
+                shown[changes.table, key] = Layer(changes.rows, index)
     rows = []
     for r in unpack_versions(echo.marker.versions).to_pylist():
         op = Op(r["_op"])

@@ -10,7 +10,7 @@ from replication.clock import tick
 from replication.conflict.merge import merge_fields
 from replication.conflict.policy import Candidate, Policies, Side, conflict_kind
 from replication.conflict.rows import KeyState
-from replication.conflict.version import Version, stack
+from replication.conflict.version import ALL, Version, stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,18 @@ def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapp
     if policies.merge and {current.op, write.op}.isdisjoint((Op.DELETE, Op.READ)):
         return _merge(state, write, policies, priorities, dominated=dominated, follows=follows)
     if dominated:
+        if same_dot(current, write) and write.have == ALL:
+            current.layers = write.layers  # a decision learnt from an echo need not show the whole row
         return Decision(current, lost=not same_dot(current, write))
     if follows:
         return Decision(_follow(current, write))
     if current.op is Op.READ:
-        winner = _with_read(current, write, priorities)
+        winner = _on_top(_with_read(current, write, priorities), current, write)
         return Decision(winner, lost=winner is not write, clash=True)
     if saw_winner:  # it beats what the winner had beaten
         return Decision(_follow(current, write), clash=True)
     side, policy = policies.decide(_candidate(current, priorities), _candidate(write, priorities))
-    winner = current if side is Side.LEFT else write
+    winner = _on_top(current if side is Side.LEFT else write, current, write)
     conflict = _conflict(state, write, winner.node, policy)
     return Decision(winner, lost=winner is not write, clash=True, conflict=conflict)
 
@@ -96,9 +98,19 @@ def _saw_all(state: KeyState, write: Version) -> bool:
 
 def _follow(current: Version, write: Version) -> Version:
     """A write that saw the version: it replaces it, and leaves what it does not hold as it was."""
-    if write.op is not Op.DELETE:
-        write.layers = stack(write.layers, current.layers)
+    if write.op is not Op.DELETE and write.have != ALL:
+        # Of a row that must be read where it was written, nobody knows what the write leaves out.
+        unknown = current.op is not Op.DELETE and not current.layers
+        write.layers = () if unknown else stack(write.layers, current.layers)
     return write
+
+
+def _on_top(winner: Version, current: Version, write: Version) -> Version:
+    """The winner with the loser beneath, which may have changed a column that the winner left alone."""
+    loser = write if winner is current else current
+    if Op.DELETE not in (winner.op, loser.op) and winner.layers and winner.have != ALL:
+        winner.layers = stack(winner.layers, loser.layers) if loser.layers else ()
+    return winner
 
 
 def _with_read(current: Version, write: Version, priorities: Mapping[str, int]) -> Version:
@@ -119,8 +131,7 @@ def _merge(
     follows: bool,
 ) -> Decision:
     current = state.version
-    decided = write.order <= state.decided_cut.get(write.node, 0)
-    merged = merge_fields(current, write, policies, priorities, decided=decided)
+    merged = merge_fields(current, write, policies, priorities, state.decided_cut)
     if follows:
         return Decision(merged.version)
     if dominated:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from replication.change import Op
 from replication.conflict.policy import MERGE_FIELDS, Candidate, Policies, Side
 from replication.conflict.version import ALL, FieldDot, Version, restrict, stack
+from replication.marker import Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Merged:
 
 
 def merge_fields(
-    current: Version, write: Version, policies: Policies, priorities: Mapping[str, int], *, decided: bool
+    current: Version, write: Version, policies: Policies, priorities: Mapping[str, int], decided: Vector
 ) -> Merged:
     """Merge one more write into a version.
 
@@ -35,7 +36,8 @@ def merge_fields(
         write: the write, whose `fields` are its own.
         policies: what decides contested columns.
         priorities: node name to priority.
-        decided: the version is a predecessor's decision that had already weighed this write.
+        decided: the cut of the predecessor's decision that the version began as; it had weighed every write
+            up to there, deletes included.
     """
     lost, policy = 0, MERGE_FIELDS
     for column, dot in current.fields.items():
@@ -49,8 +51,9 @@ def merge_fields(
             if side is Side.LEFT:
                 lost |= overlap
     won = write.changed & ~lost
-    # of a column whose writer is not known yet, a decision already holds the outcome
-    won_values = won & ~_unknown(current.fields) if decided else won
+    won_values = won
+    if write.order <= decided.get(write.node, 0):  # the decision holds the outcome already
+        won_values &= ~_settled(current.fields, decided)
     newer = max(current, write, key=lambda v: (v.time, priorities[v.node], v.node))
     version = replace(
         newer,
@@ -72,8 +75,13 @@ def _explicit(fields: Mapping[int, FieldDot]) -> int:
     return sum(1 << c for c in fields if c != ALL)
 
 
-def _unknown(fields: Mapping[int, FieldDot]) -> int:
-    return 0 if ALL in fields else ~_explicit(fields)
+def _settled(fields: Mapping[int, FieldDot], decided: Vector) -> int:
+    """The columns that no write after the decision has set, those whose writer is not known yet included."""
+    settled = 0 if ALL in fields else ~_explicit(fields)
+    for column, dot in fields.items():
+        if dot.order <= decided.get(dot.node, 0):
+            settled |= _bits(column, fields)
+    return settled
 
 
 def _saw(write: Version, dot: FieldDot) -> bool:

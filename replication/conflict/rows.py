@@ -144,6 +144,7 @@ class KeyState:
         first: for each node, the arrival of its oldest write.
         time: for each node, the hybrid time of its newest write.
         seen: for each node, the order up to which some write of another node had seen its log.
+        sent: for each node it was sent to, the last batch.
         decided: the batch whose decision the version is, when learnt from an echo.
         decided_cut: the cut of that batch.
         pending: how many outboxes and batches on their way hold the key.
@@ -156,6 +157,7 @@ class KeyState:
     first: dict[str, Arrival] = field(default_factory=dict)
     time: dict[str, int] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=dict)
     decided: int = 0
     decided_cut: Vector = field(default_factory=dict)
     pending: int = 0
@@ -170,6 +172,14 @@ class KeyState:
         for other, order in write.absorbed.items():
             if other != node and order > self.seen.get(other, 0):
                 self.seen[other] = order
+
+    def known_by(self, cut: Vector) -> bool:
+        """Whether every write of the key is at or before `cut`."""
+        return all(order <= cut[node] for node, order in self.last.items())
+
+    def is_last(self, node: str) -> bool:
+        """Whether the newest write of `node` is the version."""
+        return self.version.node == node and self.version.order == self.last.get(node)
 
 
 @dataclass(slots=True, eq=False)

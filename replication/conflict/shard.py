@@ -28,7 +28,7 @@ from replication.conflict.rows import (
     read_version,
     split_keys,
 )
-from replication.conflict.version import ALL, Version
+from replication.conflict.version import Version
 from replication.errors import Fenced
 from replication.marker import Marker
 from replication.position import Position
@@ -190,6 +190,8 @@ class Shard:
         batch = SentBatch(node, self.seq, cut, resume, list(queue), list(outbox))
         for run in queue:
             run.sent[node] = batch
+        for state in outbox:
+            state.sent[node] = batch.seq
         batch.rows = sum(r.live for r in queue) + len(outbox)
         batch.copied = any(r.copied for r in queue)
         queue.clear()
@@ -227,11 +229,7 @@ class Shard:
         """Split a batch into a run of untouched keys and single writes of the others."""
         known = self.keys[rows.table]
         keys = rows.keys
-        if self.replaying:
-            lone: list[int] = []
-            met: Iterable[int] = range(len(keys))
-        else:
-            lone, met = split_keys(keys, known)
+        lone, met = ([], list(range(len(keys)))) if self.replaying else split_keys(keys, known)
         if lone:
             run_rows = rows if len(lone) == len(keys) else rows.select(lone)
             absorbed = self.progress.absorbed[node]
@@ -270,7 +268,7 @@ class Shard:
             if other == node:
                 self._want_back(state, write, lost=lost)
             elif clash or write.order > self.progress.applied[other][node]:
-                self._want(other, state, wanted=True)
+                self._want_unless_sent(other, state)
         self._forget_if_finished(state)
 
     def _decide(self, state: KeyState, write: Version) -> Decision:
@@ -288,7 +286,9 @@ class Shard:
                 continue
             if (batch := run.sent.get(node)) is None:
                 self._want(node, state, wanted=True)
-            elif batch.seq in self.outstanding[node]:
+                continue
+            state.sent[node] = batch.seq
+            if batch.seq in self.outstanding[node]:
                 batch.states.append(state)
                 state.pending += 1
         run.promoted.add(index)
@@ -308,10 +308,11 @@ class Shard:
         for state in batch.states:
             state.pending -= 1
             if (state.table, state.key) in batch.kept:
-                self._want(batch.node, state, wanted=not _is_last(state, batch.node))
+                if state.sent[batch.node] == batch.seq:  # else what was decided meanwhile is on its way
+                    self._want(batch.node, state, wanted=not state.is_last(batch.node))
             elif state.last.get(batch.node, 0) > batch.cut[batch.node]:
                 self._want(batch.node, state, wanted=True)  # it overwrote a write it had not seen
-            elif batch.seq > state.decided and _knew_all(state, batch.cut):
+            elif batch.seq > state.decided and state.known_by(batch.cut):
                 self._want(batch.node, state, wanted=False)
             self._forget_if_finished(state)
         for run in batch.runs:
@@ -330,13 +331,14 @@ class Shard:
             state.decided, state.decided_cut = marker.seq, marker.cut
         if state.last.get(node, 0) > marker.cut[node]:
             self._want(node, state, wanted=True)
-        elif marker.seq > state.decided and _knew_all(state, marker.cut):
+        elif marker.seq > state.decided and state.known_by(marker.cut):
             decided.fields = state.version.fields
-            if not self.config.policies[row.table].merge and same_dot(decided, state.version):
+            whole = state.version.whole and not self.config.policies[row.table].merge
+            if whole and same_dot(decided, state.version):
                 decided.layers = state.version.layers  # as it was written, not as this node holds it
             if not same_dot(decided, state.version):  # replay had come to another winner
                 for other in self.nodes:
-                    self._want(other, state, wanted=True)
+                    self._want_unless_sent(other, state)
             state.version = decided
             state.decided, state.decided_cut = marker.seq, marker.cut
             self._want(node, state, wanted=False)
@@ -352,15 +354,20 @@ class Shard:
             del outbox[state]
             state.pending -= 1
 
+    def _want_unless_sent(self, node: str, state: KeyState) -> None:
+        """Unless a predecessor had weighed every write of the key in what it sent `node`."""
+        if not state.known_by(self.progress.applied[node]):
+            self._want(node, state, wanted=True)
+
     def _want_back(self, state: KeyState, write: Version, *, lost: bool) -> None:
         """Whether the node where a write was made must be sent the outcome.
 
         A batch of ours may have overwritten columns that this write left alone. So unless the write is the
         whole row, only an echo can say that the node is done.
         """
-        whole = write.op is Op.DELETE or write.layers[0].mask == ALL
+        whole = write.op is Op.DELETE or write.whole
         if lost:
-            self._want(write.node, state, wanted=True)
+            self._want_unless_sent(write.node, state)
         elif whole and not self.config.policies[state.table].merge:
             self._want(write.node, state, wanted=False)
 
@@ -389,12 +396,3 @@ class Shard:
                     del table[key]
         else:
             deque(map(table.__delitem__, run.rows.keys), maxlen=0)
-
-
-def _is_last(state: KeyState, node: str) -> bool:
-    """Whether the newest write of `node` is the version."""
-    return state.version.node == node and state.version.order == state.last.get(node)
-
-
-def _knew_all(state: KeyState, cut: Mapping[str, int]) -> bool:
-    return all(order <= cut[node] for node, order in state.last.items())

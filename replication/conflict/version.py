@@ -66,6 +66,11 @@ class Version:
         return max(seen, self.order) if node == self.node else seen
 
     @property
+    def whole(self) -> bool:
+        """Whether the newest layer alone is the whole row."""
+        return bool(self.layers) and self.layers[0].mask == ALL
+
+    @property
     def have(self) -> int:
         """Mask of the columns that the layers hold."""
         mask = 0

@@ -12,7 +12,8 @@ from replication.conflict.progress import Progress
 from replication.conflict.rows import Arrival, KeyState, Run, SentBatch
 from replication.conflict.version import Version
 from replication.marker import Marker
-from tests.property.schedule import CheckedShard, Database, Kept, Rows, Scenario, Sent
+from tests.property.databases import Database, Kept, Rows, Sent
+from tests.property.schedule import CheckedShard, Scenario
 
 
 class NoEpochFence(Database):
@@ -122,6 +123,32 @@ class KeptRowsStay(CheckedShard):
 
     def on_ack(self, node: str, seq: int, kept: Iterable[tuple[str, bytes]] = ()) -> None:
         super().on_ack(node, seq)
+
+
+class KeptRowsGoTwice(CheckedShard):
+    """A row that was kept is sent again although what was decided meanwhile is on its way."""
+
+    def _finish(self, batch: SentBatch) -> None:
+        for state in batch.states:
+            state.sent[batch.node] = batch.seq
+        super()._finish(batch)
+
+
+class SentAgainAfterRestart(CheckedShard):
+    """A restarted shard does not look at what a node has received already."""
+
+    def _want_unless_sent(self, node: str, state: KeyState) -> None:
+        self._want(node, state, wanted=True)
+
+
+class LoserTakesItsColumns(CheckedShard):
+    """A column that the winner left alone is not sent on from the write that it beat."""
+
+    def _decide(self, state: KeyState, write: Version) -> Decision:
+        decision = super()._decide(state, write)
+        if decision.conflict:
+            decision.version.layers = decision.version.layers[:1]
+        return decision
 
 
 class ResumesAtProgress(CheckedShard):
@@ -238,6 +265,9 @@ MUTATIONS = [
     _mutation(CutTooHigh),
     _mutation(CopiesAreWrites),
     _mutation(KeptRowsStay),
+    _mutation(KeptRowsGoTwice),
+    _mutation(SentAgainAfterRestart),
+    _mutation(LoserTakesItsColumns),
     _mutation(ColumnsForgetTheirWriter, "merge_fields"),
     _mutation(EveryColumnChanged, "merge_fields"),
 ]

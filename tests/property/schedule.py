@@ -7,12 +7,17 @@ is the state machine; real databases are the conformance and chaos suites' busin
     no lost update    no write saw the surviving one (or anything it covers) and followed it
     no false alarm    a conflict is only reported for two writes neither of which saw the other
     nothing left      no key stays on its way
+    once              where each key is written at one node only, no other is sent the same version twice
+
+Some schedules leave the last column of an update out of the log where it did not change, as PostgreSQL does
+with a large value. (On two nodes and not beside a copy: elsewhere, after a conflict, the column that was
+left out can still end up different.)
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from replication.change import Op
 from replication.conflict.decide import Decision
@@ -20,117 +25,8 @@ from replication.conflict.policy import load_policies
 from replication.conflict.rows import Arrival, KeyState
 from replication.conflict.shard import EchoedRow, Outgoing, Shard, ShardConfig
 from replication.conflict.version import ALL, Version
-from replication.marker import Marker
 from replication.position import Position
-
-TABLE = "t"
-FIELDS = 2
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one column of a row holds: the write that set it, and every write that it accounts for."""
-
-    ident: int = 0
-    covers: frozenset[int] = frozenset()
-
-
-Row = tuple[Cell, ...]
-EMPTY: Row = (Cell(),) * FIELDS
-Kept = list[tuple[str, bytes]] | None
-
-
-@dataclass(frozen=True)
-class Write:
-    ident: int
-    key: bytes
-    op: Op
-    changed: int
-    ts: int
-    node: str
-    saw: tuple[frozenset[int], ...]  # per column
-
-    def row(self, before: Row) -> Row:
-        mine = [Cell(self.ident, seen | {self.ident}) for seen in self.saw]
-        return tuple(
-            m if self.changed >> c & 1 else b for c, (m, b) in enumerate(zip(mine, before, strict=True))
-        )
-
-
-class Rows:
-    """Stands for a change batch: the attributes of `ChangeRows`, made of lists."""
-
-    def __init__(self, writes: list[Write], orders: list[int], images: list[Row]) -> None:
-        self.table = TABLE
-        self.batch = images
-        self.writes = writes
-        self.keys = [w.key for w in writes]
-        self.ops = [int(w.op) for w in writes]
-        self.times = [w.ts for w in writes]
-        self.orders = orders
-        self.have = [ALL] * len(writes)
-        self.changed = [w.changed for w in writes]
-
-    def select(self, indexes: list[int]) -> Rows:
-        pick = Rows([self.writes[i] for i in indexes], [self.orders[i] for i in indexes], [])
-        pick.batch = [self.batch[i] for i in indexes]
-        return pick
-
-
-@dataclass(frozen=True)
-class Sent:
-    """An apply transaction: the marker and the decided rows."""
-
-    marker: Marker
-    rows: list[tuple[bytes, Version, Row]]
-    copied: frozenset[bytes] | None = None  # of an initial copy: its answer is needed, and cannot be lost
-
-
-@dataclass
-class Database:
-    log: list[Rows | Sent | None] = field(default_factory=list)  # entry i is at position i + 1
-    rows: dict[bytes, Row] = field(default_factory=dict)
-    live: set[bytes] = field(default_factory=set)
-    marker: Marker = field(default_factory=lambda: Marker("g", 0, 1, 0, 0))
-    epoch: int = 0
-
-    def write(self, writes: list[Write]) -> None:
-        images = []
-        for w in writes:
-            self.rows[w.key] = w.row(self.rows.get(w.key, EMPTY))
-            (self.live.discard if w.op is Op.DELETE else self.live.add)(w.key)
-            images.append(self.rows[w.key])
-        self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images))
-
-    def copy(self, node: str) -> list[Write]:
-        """Read all rows, as a chunk that nothing changes while it is read."""
-        keys = sorted(self.live)
-        saw = {k: tuple(c.covers | {c.ident} for c in self.rows[k]) for k in keys}
-        reads = [Write(0, k, Op.READ, (1 << FIELDS) - 1, 0, node, saw[k]) for k in keys]
-        if reads:
-            self.log.append(Rows(reads, [len(self.log) + 1] * len(reads), [self.rows[k] for k in keys]))
-        return reads
-
-    def forget_copies(self) -> None:
-        """Copied rows are not in the log: who reads it again does not find them."""
-        self.log = [None if isinstance(e, Rows) and e.writes[0].op is Op.READ else e for e in self.log]
-
-    def apply(self, batch: Sent) -> Kept:
-        """Commit a batch, unless a newer incarnation fenced it off or its predecessor is missing.
-
-        Returns:
-            what was kept, or None when it was refused.
-        """
-        if batch.marker.epoch != self.epoch or batch.marker.after != self.marker.seq:
-            return None
-        kept = [key for key in batch.copied or () if key in self.live]
-        rows = [r for r in batch.rows if r[0] not in kept]
-        self.marker = batch.marker
-        self.log.append(replace(batch, rows=rows))
-        for key, version, row in rows:
-            self.rows[key] = row
-            (self.live.discard if version.op is Op.DELETE else self.live.add)(key)
-        return [(TABLE, key) for key in kept]
+from tests.property.databases import EMPTY, FIELDS, TABLE, Cell, Database, Row, Rows, Sent, Write
 
 
 class CheckedShard(Shard):
@@ -171,8 +67,8 @@ class CheckedShard(Shard):
             return tuple(Cell(write.ident, c) for c in covers)
         cells = []
         for c in range(FIELDS):
-            layer = next(la for la in version.layers if la.mask >> c & 1)
-            cells.append(Cell(layer.rows[layer.index][c].ident, covers[c]))
+            layer = next((la for la in version.layers if la.mask >> c & 1), None)
+            cells.append(Cell(layer and layer.rows[layer.index][c].ident, covers[c]))
         return tuple(cells)
 
 
@@ -203,12 +99,17 @@ class Schedule:
         self.conflicts: set[tuple[Write, Write]] = set()
         self.in_flight: list[tuple[str, Sent]] = []
         self.copies = scenario.seed % 4 == 3
+        self.merge = "merge_fields" in scenario.policies
+        self.toast = scenario.nodes == 2 and not self.merge and scenario.seed % 5 == 4 and not self.copies
+        self.owned = scenario.seed % 7 == 6
+        self.deletes = not (self.merge or self.toast) or scenario.seed % 20 < 10
         if self.copies:  # the nodes differ before the group begins
             for n, db in enumerate(self.dbs.values(), 1):
                 db.rows = {k: (Cell(-n), Cell(-n)) for k in self.keys}
                 db.live = set(self.keys)
         self.answers: list[tuple[str, int, list[tuple[str, bytes]]]] = []
         self.crashes = 0
+        self.fetched = False
         self.shard = self.start()
 
     def start(self) -> CheckedShard:
@@ -216,9 +117,6 @@ class Schedule:
         for db in self.dbs.values():
             db.epoch = epoch
             db.forget_copies()
-        merge = "merge_fields" in self.s.policies
-        self.merge = merge
-        self.deletes = not merge or self.s.seed % 2 == 0
         config = ShardConfig(
             "g", 0, 1, {n: i for i, n in enumerate(self.names)}, {TABLE: load_policies(self.s.policies)},
             self.s.pipeline,
@@ -228,21 +126,25 @@ class Schedule:
         return shard
 
     def write(self, node: str, step: int) -> None:
-        db, writes = self.dbs[node], []
-        for key in self.rng.sample(self.keys, self.rng.randint(1, len(self.keys))):
+        db, writes, keys = self.dbs[node], [], self.keys
+        if self.owned:
+            keys = keys[self.names.index(node) :: len(self.names)]
+        for key in self.rng.sample(keys, self.rng.randint(min(1, len(keys)), len(keys))):
             row = db.rows.get(key, EMPTY)
             op = self.rng.choice([Op.INSERT, Op.UPDATE, Op.UPDATE, Op.DELETE if self.deletes else Op.INSERT])
-            partly = self.merge and op is Op.UPDATE
-            changed = self.rng.choice([1, 2, 3]) if partly else (1 << FIELDS) - 1
+            partly = op is Op.UPDATE and (self.merge or (self.toast and key in db.live))
+            changed = self.rng.choice([1, 2, 3] if self.merge else [1, 3]) if partly else (1 << FIELDS) - 1
             write = Write(
                 len(self.writes) + 1, key, op, changed, step + self.skew[node] + self.rng.randint(-2, 2),
                 node,
                 tuple(c.covers | {c.ident} - {0} for c in row),
+                changed if self.toast and partly else ALL,
             )  # fmt: skip
             self.writes.append(write)
             writes.append(write)
             self.truth[node, len(db.log) + 1, key] = write
-        db.write(writes)
+        if writes:
+            db.write(writes)
 
     def copy(self, node: str) -> None:
         for read in self.dbs[node].copy(node):
@@ -269,7 +171,8 @@ class Schedule:
     def echoed(self, entry: Sent) -> list[EchoedRow]:
         rows = []
         for key, v, row in entry.rows:
-            layers = () if v.op is Op.DELETE else (replace_layer(row),)
+            shown = v.op is not Op.DELETE and not (self.toast and key in entry.hidden)
+            layers = (replace_layer(row),) if shown else ()
             version = Version(v.node, v.order, v.time, v.op, {}, layers, rank=v.rank)
             self.shard.learn(version, tuple(c.covers for c in row))
             rows.append(EchoedRow(TABLE, key, version))
@@ -288,12 +191,30 @@ class Schedule:
         """Try any batch on its way; one that came before its predecessor stays on its way."""
         name, batch = self.in_flight.pop(self.rng.randrange(len(self.in_flight)))
         live = batch.marker.epoch == self.shard.epoch
-        kept = self.dbs[name].apply(batch)
+        whole = self.complete(self.dbs[name], batch)
+        kept = self.dbs[name].apply(whole)
         if kept is not None:
             if live and (batch.copied is not None or self.rng.random() < 0.7):
                 self.answers.append((name, batch.marker.seq, kept))
         elif live:
             self.in_flight.append((name, batch))
+
+    def complete(self, target: Database, batch: Sent) -> Sent:
+        """Fill in what a row lacks: from the target's own row, or the whole from where it was written."""
+        rows = []
+        for key, version, row in batch.rows:
+            lacking = [c.ident is None for c in row]
+            source = target if key in target.live and not all(lacking) else self.dbs[version.node]
+            if any(lacking) and key not in source.live:
+                continue  # gone there too: its delete is on its way
+            self.fetched |= any(lacking) and source is not target
+            held = source.rows.get(key, EMPTY)
+            if source is not target:
+                lacking = [any(lacking)] * FIELDS
+            cells = zip(row, held, lacking, strict=True)
+            full = tuple(Cell(h.ident, h.covers | c.covers) if lacks else c for c, h, lacks in cells)
+            rows.append((key, version, full))
+        return replace(batch, rows=rows)
 
     def answer(self) -> None:
         self.shard.on_ack(*self.answers.pop(self.rng.randrange(len(self.answers))))
@@ -343,19 +264,27 @@ class Schedule:
         raise AssertionError(f"{self.s}: never quiet")
 
     def check(self) -> None:
+        exempt = {w for pair in self.conflicts for w in pair} if self.toast else set()
         for key in self.keys:
             held = {n: tuple(c.ident for c in db.rows.get(key, EMPTY)) for n, db in self.dbs.items()}
             assert len(set(held.values())) == 1, f"{self.s}: {key!r} diverged: {held}"
             for column, winner in enumerate(held[self.names[0]]):
-                # an update that beats a delete brings back its row as it saw it, other columns included
-                for other in self.writes if winner and not (self.merge and self.deletes) else ():
+                # an update that beats a delete brings back its row as it saw it, other columns included;
+                # a column that the winner left alone is that of a write which it beat, of any if of several
+                partly = self.merge or self.toast
+                for other in self.writes if winner and not (self.deletes and partly) else ():
                     followed = (
                         other.key == key and other.changed >> column & 1 and winner in other.saw[column]
-                    )
+                    ) and other not in exempt
                     assert not followed, f"{self.s}: {key!r}[{column}] kept {winner} though {other} followed"
-        for left, right in self.conflicts:
+        # a row that was read where it was written may be newer than what its reader is said to have seen
+        for left, right in self.conflicts if not self.fetched else ():
             blind = not seen(left, right) and not seen(right, left)
             assert blind, f"{self.s}: false conflict {left} {right}"
+        if self.owned and not self.merge:
+            assert not self.conflicts, f"{self.s}: conflicts: {self.conflicts}"
+            again = {n: db.again for n, db in self.dbs.items()}
+            assert not any(again.values()), f"{self.s}: applied again: {again}"
         assert self.shard.idle, f"{self.s}: unfinished keys remain: {self.shard.keys}"
         assert not any(self.shard.backlog(n) for n in self.names), f"{self.s}: rows remain"
 

@@ -1,0 +1,129 @@
+"""What the schedules run against: databases, each a list for a log and a dictionary for rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from replication.change import Op
+from replication.conflict.version import ALL, Version
+from replication.marker import Marker
+
+TABLE = "t"
+FIELDS = 2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one column of a row holds: the write that set it, and every write that it accounts for.
+
+    In a row to be written, `ident` is None where the version does not hold the column.
+    """
+
+    ident: int | None = 0
+    covers: frozenset[int] = frozenset()
+
+
+Row = tuple[Cell, ...]
+EMPTY: Row = (Cell(),) * FIELDS
+Kept = list[tuple[str, bytes]] | None
+
+
+@dataclass(frozen=True)
+class Write:
+    ident: int
+    key: bytes
+    op: Op
+    changed: int
+    ts: int
+    node: str
+    saw: tuple[frozenset[int], ...]  # per column
+    have: int = ALL
+
+    def row(self, before: Row) -> Row:
+        mine = [Cell(self.ident, seen | {self.ident}) for seen in self.saw]
+        return tuple(
+            m if self.changed >> c & 1 else b for c, (m, b) in enumerate(zip(mine, before, strict=True))
+        )
+
+
+class Rows:
+    """Stands for a change batch: the attributes of `ChangeRows`, made of lists."""
+
+    def __init__(self, writes: list[Write], orders: list[int], images: list[Row]) -> None:
+        self.table = TABLE
+        self.batch = images
+        self.writes = writes
+        self.keys = [w.key for w in writes]
+        self.ops = [int(w.op) for w in writes]
+        self.times = [w.ts for w in writes]
+        self.orders = orders
+        self.have = [w.have for w in writes]
+        self.changed = [w.changed for w in writes]
+
+    def select(self, indexes: list[int]) -> Rows:
+        pick = Rows([self.writes[i] for i in indexes], [self.orders[i] for i in indexes], [])
+        pick.batch = [self.batch[i] for i in indexes]
+        return pick
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An apply transaction: the marker and the decided rows."""
+
+    marker: Marker
+    rows: list[tuple[bytes, Version, Row]]
+    copied: frozenset[bytes] | None = None  # of an initial copy: its answer is needed, and cannot be lost
+    hidden: frozenset[bytes] = frozenset()  # the log does not show these rows, or a part of them only
+
+
+@dataclass
+class Database:
+    log: list[Rows | Sent | None] = field(default_factory=list)  # entry i is at position i + 1
+    rows: dict[bytes, Row] = field(default_factory=dict)
+    live: set[bytes] = field(default_factory=set)
+    marker: Marker = field(default_factory=lambda: Marker("g", 0, 1, 0, 0))
+    epoch: int = 0
+    applied: dict[bytes, tuple[str, int, Row]] = field(default_factory=dict)  # since its last own write
+    again: int = 0  # rows that were applied although the node held just that
+
+    def write(self, writes: list[Write]) -> None:
+        images = []
+        for w in writes:
+            self.rows[w.key] = w.row(self.rows.get(w.key, EMPTY))
+            self.applied.pop(w.key, None)
+            (self.live.discard if w.op is Op.DELETE else self.live.add)(w.key)
+            images.append(self.rows[w.key])
+        self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images))
+
+    def copy(self, node: str) -> list[Write]:
+        """Read all rows, as a chunk that nothing changes while it is read."""
+        keys = sorted(self.live)
+        saw = {k: tuple(c.covers | {c.ident} for c in self.rows[k]) for k in keys}
+        reads = [Write(0, k, Op.READ, (1 << FIELDS) - 1, 0, node, saw[k]) for k in keys]
+        if reads:
+            self.log.append(Rows(reads, [len(self.log) + 1] * len(reads), [self.rows[k] for k in keys]))
+        return reads
+
+    def forget_copies(self) -> None:
+        """Copied rows are not in the log: who reads it again does not find them."""
+        self.log = [None if isinstance(e, Rows) and e.writes[0].op is Op.READ else e for e in self.log]
+
+    def apply(self, batch: Sent) -> Kept:
+        """Commit a batch, unless a newer incarnation fenced it off or its predecessor is missing.
+
+        Returns:
+            what was kept, or None when it was refused.
+        """
+        if batch.marker.epoch != self.epoch or batch.marker.after != self.marker.seq:
+            return None
+        kept = [key for key in batch.copied or () if key in self.live]
+        rows = [r for r in batch.rows if r[0] not in kept]
+        self.marker = batch.marker
+        same = {k for k, _, row in rows if row[-1].ident == self.rows.get(k, EMPTY)[-1].ident}
+        self.log.append(replace(batch, rows=rows, hidden=frozenset(same)))
+        for key, version, row in rows:
+            self.again += self.applied.get(key) == (version.node, version.order, row)
+            self.applied[key] = (version.node, version.order, row)
+            self.rows[key] = row
+            (self.live.discard if version.op is Op.DELETE else self.live.add)(key)
+        return [(TABLE, key) for key in kept]
