@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 WORKERS ?= 2
 
-.PHONY: help demo test lint lock clean bench soak
+.PHONY: help demo test lint lock clean bench soak docs
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -37,6 +37,9 @@ lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: $(STAMP)  ## make docs/types.md from the code
+	@$(BIN)/python -m cluster.type_table > docs/types.md
 
 lock: $(STAMP)  ## resolve pyproject.toml again
 	@$(BIN)/python -m pip install --quiet uv

@@ -6,18 +6,20 @@ none. Mistakes that only show once the databases are asked are reported like tho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.config import GroupConfig, InvalidConfig
 from cluster.config_nodes import UNDECLARED_ENGINES
 from cluster.config_reader import Problem, suggest
 from replication.batch import APPLY_COLUMNS
 from replication.change import SYSTEM_COLUMNS
+from replication.declared import second_digits
 from replication.engine import Catalog
 from replication.engines import load_engine
 from replication.key import KEY_KINDS
+from replication.narrowing import CLOCKS, MICROSECONDS
 from replication.schema import Table, TableMapping, TableSchema
 
 RESERVED_COLUMNS = frozenset(
@@ -33,11 +35,13 @@ class Topology:
     Attributes:
         tables: in the configuration's order.
         declared_by: for each table, the node whose schema is used.
+        schemas: for each table what every node declares that has it.
         missing: for each node, the tables it does not have.
     """
 
     tables: tuple[Table, ...]
     declared_by: Mapping[str, str]
+    schemas: Mapping[str, Mapping[str, TableSchema]]
     missing: Mapping[str, frozenset[str]]
 
     def table(self, name: str) -> Table:
@@ -82,6 +86,7 @@ def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topol
     """
     tables: list[Table] = []
     declared_by: dict[str, str] = {}
+    schemas: dict[str, Mapping[str, TableSchema]] = {}
     missing: dict[str, set[str]] = {node: set() for node in catalogs}
     problems: list[Problem] = []
     for mapping in config.tables:
@@ -104,11 +109,13 @@ def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topol
             problems.append(
                 config.problem(f"tables.{mapping.name}.initial", message, "name a node that has it")
             )
-        tables.append(Table(mapping, schema))
+        tables.append(Table(mapping, _with_digits(config, schema, declaring)))
         declared_by[mapping.name] = node
+        schemas[mapping.name] = dict(declaring)
     if problems:
         raise InvalidConfig(problems)
-    return Topology(tuple(tables), declared_by, {node: frozenset(names) for node, names in missing.items()})
+    lacking = {node: frozenset(names) for node, names in missing.items()}
+    return Topology(tuple(tables), declared_by, schemas, lacking)
 
 
 def create_missing_tables(config: GroupConfig, catalogs: Mapping[str, Catalog], topology: Topology) -> None:
@@ -117,6 +124,20 @@ def create_missing_tables(config: GroupConfig, catalogs: Mapping[str, Catalog], 
         for name in sorted(names):
             source = config.node(topology.declared_by[name]).engine
             catalogs[node].create_table(topology.table(name), source)
+
+
+def _with_digits(
+    config: GroupConfig, schema: TableSchema, declaring: Sequence[tuple[str, TableSchema]]
+) -> TableSchema:
+    """The schema with the digits of the second that nodes keep, where they are fewer than six."""
+    digits: dict[str, dict[str, int]] = {column.name: {} for column in schema.columns}
+    for node, found in declaring:
+        for column in found.columns:
+            kept = second_digits(column.type.native, config.node(node).engine)
+            if column.name in digits and column.type.kind in CLOCKS and kept < MICROSECONDS:
+                digits[column.name][node] = kept
+    columns = tuple(replace(c, digits=digits[c.name]) if digits[c.name] else c for c in schema.columns)
+    return replace(schema, columns=columns)
 
 
 def _undeclared(config: GroupConfig, mapping: TableMapping) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, TypeVar
 
@@ -93,6 +93,52 @@ def split(table: Table, rows: pa.RecordBatch) -> Parts:
     return Parts(_keyed(table, rows.filter(deleted)), partial, whole)
 
 
+def beyond(column: pa.Array, checks: Iterable[tuple[pa.Array, str]]) -> dict[int, str]:
+    """By row, the first reason why a value cannot be written as it is; nulls never are in the way.
+
+    Args:
+        column: the values.
+        checks: where they are bad (null where they are null), and why.
+    """
+    found: dict[int, str] = {}
+    for bad, why in checks:
+        flags = pc.fill_null(bad, False)
+        if flags.true_count:
+            for i in pc.indices_nonzero(flags).to_pylist():
+                found.setdefault(i, f"{_shown(column[i])} {why}")
+    return found
+
+
+def without_unwritable(
+    table: Table,
+    rows: pa.RecordBatch,
+    columns: Iterable[int],
+    why: Callable[[int, pa.Array], dict[int, str]],
+    found: Findings,
+) -> pa.RecordBatch:
+    """The rows without those that a column would change in silence, which are held.
+
+    Args:
+        table: the table.
+        rows: an apply batch.
+        columns: indexes of the columns to write.
+        why: by row the reason, for the values of a column; see `beyond`.
+        found: told which rows are held.
+    """
+    if not rows.num_rows:
+        return rows
+    bad: dict[int, str] = {}
+    for i in columns:
+        name = table.schema.columns[i].name
+        for row, reason in why(i, rows.column(name)).items():
+            bad.setdefault(row, f"{name}: {reason}")
+    if not bad:
+        return rows
+    keys = rows.column("_key")
+    found.held += [HeldRow(table.name, keys[i].as_py(), reason) for i, reason in sorted(bad.items())]
+    return rows.take(pa.array([i for i in range(rows.num_rows) if i not in bad], pa.int64()))
+
+
 def write_what_passes(work: Sequence[W], attempt: Callable[[W], str | None]) -> list[HeldRow]:
     """Write everything but the rows that are refused, which are found by trying halves.
 
@@ -120,6 +166,13 @@ def _halves(work: W, attempt: Callable[[W], str | None]) -> list[tuple[W, str]]:
         return [(work, why)]
     half = len(work) // 2
     return _halves(work.slice(0, half), attempt) + _halves(work.slice(half, len(work) - half), attempt)
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return f"{value.as_py()!r:.60}"
+    except (ValueError, OverflowError):  # beyond what Python's dates hold
+        return "the value"
 
 
 def _keyed(table: Table, rows: pa.RecordBatch) -> pa.RecordBatch:

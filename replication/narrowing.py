@@ -4,10 +4,13 @@ The rule for a value that two nodes hold: it is the same if each one's value, na
 node can hold, means the same. So PostgreSQL keeps its microseconds although MongoDB keeps
 milliseconds, and `verify` finds no difference. Declared narrowings:
 
-    memory, mysql, postgres   none: they hold a value as it is, or refuse it
-    mongodb            timestamp, timestamptz   down to the millisecond (BSON date); infinities stay
-                       numeric                  34 significant digits, half to even (IEEE 754 decimal128)
-                       json                     a bare JSON null is null
+    memory, mysql, postgres   time, timestamp, timestamptz   down to the declared digits of the second
+    mongodb                   timestamp, timestamptz         down to the millisecond (BSON date)
+                              numeric                        cut to 34 significant digits (decimal128)
+                              json                           a bare JSON null is null
+
+Down and cut, never to the nearest: what is narrowed has no more digits before the point than it had, and
+no value becomes one of the next second or year. Infinities stay.
 
 Everything works on whole columns; Python touches single values only where the text of JSON or an overlong
 number must be read.
@@ -16,7 +19,8 @@ number must be read.
 from __future__ import annotations
 
 import json
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from collections.abc import Iterable
+from decimal import ROUND_DOWN, Context, Decimal
 from typing import Any
 
 import numpy as np
@@ -24,19 +28,25 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replication.schema import Column
 from replication.types import CanonicalType, Kind
 
+MICROSECONDS = 6
+"""Digits of the second that canonical times have."""
+MILLISECONDS = 3
+"""Those that BSON's dates have."""
+CLOCKS = frozenset({Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
+"""Kinds with digits of the second."""
 DECIMAL128_DIGITS = 34
-_DECIMAL128 = Context(
-    prec=DECIMAL128_DIGITS, rounding=ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[]
-)
+_DECIMAL128 = Context(prec=DECIMAL128_DIGITS, rounding=ROUND_DOWN, Emin=-6143, Emax=6144, clamp=1, traps=[])
+_DECIMAL128_GREATEST = 6144
 _INT64 = np.iinfo(np.int64)
 _NAN_BITS = np.float64("nan").view(np.int64)
 _ORJSON_UNSAFE = r"[0-9]{16}|[0-9][.eE]|-0\b|\\u[dD]"
 """JSON whose numbers orjson would round or spell otherwise than `_number`, and lone surrogates."""
 
 
-def narrow(column: pa.Array, type: CanonicalType, engine: str) -> pa.Array:
+def narrow(column: pa.Array, type: CanonicalType, engine: str, digits: int = MICROSECONDS) -> pa.Array:
     """What a column's values look like after a node of `engine` has held them.
 
     Idempotent. Nulls stay null; the Arrow type stays `type.arrow`. The column itself comes back when
@@ -46,16 +56,58 @@ def narrow(column: pa.Array, type: CanonicalType, engine: str) -> pa.Array:
         column: canonical values.
         type: the column's canonical type.
         engine: the engine's name, as in `NodeConfig.engine`.
+        digits: how many digits of the second the node's column keeps.
     """
+    column = floored(column, type, digits)
     if engine != "mongodb":
         return column
     if type.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-        return _floor_to_milliseconds(column)
+        return floored(column, type, MILLISECONDS)
     if type.kind is Kind.NUMERIC:
-        return _round_to_decimal128(column)
+        return _cut_to_decimal128(column)
     if type.kind is Kind.JSON:
         return _null_for_json_null(column)
     return column
+
+
+def narrower(column: Column, node: str, engines: Iterable[str]) -> frozenset[tuple[str, int]]:
+    """The forms in which a value of this column may come back to a node that holds it in a wider one.
+
+    Args:
+        column: the column.
+        node: the node's name.
+        engines: those of the other nodes.
+
+    Returns:
+        engines and digits of the second, see `narrow`.
+    """
+    own = column.digits.get(node, MICROSECONDS)
+    coarse = {d for other, d in column.digits.items() if other != node and d < own}
+    return frozenset((engine, MICROSECONDS) for engine in engines) | {("", d) for d in coarse}
+
+
+def coarser(column: Column, node: str, engines: Iterable[str]) -> list[int]:
+    """The digits of the second that other nodes keep of this column, where they are fewer than its own."""
+    own = column.digits.get(node, MICROSECONDS)
+    digits = {d for other, d in column.digits.items() if other != node}
+    if "mongodb" in engines and column.type.kind is not Kind.TIME:
+        digits.add(MILLISECONDS)
+    return sorted(d for d in digits if d < own) if column.type.kind in CLOCKS else []
+
+
+def floored(column: pa.Array, type: CanonicalType, digits: int) -> pa.Array:
+    """A column's times down to so many digits of the second; the column itself if nothing changes."""
+    if digits >= MICROSECONDS or type.kind not in CLOCKS:
+        return column
+    unit = 10 ** (MICROSECONDS - digits)
+    micros = pc.fill_null(column.view(pa.int64()), 0).to_numpy(zero_copy_only=False)
+    rest = np.mod(micros, unit)
+    # The infinities, and what could not be floored within 64 bits.
+    rest[(micros < _INT64.min + unit) | (micros == _INT64.max)] = 0
+    if not rest.any():
+        return column
+    mask = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    return pa.array(micros - rest, pa.int64(), mask=mask).view(column.type)
 
 
 def comparable(column: pa.Array, type: CanonicalType) -> pa.Array:
@@ -81,24 +133,13 @@ def comparable(column: pa.Array, type: CanonicalType) -> pa.Array:
             return column
 
 
-def _floor_to_milliseconds(column: pa.Array) -> pa.Array:
-    micros = pc.fill_null(column.view(pa.int64()), 0).to_numpy(zero_copy_only=False)
-    rest = np.mod(micros, 1000)
-    # The infinities, and what could not be floored within 64 bits.
-    rest[(micros < _INT64.min + 1000) | (micros == _INT64.max)] = 0
-    if not rest.any():
-        return column
-    mask = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    return pa.array(micros - rest, pa.int64(), mask=mask).view(column.type)
-
-
-def _round_to_decimal128(column: pa.Array) -> pa.Array:
+def _cut_to_decimal128(column: pa.Array) -> pa.Array:
     # Fewer characters than that cannot have too many digits, nor leave the range of exponents.
     suspect = pc.fill_null(pc.greater(pc.binary_length(column), DECIMAL128_DIGITS), False)
     if not suspect.true_count:
         return column
-    rounded = pa.array([_decimal128(v) for v in column.filter(suspect).to_pylist()], column.type)
-    return pc.replace_with_mask(column, suspect, rounded)
+    cut = pa.array([_decimal128(v) for v in column.filter(suspect).to_pylist()], column.type)
+    return pc.replace_with_mask(column, suspect, cut)
 
 
 def _null_for_json_null(column: pa.Array) -> pa.Array:
@@ -108,9 +149,10 @@ def _null_for_json_null(column: pa.Array) -> pa.Array:
 
 def _decimal128(text: str) -> str:
     value = Decimal(text)
-    rounded = _DECIMAL128.plus(value)
-    # Beyond decimal128's largest value: the node refuses it, so there is no narrowed form.
-    return text if rounded == value or not rounded.is_finite() else format(rounded, "f")
+    if not value.is_finite() or value.adjusted() > _DECIMAL128_GREATEST:
+        return text  # beyond decimal128's largest value: the node refuses it, so there is no narrowed form
+    cut = _DECIMAL128.plus(value)
+    return text if cut == value else format(cut, "f")
 
 
 def _normal_numeric(column: pa.Array) -> pa.Array:

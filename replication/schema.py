@@ -20,6 +20,7 @@ class Column:
         nullable: whether the node that declared it accepts null.
         generated: computed by the database (stored or virtual); read but never written.
         default: the default expression in the declaring engine's dialect, or None.
+        digits: node name to the digits of the second that it keeps, for nodes that keep fewer than six.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Column:
     nullable: bool = True
     generated: bool = False
     default: str | None = None
+    digits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.errors import Terminal
-from replication.narrowing import comparable, narrow
+from replication.narrowing import MICROSECONDS, comparable, narrow
 from replication.paging import last_key
 from replication.schema import Table
 from replication.types import CanonicalType
@@ -154,22 +154,28 @@ def compare_rows(table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordB
         keys = part_a.column("_key")
         for column in table.schema.columns:
             mask = differing(
-                part_a.column(column.name), part_b.column(column.name), column.type, a.engine, b.engine
+                part_a.column(column.name),
+                part_b.column(column.name),
+                column.type,
+                (a.engine, column.digits.get(a.node, MICROSECONDS)),
+                (b.engine, column.digits.get(b.node, MICROSECONDS)),
             )
             for i in np.flatnonzero(mask):
                 found.setdefault(keys[int(i)].as_py(), set()).add(column.name)
     return _describe(table, nodes, parts, found) if found else []
 
 
-def differing(a: pa.Array, b: pa.Array, type: CanonicalType, engine_a: str, engine_b: str) -> Mask:
+def differing(
+    a: pa.Array, b: pa.Array, type: CanonicalType, form_a: tuple[str, int], form_b: tuple[str, int]
+) -> Mask:
     """Where two columns differ, row by row.
 
     Args:
-        a: canonical values as a node of `engine_a` holds them.
-        b: as many values as a node of `engine_b` holds them.
+        a: canonical values as one node holds them.
+        b: as many values as another one holds them.
         type: the column's canonical type.
-        engine_a: name of the engine.
-        engine_b: name of the engine.
+        form_a: the first node's engine, and the digits of the second that it keeps.
+        form_b: the other's.
     """
     mask = np.zeros(len(a), dtype=np.bool_)
     if a.equals(b):
@@ -177,8 +183,8 @@ def differing(a: pa.Array, b: pa.Array, type: CanonicalType, engine_a: str, engi
     suspect = np.flatnonzero(_unequal(a, b))
     if len(suspect) < len(a):
         a, b = a.take(pa.array(suspect)), b.take(pa.array(suspect))
-    a = comparable(narrow(a, type, engine_b), type)
-    b = comparable(narrow(b, type, engine_a), type)
+    a = comparable(narrow(a, type, *form_b), type)
+    b = comparable(narrow(b, type, *form_a), type)
     mask[suspect] = _unequal(a, b)
     return mask
 

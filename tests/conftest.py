@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.fixtures.mongodb",
     "tests.fixtures.postgres",
     "tests.fixtures.mysql",
+    "tests.fixtures.two_nodes",
 ]
 
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,7 +1,8 @@
 """Read the configuration, connect to every node, and say what would keep the group from starting.
 
-Nothing is changed on any node. Prints how every table is mapped, then what each node lacks and the
-statement that mends it.
+Nothing is changed on any node. Prints how every table is mapped: for each column its name and type on every
+node, what a node narrows and what it holds rows for; then what each node lacks and the statement that mends
+it.
 
 Example:
   sync-worker check -c sync.yaml
@@ -12,6 +13,7 @@ Exits 0 if the group can start, 1 if something must be mended first, 2 if a node
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cluster.config import GroupConfig
+    from cluster.mapping import Place
     from cluster.topology import Topology
     from replication.engine import Finding
     from replication.schema import NodeConfig, Table
+
+_PIPE_WIDTH = 1_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,13 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, and give the exit code."""
+    from cluster import mapping
     from cluster.topology import open_catalogs, read_topology
 
     config = load_config(args)
     with open_catalogs(config) as catalogs:
         topology = read_topology(config, catalogs)
         findings = {
-            node: [*_missing(config, topology, node), *catalog.preflight(_present(topology, node))]
+            node: [
+                *_missing(config, topology, node),
+                *mapping.findings(config, topology, node),
+                *catalog.preflight(_present(topology, node)),
+            ]
             for node, catalog in catalogs.items()
         }
     ready = not any(f.level == "error" for found in findings.values() for f in found)
@@ -48,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        report(config, topology, findings, Console(highlight=False, soft_wrap=True))
+        # A terminal wraps the cells; what reads a pipe wants its lines whole.
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        report(config, topology, findings, Console(highlight=False, soft_wrap=True, width=width))
     return OK if ready else FAILED
 
 
@@ -97,6 +109,8 @@ def local_name(node: NodeConfig, table: Table, column: str) -> str:
 def _print_table(config: GroupConfig, topology: Topology, table: Table, console: Console) -> None:
     from rich.table import Table as Grid
 
+    from cluster.mapping import places
+
     mapping = table.mapping
     heads = []
     for node in config.by_priority():
@@ -110,14 +124,29 @@ def _print_table(config: GroupConfig, topology: Topology, table: Table, console:
     for column in table.schema.columns:
         kind = column.type.kind + ("" if column.nullable else ", not null")
         kind += ", generated" if column.generated else ""
-        grid.add_row(column.name, kind, *(local_name(n, table, column.name) for n in config.by_priority()))
+        found = places(config, topology, table, column)
+        cells = [_cell(local_name(n, table, column.name), found.get(n.name)) for n in config.by_priority()]
+        grid.add_row(column.name, kind, *cells)
     console.print(grid)
     if mapping.exclude:
         console.print(f"never leaves its node: {', '.join(sorted(mapping.exclude))}", markup=False)
     console.print()
 
 
+def _cell(name: str, place: Place | None) -> str:
+    """A column on one node: its name and type, then what is not the same there."""
+    if place is None:
+        return name
+    lines = [f"{name} {place.native}".rstrip()]
+    if place.pairing.rule:
+        lines.append(f"{place.pairing.verdict}: {place.pairing.rule}")
+    lines += [f"held: {held}" for held in place.pairing.held]
+    return "\n".join(lines)
+
+
 def _table_json(config: GroupConfig, topology: Topology, table: Table) -> dict[str, Any]:
+    from cluster.mapping import places
+
     mapping = table.mapping
     return {
         "table": table.name,
@@ -141,6 +170,15 @@ def _table_json(config: GroupConfig, topology: Topology, table: Table) -> dict[s
                 "nullable": column.nullable,
                 "generated": column.generated,
                 "names": {node.name: local_name(node, table, column.name) for node in config.nodes},
+                "nodes": {
+                    node: {
+                        "type": place.declaration.type.native,
+                        "verdict": place.pairing.verdict.value,
+                        "rule": place.pairing.rule,
+                        "held": list(place.pairing.held),
+                    }
+                    for node, place in places(config, topology, table, column).items()
+                },
             }
             for column in table.schema.columns
         ],

@@ -118,6 +118,7 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> Gro
 
 def _ready_tables(config: GroupConfig) -> tuple[Table, ...] | None:
     """Create what is missing and run preflight; None when a node cannot take part."""
+    from cluster.mapping import findings
     from cluster.topology import create_missing_tables, open_catalogs, read_topology
 
     with open_catalogs(config) as catalogs:
@@ -126,7 +127,7 @@ def _ready_tables(config: GroupConfig) -> tuple[Table, ...] | None:
             create_missing_tables(config, catalogs, topology)
         errors = 0
         for node, catalog in catalogs.items():
-            for f in catalog.preflight(topology.tables):
+            for f in [*findings(config, topology, node), *catalog.preflight(topology.tables)]:
                 errors += f.level == "error"
                 detail = {"node": node, "subject": f.subject, "finding": f.message, "remedy": f.remedy}
                 log.log(logging.ERROR if f.level == "error" else logging.WARNING, "preflight", extra=detail)

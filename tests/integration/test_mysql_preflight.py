@@ -56,21 +56,6 @@ def test_remedies_work(database: Database, ddl: str, message: str, level: str) -
     assert not [f for f in database.findings(mapping("t")) if message in f.message]
 
 
-@pytest.mark.parametrize(
-    "native", ["timestamp without time zone", "timestamp(3) without time zone", "datetime(2)"]
-)
-def test_parts_of_a_second_that_would_be_lost(database: Database, native: str) -> None:
-    database.sql("CREATE TABLE t (id int PRIMARY KEY, at datetime(1))")
-    table = database.table(mapping("t"))
-    column = replace(table.schema.columns[1], type=CanonicalType(Kind.TIMESTAMP, native))
-    wider = Table(table.mapping, replace(table.schema, columns=(table.schema.columns[0], column)))
-    (finding,) = database.catalog.preflight([wider])
-    assert (finding.level, "digits of the second" in finding.message) == ("error", True)
-    database.sql(finding.remedy)
-    assert database.catalog.preflight([wider]) == []
-    assert database.findings(mapping("t")) == []
-
-
 def test_what_cannot_be_mended_by_a_statement(database: Database) -> None:
     database.sql("CREATE TABLE t (id double PRIMARY KEY, n int, needed int NOT NULL)")
     table = database.table(mapping("t", exclude=frozenset({"needed"})))

@@ -92,9 +92,6 @@ HELD: list[tuple[str, Kind, Any, str]] = [
     ("bit(8)", Kind.OPAQUE, "111111111", "is not 8 bits"),
     ("year", Kind.INT16, 70, "no year from 1901 to 2155"),
     ("year", Kind.INT16, 1900, "no year from 1901 to 2155"),
-    ("time", Kind.TIME, time(1, 2, 3, 500_000), "finer than time(0)"),
-    ("datetime", Kind.TIMESTAMP, datetime(2024, 1, 1, 0, 0, 0, 1), "finer than datetime(0)"),  # noqa: DTZ001
-    ("datetime(3)", Kind.TIMESTAMP, datetime(2024, 1, 1, 0, 0, 0, 1), "finer than datetime(3)"),  # noqa: DTZ001
     ("timestamp(6) NULL", Kind.TIMESTAMPTZ, datetime(1970, 1, 1, tzinfo=UTC), "1292"),
     ("timestamp(6) NULL", Kind.TIMESTAMPTZ, datetime(2039, 1, 1, tzinfo=UTC), "1292"),
     ("json", Kind.JSON, "{", "3140"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import psycopg
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pytest
 
 from replication.change import Op
 from replication.narrowing import narrow
+from replication.schema import Table, TableSchema
 from replication.types import CanonicalType, Kind
 from tests.fixtures.postgres_node import PostgresNode, mapping
 
@@ -261,3 +264,27 @@ def test_values_beyond_the_other_engines_calendar_survive_a_delete(postgres_db: 
         keys = node.columns("t").column("_key").combine_chunks()
         node.apply_columns("t", {"_key": keys, "_op": pa.array([Op.DELETE] * 3, pa.int8())})
         assert node.sql("SELECT * FROM t") == []
+
+
+def test_what_a_column_would_change_in_silence_is_held(postgres_db: str) -> None:
+    """The server rounds and cuts these without a word; one row each, and a good one."""
+    ddl = """CREATE TABLE t (id int PRIMARY KEY, n numeric(6,2), tens numeric(4,-1), r real, v varchar(3),
+        c char(3), name name, at timestamp(2))"""
+    with PostgresNode(postgres_db, ddl, [mapping("t")]) as node:
+        table = node.tables["t"]
+        columns = tuple(
+            replace(c, type=CanonicalType(Kind.FLOAT64)) if c.name == "r" else c for c in table.schema.columns
+        )
+        node.tables["t"] = Table(table.mapping, TableSchema("t", columns, ("id",)))
+        good = {"n": "1.50", "tens": "120", "r": 0.5, "v": "ab ", "c": "abc", "name": "x" * 63}
+        bad = {"n": "1.234", "tens": "125", "r": 0.1, "v": "abc ", "c": "ab ", "name": "x" * 64}
+        rows = [{"id": i, **good, name: value} for i, (name, value) in enumerate(bad.items())]
+        rows.append({"id": 9, **good, "r": float("nan"), "at": datetime(2024, 1, 1, 23, 59, 59, 999_999)})  # noqa: DTZ001
+        for have in (None, b"\xff"):
+            applied = node.apply("t", [{"_have": have, **row} for row in rows])
+            reasons = [h.reason for h in applied.held]
+            assert [reason.partition(":")[0] for reason in reasons] == list(bad)
+            assert "more digits than numeric(6,2) keeps" in reasons[0]
+        assert node.sql("SELECT id, n, v, at::text FROM t") == [
+            (9, Decimal("1.50"), "ab ", "2024-01-01 23:59:59.99")
+        ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -14,7 +15,9 @@ from pymongo import MongoClient
 from cluster import cli, topology
 from cluster.config import InvalidConfig, load
 from replication.engines.memory import MemoryDatabase, drop_database, open_database
-from replication.schema import Column, TableSchema
+from replication.engines.mysql.config import parse
+from replication.engines.mysql.connection import connect
+from replication.schema import Column, NodeConfig, TableSchema
 from replication.types import CanonicalType, Kind
 
 ID = Column("id", CanonicalType(Kind.INT64, "bigint"), nullable=False)
@@ -204,3 +207,71 @@ def test_a_node_that_is_away_exits_2_and_shows_no_password(
     text = capsys.readouterr().err
     assert f"error: {down}: " in text
     assert "hunter2" not in text
+
+
+def three_nodes(tmp_path: Path, postgres: str, mysql: str, mongodb: str, key: str = "id") -> str:
+    file = tmp_path / "three.yaml"
+    file.write_text(
+        f"""\
+group: shop
+nodes:
+  pg: {{engine: postgres, dsn: "{postgres}", priority: 3}}
+  my: {{engine: mysql, dsn: "{mysql}", priority: 2}}
+  mongo: {{engine: mongodb, dsn: "{mongodb}", priority: 1}}
+tables:
+  orders: {{key: [{key}], columns: {{at: {{my: placed}}}}}}
+create_tables: true
+"""
+    )
+    return str(file)
+
+
+def statements(dsn: str, *texts: str) -> None:
+    with closing(connect(parse(NodeConfig("my", "mysql", dsn)))) as c, c.cursor() as cursor:
+        for text in texts:
+            cursor.execute(text)
+
+
+def test_check_compares_what_the_nodes_declare(
+    tmp_path: Path, postgres_db: str, mysql_db: str, mongodb_db: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(postgres_db, autocommit=True) as c:
+        c.execute("CREATE TABLE orders (id int PRIMARY KEY, at timestamp NOT NULL, name text, price numeric)")
+    file = three_nodes(tmp_path, postgres_db, mysql_db, mongodb_db)
+    ddl = "CREATE TABLE orders (id int PRIMARY KEY, placed datetime NOT NULL, name int, price double)"
+    statements(mysql_db, ddl)
+    assert cli.main(["check", "-c", file]) == 1
+    text = capsys.readouterr().out
+    assert "orders.name is int, which is not text" in text
+    assert "remedy: ALTER TABLE `orders` MODIFY `name` longtext, or exclude it" in text
+    assert "orders.price is double, which is not numeric" in text
+    assert "remedy: ALTER TABLE `orders` MODIFY `price` decimal(65,30), or exclude it" in text
+    statements(mysql_db, "ALTER TABLE orders MODIFY name varchar(20), MODIFY price decimal(12,2)")
+    assert cli.main(["check", "-c", file]) == 0
+    lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    cells = [[cell.strip() for cell in line] for line in lines]
+    stamp = "timestamp, not null", "at timestamp without time zone", "placed datetime", "at date"
+    assert ["at", *stamp] in cells
+    rules = ["", "", "", "narrowed: down to the second", "narrowed: down to the millisecond"]
+    assert rules in cells
+    assert cli.main(["check", "-c", file, "--json"]) == 0
+    [table] = json.loads(capsys.readouterr().out)["tables"]
+    effect = {c["column"]: c["nodes"]["my"] for c in table["columns"]}
+    assert effect["at"]["rule"] == "down to the second"
+    assert effect["name"]["verdict"] == "same"
+    assert effect["name"]["held"] == ["texts longer than 20 characters"]
+    assert effect["price"]["type"] == "decimal(12,2)"
+
+
+def test_a_key_is_never_narrowed(
+    tmp_path: Path, postgres_db: str, mysql_db: str, mongodb_db: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(postgres_db, autocommit=True) as c:
+        c.execute("CREATE TABLE orders (at timestamp PRIMARY KEY)")
+    statements(mysql_db, "CREATE TABLE orders (placed datetime(2) PRIMARY KEY)")
+    file = three_nodes(tmp_path, postgres_db, mysql_db, mongodb_db, key="at")
+    assert cli.main(["check", "-c", file]) == 1
+    text = capsys.readouterr().out
+    assert "the key column orders.placed is datetime(2), and pg keeps 6 digits of the second" in text
+    statements(mysql_db, "ALTER TABLE orders MODIFY placed datetime(6)")
+    assert cli.main(["check", "-c", file]) == 0

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.engines.mysql.limits import beyond
+from replication.applying import beyond
+from replication.engines.mysql.limits import checks
 from replication.engines.mysql.literals import literals, rows_of_literals
 from replication.engines.mysql.types import LocalType, canonical, local_type
 from replication.engines.mysql.values import adapt, ewkb, from_ewkb, from_text, unhyphened
@@ -147,12 +148,20 @@ def unescaped(data: bytes) -> bytes:
 def test_decimals_are_beyond_exactly_if_they_would_be_rounded(value: Any, places: int) -> None:
     text = format(value, "f")
     column = pa.array([text], pa.utf8())
-    found = beyond(column, CanonicalType(Kind.NUMERIC), LocalType("decimal", Kind.NUMERIC, False, 65, places))
+    local = LocalType("decimal", Kind.NUMERIC, False, 65, places)
+    found = beyond(column, checks(column, CanonicalType(Kind.NUMERIC), local))
     assert bool(found) == (round(value, places) != value)
 
 
 @given(st.integers(0, 86_399_999_999), st.integers(0, 6))
-def test_times_are_beyond_exactly_if_they_would_be_rounded(micros: int, digits: int) -> None:
+def test_times_are_written_down_to_the_digits_of_the_column_and_refused_in_a_key(
+    micros: int, digits: int
+) -> None:
+    type, local = CanonicalType(Kind.TIME), LocalType("time", Kind.TIME, scale=digits)
     column = pa.array([micros, None], pa.int64()).cast(pa.time64("us"))
-    found = beyond(column, CanonicalType(Kind.TIME), LocalType("time", Kind.TIME, scale=digits))
-    assert found.keys() == ({0} if micros % 10 ** (6 - digits) else set())
+    assert not beyond(column, checks(column, type, local))
+    found = beyond(column, checks(column, type, local, key=True))
+    rest = micros % 10 ** (6 - digits)
+    assert found.keys() == ({0} if rest else set())
+    rough = pa.array([micros - rest, None], pa.int64()).cast(pa.time64("us"))
+    assert literals(column, type, local).equals(literals(rough, type, local))

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import re
 import struct
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_DOWN, Context, Decimal
 
 from bson.decimal128 import Decimal128
 
 DIGITS = 34
-_ROUND = Context(prec=DIGITS, rounding=ROUND_HALF_EVEN, Emin=-6143, Emax=6144, clamp=1, traps=[])
+_CUT = Context(prec=DIGITS, rounding=ROUND_DOWN, Emin=-6143, Emax=6144, clamp=1, traps=[])
 _BIAS = 6176
+_GREATEST = 6144
 _SHORT = re.compile(r"(-?)(\d{1,18})(?:\.(\d{1,17}))?", re.ASCII)
 _SPECIAL = {"NaN", "Infinity", "-Infinity"}
 _PARTS = struct.Struct("<QQ")
 
 
 def to_decimal128(text: str) -> Decimal128:
-    """The number nearest to `text` with 34 significant digits, halves to even; the scale is kept.
+    """The number cut to 34 significant digits; the scale is kept.
 
     Raises:
         ValueError: the number is too large for decimal128.
@@ -39,11 +40,10 @@ def to_decimal128(text: str) -> Decimal128:
     if text in _SPECIAL:
         return Decimal128(text)
     value = Decimal(text)
-    rounded = _ROUND.plus(value)
-    if not rounded.is_finite():
+    if not value.is_zero() and value.adjusted() > _GREATEST:
         message = f"{text[:40]} is beyond decimal128"
         raise ValueError(message)
-    return Decimal128(rounded)
+    return Decimal128(_CUT.plus(value))
 
 
 def to_text(value: Decimal128) -> str:

@@ -35,6 +35,7 @@ class Layout:
     def __init__(self, table: Table, node: NodeConfig) -> None:
         self.table = table
         self.name = table.name
+        self.node = node.name
         self.collection = collection_name(node, table.mapping)
         self.columns = table.schema.columns
         self.arrow = table.schema.arrow

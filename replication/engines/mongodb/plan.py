@@ -21,8 +21,8 @@ from replication.engines.mongodb.config import Document
 from replication.engines.mongodb.delta import Path
 from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.types import Unconvertible, decode_column, encode_column
-from replication.narrowing import comparable, narrow
-from replication.types import CanonicalType
+from replication.narrowing import comparable, narrow, narrower
+from replication.schema import Column
 
 Write = InsertOne[Document] | UpdateOne | DeleteOne
 
@@ -165,7 +165,8 @@ def _differences(
             have = rows.have[i]
             if (have is None or place in have) and not _identical(stored, values[i]):
                 pairs.append((i, stored, values[i]))
-        for i in _different(pairs, layout.type_of(place), sources):
+        column = layout.columns[place]
+        for i in _different(pairs, column, narrower(column, layout.node, sources)):
             changes.setdefault(i, []).append(place)
     return changes
 
@@ -175,15 +176,16 @@ def _identical(a: Any, b: Any) -> bool:
 
 
 def _different(
-    pairs: Sequence[tuple[int, Any, Any]], canonical: CanonicalType, sources: Sequence[str]
+    pairs: Sequence[tuple[int, Any, Any]], column: Column, forms: Iterable[tuple[str, int]]
 ) -> list[int]:
     if not pairs:
         return []
+    canonical = column.type
     stored, unreadable = decode_column([s for _, s, _ in pairs], canonical)
     wanted = comparable(decode_column([w for _, _, w in pairs], canonical)[0], canonical)
     same = _equal(comparable(stored, canonical), wanted)
-    for engine in sources:
-        narrowed = narrow(stored, canonical, engine)
+    for engine, digits in forms:
+        narrowed = narrow(stored, canonical, engine, digits)
         if narrowed is not stored:
             same = pc.or_(same, _equal(comparable(narrowed, canonical), wanted))
     return [

@@ -18,13 +18,13 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import CLIENT, SERVER_STATUS
 
-from replication.applying import Findings, split, write_what_passes
+from replication.applying import Findings, beyond, split, without_unwritable, write_what_passes
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows, refusal
 from replication.engines.mysql.columns import Bound, bind
 from replication.engines.mysql.config import MARKER, STATE, parse
 from replication.engines.mysql.connection import Session
 from replication.engines.mysql.errors import code_of, reason, refuses_row
-from replication.engines.mysql.limits import beyond
+from replication.engines.mysql.limits import checks
 from replication.engines.mysql.marker import put_state, set_marker, state_name
 from replication.engines.mysql.statements import Statements, Work
 from replication.marker import Marker
@@ -58,7 +58,7 @@ class MysqlApplier:
         self.node = node
         self.group = group
         self._tables = {t.name: t for t in tables}
-        self._milliseconds = "mongodb" in sources
+        self._sources = frozenset(sources)
         self._statements: dict[str, Statements] = {}
         self._packet = 0
         self._session = Session(parse(node), REPLICA, client_flag=CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS)
@@ -137,7 +137,7 @@ class MysqlApplier:
         if statements is None:
             self._packet = int(_one(c, "SELECT @@SESSION.max_allowed_packet")[0])
             bound = bind(c, self._tables[given.table], self.node.name)
-            statements = self._statements[given.table] = Statements(bound, self._milliseconds)
+            statements = self._statements[given.table] = Statements(bound, self._sources)
         bound, parts = statements.bound, split(statements.bound.table, given.rows)
         work: list[Work] = []
         # Where a key cannot be written, there is no such row to delete.
@@ -164,19 +164,11 @@ class MysqlApplier:
 
 
 def _writable(bound: Bound, columns: Iterable[int], rows: pa.RecordBatch, found: Findings) -> pa.RecordBatch:
-    """The rows without those that a column would change in silence."""
-    if not rows.num_rows:
-        return rows
-    bad: dict[int, str] = {}
-    for i in columns:
-        column, local = bound.table.schema.columns[i], bound.columns[i]
-        for row, why in beyond(rows.column(column.name), column.type, local.type).items():
-            bad.setdefault(row, f"{column.name}: {why}")
-    if not bad:
-        return rows
-    keys = rows.column("_key")
-    found.held += [HeldRow(bound.table.name, keys[i].as_py(), why) for i, why in sorted(bad.items())]
-    return rows.take(pa.array([i for i in range(rows.num_rows) if i not in bad], pa.int64()))
+    def why(i: int, values: pa.Array) -> dict[int, str]:
+        type, local = bound.table.schema.columns[i].type, bound.columns[i].type
+        return beyond(values, checks(values, type, local, key=i in bound.key))
+
+    return without_unwritable(bound.table, rows, columns, why, found)
 
 
 def _run(c: Connection, statements: Iterable[bytes]) -> list[int]:

@@ -11,6 +11,7 @@ from pymysql.connections import Connection
 from replication.engines.mysql.config import quoted
 from replication.engines.mysql.types import LocalType, canonical, local_type
 from replication.errors import SchemaChanged
+from replication.pairing import shown
 from replication.schema import Column, Table
 from replication.types import CanonicalType, Kind
 
@@ -191,7 +192,7 @@ def unfit(table: Table, column: Column, local: LocalColumn) -> str:
     """Why a local column cannot hold a canonical one; empty if it can."""
     place, kind = f"{table.name}.{local.name}", column.type.kind
     if not local.type.fits(column.type):
-        return f"{place} is {local.declared}, which is not {kind}"
+        return f"{place} is {local.declared}, which is not {shown(column.type)}"
     if column.name in table.schema.key and not local.type.compares(kind):
         return f"{place} is {local.declared}, which does not compare as a key of {kind} does"
     return ""

@@ -57,7 +57,7 @@ def declarations(table: Table, node: str, own: bool) -> list[str]:
     for column in table.schema.columns:
         type = column.type.native if own and column.type.native else ""
         if not type:
-            type = _key_type(table, column) if column.name in table.schema.key else _type(column.type)
+            type = _key_type(table, column) if column.name in table.schema.key else declaration(column.type)
             if type.startswith("varchar"):
                 room -= 4 * int(type[8:-1])
                 type = type if room >= 0 else _TYPES[Kind.TEXT]
@@ -88,7 +88,7 @@ def _default(default: str, kind: Kind, type: str) -> str | None:
     return portable
 
 
-def _type(type: CanonicalType) -> str:
+def declaration(type: CanonicalType) -> str:
     """The type that holds every value of a canonical type, close to what is declared elsewhere."""
     match = _PARAMETERS.match(type.native)
     if match is None:
@@ -113,7 +113,7 @@ def _key_type(table: Table, column: Column) -> str:
     kinds = [table.schema.column(name).type.kind for name in table.schema.key]
     wide = sum(kind in (Kind.TEXT, Kind.BYTES) for kind in kinds)
     share = (_KEY_BYTES - _FIXED_BYTES * (len(kinds) - wide)) // max(wide, 1)
-    type = _type(column.type)
+    type = declaration(column.type)
     if column.type.kind is Kind.BYTES:
         return f"varbinary({share})"
     if column.type.kind is not Kind.TEXT or type.startswith("char"):

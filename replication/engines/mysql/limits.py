@@ -3,7 +3,8 @@
 A server refuses most of what does not fit. These it does not, so such rows are held without asking it:
 
     decimal, integer   digits behind the point are rounded
-    datetime, time     parts of a second beyond the declared ones are rounded
+    datetime, time     in a key, parts of a second beyond the declared ones are rounded; elsewhere
+                       `narrowing.floored` comes first
     date, datetime     years before 1 or behind 9999 have no text that it reads
     char               blanks at the end are padding, they vanish
     varchar, text      only blanks are cut off without an error
@@ -21,12 +22,12 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.engines.mysql.types import GEOMETRIES, TEXTS, LocalType
 from replication.engines.mysql.values import DAY, from_ewkb
+from replication.narrowing import CLOCKS, floored
 from replication.types import CanonicalType, Kind
 
 _FIRST_DAY = -719_162
@@ -40,28 +41,23 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)'
 _INTEGER_RANGE = range(-(2**63), 2**64)
 
 
-def beyond(column: pa.Array, type: CanonicalType, local: LocalType) -> dict[int, str]:
-    """By row, why a value cannot be written as it is; nulls never are in the way.
+def checks(
+    column: pa.Array, type: CanonicalType, local: LocalType, *, key: bool = False
+) -> Iterator[tuple[pa.Array, str]]:
+    """Where values cannot be written as they are, and why; see `applying.beyond`.
 
     Args:
         column: of `type.arrow`.
         type: the canonical type.
         local: the type of the column on this node.
+        key: it is part of the key.
     """
-    found: dict[int, str] = {}
-    for bad, why in _checks(column, type.kind, local):
-        flags = pc.fill_null(bad, False)
-        if flags.true_count:
-            for i in pc.indices_nonzero(flags).to_pylist():
-                found.setdefault(i, f"{_shown(column[i])} {why}")
-    return found
-
-
-def _checks(column: pa.Array, kind: Kind, local: LocalType) -> Iterator[tuple[pa.Array, str]]:
+    kind = type.kind
+    if key and kind in CLOCKS:
+        rough = floored(column, type, local.scale)
+        yield pc.not_equal(rough, column), f"is finer than {local.name}({local.scale}) keeps"
     if kind in (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-        yield from _dates(column, kind, local)
-    elif kind is Kind.TIME:
-        yield from _too_fine(column.cast(pa.int64()), local)
+        yield from _dates(column, kind)
     elif kind is Kind.NUMERIC:
         places = local.scale if local.name == "decimal" else 0
         finer = pc.match_substring_regex(column, rf"\.\d{{{places}}}\d*[1-9]|[eE]")
@@ -100,7 +96,7 @@ def _texts(column: pa.Array, local: LocalType) -> Iterator[tuple[pa.Array, str]]
         yield pc.less(pc.binary_length(column), local.size), f"is shorter than binary({local.size})"
 
 
-def _dates(column: pa.Array, kind: Kind, local: LocalType) -> Iterator[tuple[pa.Array, str]]:
+def _dates(column: pa.Array, kind: Kind) -> Iterator[tuple[pa.Array, str]]:
     date = kind is Kind.DATE
     integer = pa.int32() if date else pa.int64()
     values = column.view(integer)
@@ -108,15 +104,6 @@ def _dates(column: pa.Array, kind: Kind, local: LocalType) -> Iterator[tuple[pa.
     early = pc.less(values, pa.scalar(_FIRST_DAY * scale, integer))
     late = pc.greater_equal(values, pa.scalar((_LAST_DAY + 1) * scale, integer))
     yield pc.or_(early, late), "is not in the years 1 to 9999"
-    if not date:
-        yield from _too_fine(values, local)
-
-
-def _too_fine(micros: pa.Array, local: LocalType) -> Iterator[tuple[pa.Array, str]]:
-    if local.scale < 6:
-        values = pc.fill_null(micros, 0).to_numpy(zero_copy_only=False)
-        finer = np.mod(values, 10 ** (6 - local.scale)) != 0
-        yield pa.array(finer), f"is finer than {local.name}({local.scale}) keeps"
 
 
 def _long_numbers(column: pa.Array) -> pa.Array:
@@ -149,10 +136,3 @@ def _is_no_geometry(text: str | None) -> bool:
         return text is not None and not from_ewkb(text)
     except ValueError:
         return True
-
-
-def _shown(value: pa.Scalar) -> str:
-    try:
-        return f"{value.as_py()!r:.60}"
-    except (ValueError, OverflowError):  # beyond what Python's dates hold
-        return "the value"

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from replication.engines.mysql.types import GEOMETRIES, LocalType
 from replication.engines.mysql.values import DAY, INTEGERS, from_ewkb, unhyphened
+from replication.narrowing import CLOCKS, floored
 from replication.types import CanonicalType, Kind
 
 _BINARY = pa.binary()
@@ -28,13 +29,15 @@ def literals(column: pa.Array, type: CanonicalType, local: LocalType) -> pa.Arra
     """SQL literals of a column.
 
     Args:
-        column: of `type.arrow`, with nothing in it that `limits.beyond` finds.
+        column: of `type.arrow`, with nothing in it that `limits.checks` finds.
         type: the canonical type.
         local: the type of the column on this node.
 
     Returns:
         a binary array without nulls.
     """
+    if type.kind in CLOCKS:
+        column = floored(column, type, local.scale)  # the server would round
     return pc.fill_null(_literals(column, type.kind, local), _NULL)
 
 

@@ -17,6 +17,7 @@ from replication.engines.mysql.columns import (
     unfit,
 )
 from replication.engines.mysql.config import OWN, quoted, table_name
+from replication.engines.mysql.declare import declaration
 from replication.engines.mysql.errors import code_of
 from replication.engines.mysql.grants import Grants, read_grants
 from replication.engines.mysql.types import KINDS, TEXTS
@@ -51,7 +52,6 @@ WHERE constraint_schema = DATABASE() AND table_name = %s
 _TRIGGERS = """
 SELECT trigger_name, action_statement FROM information_schema.triggers
 WHERE event_object_schema = DATABASE() AND event_object_table = %s"""
-_FINE = re.compile(r"\((\d)\)")
 
 
 def check(c: Connection, node: NodeConfig, tables: Sequence[Table]) -> list[Finding]:
@@ -170,15 +170,11 @@ def _columns(
         if local.type.name not in KINDS:
             yield _error(table.name, f"{place} is {local.declared}, which is not supported", "exclude it")
         elif trouble := unfit(table, column, local):
-            remedy = "give it the same type as on the other nodes, or exclude it"
-            yield _error(table.name, trouble, remedy)
+            modify = f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {declaration(column.type)}"
+            yield _error(table.name, trouble, f"{modify}, or exclude it")
         elif local.type.name in ("float", "double") and "," in local.declared:
             remedy = f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {local.type.name}"
             yield _error(table.name, f"{place} is {local.declared}, which rounds what is written", remedy)
-        elif (digits := _digits(column.type.kind, column.type.native)) > local.type.scale:
-            remedy = f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {local.type.name}({digits})"
-            message = f"{place} is {local.declared}; other nodes keep {digits} digits of the second"
-            yield _error(table.name, message, remedy)
         if column.name in table.schema.key and column.type.kind not in KEY_KINDS:
             message = f"{place} is {column.type.kind}, which cannot be a key"
             yield _error(table.name, message, "choose another key")
@@ -189,16 +185,6 @@ def _columns(
             message = f"{name}.{local.name} is not mapped, not null and without default: inserts will fail"
             remedy = f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {local.declared} NULL"
             yield Finding("warning", table.name, message, remedy)
-
-
-def _digits(kind: Kind, native: str) -> int:
-    """How many digits of the second a column has on the node that declared it; 0 where that is not known."""
-    if kind not in (Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ) or not native:
-        return 0
-    if match := _FINE.search(native):
-        return int(match[1])
-    bare = native.split()[0] in ("time", "datetime", "timestamp") and " " not in native
-    return 0 if bare and native != "time without time zone" else 6
 
 
 def _key(c: Connection, table: Table, name: str, key: Sequence[LocalColumn]) -> Iterator[Finding]:

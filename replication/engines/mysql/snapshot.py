@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from replication.applying import beyond
 from replication.engines.mysql.columns import Bound, bind
 from replication.engines.mysql.config import WATERMARK, parse, table_name
 from replication.engines.mysql.connection import Session
-from replication.engines.mysql.limits import beyond
+from replication.engines.mysql.limits import checks
 from replication.engines.mysql.literals import rows_of_literals
 from replication.engines.mysql.results import select
 from replication.engines.mysql.statements import exact_literals, key_literals
@@ -161,7 +162,8 @@ def _among(bound: Bound, keys: Sequence[bytes]) -> str:
     columns = key_columns(keys, [bound.kind(i) for i in bound.key])
     bad: set[int] = set()
     for i, column in zip(bound.key, columns, strict=True):
-        bad |= beyond(column, bound.table.schema.columns[i].type, bound.columns[i].type).keys()
+        type, local = bound.table.schema.columns[i].type, bound.columns[i].type
+        bad |= beyond(column, checks(column, type, local, key=True)).keys()
     good = pa.array([n for n in range(len(keys)) if n not in bad], pa.int64())
     if not len(good):
         return "FALSE"

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from replication.engines.mysql.columns import Bound
 from replication.engines.mysql.literals import literals, rows_of_literals
 from replication.engines.mysql.types import local_type
+from replication.narrowing import CLOCKS, MICROSECONDS, coarser
 from replication.types import CanonicalType, Kind
 
 NEW = "sync_worker_new"
@@ -102,12 +103,11 @@ class Statements:
 
     Attributes:
         bound: the table on this node.
-        milliseconds: some other node keeps timestamps to the millisecond, numbers to 34 digits, and null for
-            a JSON null.
+        sources: engines of the other nodes, which decide the narrowings to expect.
     """
 
     bound: Bound
-    milliseconds: bool
+    sources: frozenset[str]
 
     @property
     def writable(self) -> tuple[int, ...]:
@@ -180,13 +180,16 @@ class Statements:
 
     def _kept(self, index: int, new: str) -> str:
         """The new value, or the stored one where the new one is only its narrowed form."""
-        if not self.milliseconds:
-            return new
         old, local = f"{self.bound.sql}.{self.bound.name(index)}", self.bound.columns[index].type
-        kind = self.bound.kind(index)
-        if kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and local.scale > 3:
-            within = f"{old} >= {new} AND {old} < {new} + INTERVAL 1000 MICROSECOND"
-            return f"IF({within} AND MICROSECOND({new}) % 1000 = 0, {old}, {new})"
+        column = self.bound.table.schema.columns[index]
+        kind = column.type.kind
+        if kind in CLOCKS:
+            given = f"CAST({new} AS {'TIME' if kind is Kind.TIME else 'DATETIME'}(6))"
+            digits = [d for d in coarser(column, self.bound.node, self.sources) if d < local.scale]
+            coarse = ", ".join(_floor(old, d) for d in digits)
+            return f"IF({given} IN ({coarse}), {old}, {new})" if coarse else new
+        if "mongodb" not in self.sources:
+            return new
         if kind is Kind.NUMERIC and local.name == "decimal" and local.size > _DECIMAL128_DIGITS:
             return (
                 f"IF({_decimal128(old)} = CAST({new} AS DECIMAL({local.size},{local.scale})), {old}, {new})"
@@ -208,16 +211,15 @@ def exact_literals(column: pa.Array) -> pa.Array:
     return literals(column.cast(_BINARY), _BYTES, _LONGBLOB)
 
 
+def _floor(old: str, digits: int) -> str:
+    """A time down to so many digits of the second; the rule of `replication.narrowing`."""
+    return f"{old} - INTERVAL (MICROSECOND({old}) % {10 ** (MICROSECONDS - digits)}) MICROSECOND"
+
+
 def _decimal128(old: str) -> str:
-    """A decimal as decimal128 holds it: 34 digits, half to even; the rule of `replication.narrowing`."""
+    """A decimal as decimal128 holds it: cut to 34 digits; the rule of `replication.narrowing`."""
     places = f"({_DECIMAL128_DIGITS} - CHAR_LENGTH(TRUNCATE(ABS({old}), 0)))"
-    cut = f"TRUNCATE({old}, {places})"
-    up = f"ROUND({old}, {places})"
-    # ROUND takes halves away from zero; where twice the rest is one unit, the even neighbour is meant.
-    half = f"2 * ABS({old} - {cut}) = ABS({up} - {cut})"
-    even = f"MOD({cut}, 2 * ABS({up} - {cut})) = 0"
-    rounded = f"IF({cut} <> {up} AND {half} AND {even}, {cut}, {up})"
-    return f"IF(ABS({old}) < {_DECIMAL128_SURE}, {old}, {rounded})"
+    return f"IF(ABS({old}) < {_DECIMAL128_SURE}, {old}, TRUNCATE({old}, {places}))"
 
 
 def _listed(values: pa.Array) -> pa.Array:

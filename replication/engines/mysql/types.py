@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from replication.pairing import accepts
 from replication.types import CanonicalType, Kind
 
 GEOMETRIES = frozenset(
@@ -68,21 +69,6 @@ _MEMBER = re.compile(r"'((?:[^']|'')*)'")
 _INTEGERS = (Kind.INT16, Kind.INT32, Kind.INT64)
 _FAMILIES = ({*_INTEGERS, Kind.NUMERIC}, {Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
 """Kinds whose values compare with each other."""
-_ACCEPTS: dict[Kind, frozenset[Kind]] = {
-    Kind.BOOLEAN: frozenset(_INTEGERS),
-    Kind.INT16: frozenset(_INTEGERS),
-    Kind.INT32: frozenset(_INTEGERS),
-    Kind.INT64: frozenset({*_INTEGERS, Kind.NUMERIC}),
-    Kind.FLOAT32: frozenset({Kind.FLOAT64}),
-    Kind.NUMERIC: frozenset(_INTEGERS),
-    Kind.UUID: frozenset({Kind.TEXT, Kind.BYTES}),
-    Kind.JSON: frozenset({Kind.TEXT}),
-    Kind.LIST: frozenset({Kind.JSON, Kind.TEXT}),
-    Kind.TIMESTAMPTZ: frozenset({Kind.TIMESTAMP}),
-    Kind.TIMESTAMP: frozenset({Kind.TIMESTAMPTZ}),
-    Kind.TEXT: frozenset({Kind.OPAQUE, Kind.BYTES}),
-    Kind.OPAQUE: frozenset({Kind.TEXT}),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +106,7 @@ class LocalType:
 
     def fits(self, canonical: CanonicalType) -> bool:
         """Whether its values can be read as values of the canonical type, see `values.adapt`."""
-        wanted = canonical.kind
-        return wanted in (self.kind, self.default) or self.kind in _ACCEPTS.get(wanted, frozenset())
+        return accepts("mysql", canonical.kind, (self.kind, self.default))
 
     def compares(self, kind: Kind) -> bool:
         """Whether its values compare and sort as canonical keys of a kind do, given a fit collation."""

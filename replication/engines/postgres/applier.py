@@ -7,22 +7,25 @@ undone by the server; the same batch is then tried step by step, which finds the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 
-from replication.applying import Findings, split, write_what_passes
+from replication.applying import Findings, beyond, split, without_unwritable, write_what_passes
 from replication.batch import Applied, ApplyBatch, Outcome, TableRows, refusal
+from replication.declared import second_digits
 from replication.engines.postgres.columns import Bound, bind
 from replication.engines.postgres.config import MARKER, REPLICA, STATE, Connection, Session
 from replication.engines.postgres.control import put_state_sql, state_name
 from replication.engines.postgres.errors import reason, refuses_row
+from replication.engines.postgres.limits import checks
 from replication.engines.postgres.statements import Statements, literal
 from replication.engines.postgres.values import to_text
 from replication.marker import Marker
+from replication.narrowing import floored
 from replication.schema import NodeConfig, Table
 
 _SET = f"""UPDATE {MARKER} SET shards = %s, seq = %s, state = %s, versions = %b
@@ -77,7 +80,10 @@ class Work:
         parameters = []
         for i in self.indexes:
             column, local = self.bound.table.schema.columns[i], self.bound.columns[i]
-            texts = to_text(self.rows.column(column.name), column.type, local.type)
+            values = self.rows.column(column.name)
+            if i not in self.bound.key:
+                values = floored(values, column.type, second_digits(local.native, "postgres"))
+            texts = to_text(values, column.type, local.type)
             parameters.append(literal(texts, column.type.kind))
         cursor.execute(self.statement, parameters, prepare=True)
 
@@ -103,20 +109,21 @@ class PostgresApplier:
         self.node = node
         self.group = group
         self._tables: Mapping[str, Table] = {t.name: t for t in tables}
-        self._milliseconds = "mongodb" in sources
+        self._sources = frozenset(sources)
         self._statements: dict[str, Statements] = {}
         self._session = Session(node, REPLICA)
 
     def apply(self, batch: ApplyBatch) -> Applied:
         """See `Applier.apply`."""
         with self._session.use() as c:
-            work = [w for rows in batch.tables for w in self._work(c, rows)]
+            unwritable = Findings()
+            work = [w for rows in batch.tables for w in self._work(c, rows, unwritable)]
             # Deletes first: they may free what an insert of the same batch needs.
             work.sort(key=lambda w: not w.statement.startswith("DELETE"))
-            found = Findings()
+            found = Findings(list(unwritable.held))
             try:
                 if not self._at_once(c, batch.marker, work, found):
-                    found = Findings()
+                    found = unwritable
                     self._step_by_step(c, batch.marker, work, found)
             except _NotOurTurn:
                 return self._whose_turn(c, batch.marker)
@@ -163,7 +170,7 @@ class PostgresApplier:
             pipeline.sync()
             for w, cursor in zip(work, cursors, strict=True):
                 found.missing += w.missing(cursor)
-            self._keep(c, marker, found)
+        self._keep(c, marker, found)
         c.execute("COMMIT", prepare=True)
 
     def _step_by_step(self, c: Connection, marker: Marker, work: Sequence[Work], found: Findings) -> None:
@@ -206,20 +213,22 @@ class PostgresApplier:
     def _state(self, marker: Marker) -> str:
         return state_name(self.group, f"applied/{marker.shard}")
 
-    def _work(self, c: Connection, given: TableRows) -> list[Work]:
-        """Split a table's rows by what has to be done with them."""
+    def _work(self, c: Connection, given: TableRows, found: Findings) -> list[Work]:
+        """What has to be done with a table's rows; those that would be changed in silence are held."""
         statements = self._statements.get(given.table)
         if statements is None:
             bound = bind(c, self._tables[given.table], self.node.name)
-            statements = self._statements[given.table] = Statements(bound, self._milliseconds)
+            statements = self._statements[given.table] = Statements(bound, self._sources)
         bound, parts = statements.bound, split(statements.bound.table, given.rows)
         work: list[Work] = []
-        if parts.deleted.num_rows:
-            work += _pieces(bound, statements.delete(), parts.deleted, False)
-        for have, rows in parts.partial:
-            work += _pieces(bound, statements.update(have), rows, True)
-        if parts.whole.num_rows:
-            work += _pieces(bound, statements.upsert(), parts.whole, False)
+        # Where a key cannot be written, there is no such row to delete.
+        if (rows := _writable(bound, bound.key, parts.deleted, Findings())).num_rows:
+            work += _pieces(bound, statements.delete(), rows, False)
+        for have, partial in parts.partial:
+            if (rows := _writable(bound, (*bound.key, *have), partial, found)).num_rows:
+                work += _pieces(bound, statements.update(have), rows, True)
+        if (rows := _writable(bound, statements.writable, parts.whole, found)).num_rows:
+            work += _pieces(bound, statements.upsert(), rows, False)
         return work
 
 
@@ -229,6 +238,14 @@ def _pieces(
     text, indexes = statement
     work = Work(bound, text, indexes, rows, partial)
     return [work.slice(i, _ROWS_AT_ONCE) for i in range(0, len(work), _ROWS_AT_ONCE)]
+
+
+def _writable(bound: Bound, columns: Iterable[int], rows: pa.RecordBatch, found: Findings) -> pa.RecordBatch:
+    def why(i: int, values: pa.Array) -> dict[int, str]:
+        type, local = bound.table.schema.columns[i].type, bound.columns[i]
+        return beyond(values, checks(values, type, local, key=i in bound.key))
+
+    return without_unwritable(bound.table, rows, columns, why, found)
 
 
 def _set_parameters(m: Marker) -> list[Any]:

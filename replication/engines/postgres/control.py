@@ -47,8 +47,6 @@ LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
     size numeric := abs(n);
     places integer;
-    cut numeric;
-    half numeric;
 BEGIN
     IF n::text IN ('NaN', 'Infinity', '-Infinity') OR n = 0 THEN
         RETURN n;
@@ -58,15 +56,10 @@ BEGIN
     ELSE
         places := 34 + length(substring(size::text from '^0\\.(0*)'));
     END IF;
-    cut := trunc(size, places);
-    half := ('5e' || (-places - 1))::numeric;
-    IF size - cut > half OR (size - cut = half AND mod(div(cut, 2 * half), 2) = 1) THEN
-        cut := cut + 2 * half;
-    END IF;
-    RETURN sign(n) * cut;
+    RETURN trunc(n, least(places, 6176));
 END $$
 """
-"""A number as IEEE 754 decimal128 holds it: 34 digits, half to even; the rule of `replication.narrowing`."""
+"""A number as IEEE 754 decimal128 holds it: cut to 34 digits; the rule of `replication.narrowing`."""
 
 _ANNOUNCE = f"""
 INSERT INTO {MARKER} (grp, shard, shards, epoch, seq, state, versions)

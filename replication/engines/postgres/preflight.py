@@ -14,7 +14,9 @@ from replication.engines.postgres.config import (
     quoted_table,
     split_name,
 )
+from replication.engines.postgres.types import declaration
 from replication.key import KEY_KINDS
+from replication.pairing import shown
 from replication.schema import NodeConfig, Table
 
 MINIMUM_VERSION = 140_000
@@ -157,8 +159,9 @@ def _columns(
             message = f"table {name} has no column {mapped[column.name]}"
             yield _error(table.name, message, "add it, or exclude it in the configuration")
         elif not local.type.fits(column.type):
-            message = f"{name}.{local.name} is {local.native}, which is not {column.type.kind}"
-            yield _error(table.name, message, "give it the same type as on the other nodes, or exclude it")
+            message = f"{name}.{local.name} is {local.native}, which is not {shown(column.type)}"
+            change = f"ALTER {quoted(local.name)} TYPE {declaration(column.type)}"
+            yield _error(table.name, message, f"ALTER TABLE {quoted_table(name)} {change}, or exclude it")
         if column.name in table.schema.key and column.type.kind not in KEY_KINDS:
             message = f"{name}.{mapped[column.name]} is {column.type.kind}, which cannot be a key"
             yield _error(table.name, message, "choose another key")

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from replication.engines.postgres.columns import Bound
 from replication.engines.postgres.config import SCHEMA, quoted
 from replication.engines.postgres.types import FIRST_USER_OID, JSON_OID, JSONB_OID
+from replication.narrowing import CLOCKS, MICROSECONDS, coarser
 from replication.types import Kind
 
 _BARE = frozenset(
@@ -61,11 +62,11 @@ class Statements:
 
     Attributes:
         bound: the table on this node.
-        milliseconds: some other node keeps timestamps to the millisecond and numbers to 34 digits.
+        sources: engines of the other nodes, which decide the narrowings to expect.
     """
 
     bound: Bound
-    milliseconds: bool
+    sources: frozenset[str]
 
     @property
     def table(self) -> str:
@@ -166,11 +167,12 @@ class Statements:
     def _kept(self, index: int, new: str) -> str:
         """The new value, or the stored one where the new one is only its narrowed form."""
         column = self.bound.columns[index]
-        kind = self.bound.table.schema.columns[index].type.kind
+        canonical = self.bound.table.schema.columns[index]
+        kind = canonical.type.kind
         old = f"t.{self.name(index)}"
-        # A node that keeps milliseconds (MongoDB) also makes a bare JSON null null.
+        # MongoDB makes a bare JSON null null.
         null = f"WHEN {new} IS NULL AND btrim({old}::text, E' \\t\\r\\n') = 'null' THEN {old} "
-        null = null if self.milliseconds else ""
+        null = null if "mongodb" in self.sources else ""
         if column.type_oid == JSONB_OID:
             return f"CASE {null}WHEN {old} = {new} THEN {old} ELSE {new} END"
         if column.type_oid == JSON_OID:
@@ -179,16 +181,32 @@ class Statements:
                 f"WHEN {old}::text ~ '{_BEYOND_JSONB}' OR {new}::text ~ '{_BEYOND_JSONB}' THEN {new} "
                 f"WHEN {old}::jsonb = {new}::jsonb THEN {old} ELSE {new} END"
             )
-        if not self.milliseconds:
+        if kind in CLOCKS and column.type.kind in CLOCKS:
+            digits = coarser(canonical, self.bound.node, self.sources)
+            floor, given = (_floor_time, f"({new})::interval") if kind is Kind.TIME else (_floor, new)
+            coarse = ", ".join(floor(old, d) for d in digits)
+            return f"CASE WHEN {given} IN ({coarse}) THEN {old} ELSE {new} END" if coarse else new
+        if "mongodb" not in self.sources:
             return new
-        if kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-            return f"CASE WHEN date_trunc('milliseconds', {old}) = {new} THEN {old} ELSE {new} END"
         if kind is Kind.NUMERIC and column.type.kind is Kind.NUMERIC:
             return (
                 f"CASE WHEN {old} = {new} THEN {old} WHEN length({old}::text) > {_DECIMAL128_DIGITS} "
                 f"AND {SCHEMA}.decimal128({old}) = {new} THEN {old} ELSE {new} END"
             )
         return new
+
+
+def _floor(old: str, digits: int) -> str:
+    """A timestamp down to so many digits of the second; the rule of `replication.narrowing`."""
+    second = f"date_trunc('second', {old})"
+    step = 10 ** (MICROSECONDS - digits)
+    return f"date_bin('{step} microseconds', {old}, {second})" if digits else second
+
+
+def _floor_time(old: str, digits: int) -> str:
+    """The same of a time of day, as an interval, which may be 24 hours."""
+    rest = f"mod(extract(microseconds FROM {old})::int, {10 ** (MICROSECONDS - digits)})"
+    return f"{old}::interval - {rest} * interval '1 microsecond'"
 
 
 def _escaped(sql: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replication.pairing import accepts
 from replication.types import CanonicalType, Kind
 
 BYTEA = 17
@@ -80,19 +81,6 @@ _DDL: dict[Kind, str] = {
 }
 _LIST_ITEMS = frozenset(KINDS[item] for item in ARRAYS.values())
 
-_INTEGERS = (Kind.INT16, Kind.INT32, Kind.INT64)
-_ACCEPTS: dict[Kind, frozenset[Kind]] = {
-    Kind.INT32: frozenset({Kind.INT16}),
-    Kind.INT64: frozenset({Kind.INT16, Kind.INT32}),
-    Kind.FLOAT64: frozenset({Kind.FLOAT32, *_INTEGERS}),
-    Kind.NUMERIC: frozenset(_INTEGERS),
-    Kind.UUID: frozenset({Kind.TEXT}),
-    Kind.JSON: frozenset({Kind.TEXT}),
-    Kind.LIST: frozenset({Kind.JSON, Kind.TEXT}),
-    Kind.TEXT: frozenset(Kind) - {Kind.LIST},
-    Kind.OPAQUE: frozenset(Kind) - {Kind.LIST},
-}
-
 
 @dataclass(frozen=True, slots=True)
 class LocalType:
@@ -110,7 +98,7 @@ class LocalType:
 
     def fits(self, canonical: CanonicalType) -> bool:
         """Whether every text of this type can be read as a value of the canonical type."""
-        return self.kind is canonical.kind or self.kind in _ACCEPTS.get(canonical.kind, frozenset())
+        return accepts("postgres", canonical.kind, (self.kind,))
 
 
 def local_type(oid: int, *, enum: bool = False, array_of: int = 0) -> LocalType:
