@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.mysql",
     "tests.fixtures.two_nodes",
+    "tests.fixtures.sql_engines",
 ]
 
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
