@@ -20,7 +20,7 @@ from replication.audit.holds import HoldRecord
 from replication.audit.records import ConflictRecord, decision_records
 from replication.audit.writer import AuditWriter
 from replication.batch import VERSION_COLUMNS, Applied, ApplyBatch, HeldRow
-from replication.change import Op, TableChanges, Unreadable
+from replication.change import Op, SchemaChange, TableChanges, Unreadable
 from replication.conflict.batching import layer_values
 from replication.conflict.decide import Conflict
 from replication.conflict.version import Version
@@ -59,10 +59,18 @@ class HoldRecords:
     holds: Sequence[HoldRecord]
 
 
+@dataclass(frozen=True, slots=True)
+class NoteRecords:
+    """What the program itself or an operator did; `detail` becomes JSON."""
+
+    kind: str
+    detail: Mapping[str, str]
+
+
 PAUSE_SECONDS = 0.05
 """Between two writes: each flushes several files, and nothing but the release of positions waits for it."""
 
-Record = ChangeRecords | DecisionRecords | ConflictRecords | HoldRecords
+Record = ChangeRecords | DecisionRecords | ConflictRecords | HoldRecords | NoteRecords
 
 
 class AuditLog:
@@ -81,6 +89,8 @@ class AuditLog:
                 self._writer.add_decisions(record.rows)
             elif isinstance(record, ConflictRecords):
                 self._writer.add_conflicts(record.conflicts)
+            elif isinstance(record, NoteRecords):
+                self._writer.add_operator(record.kind, record.detail)
             else:
                 self._writer.add_holds(record.holds)
         self._writer.flush()
@@ -146,6 +156,12 @@ class AuditQueue:
                 HoldRecord(batch.node, row.table, row.key, text, origin, v["_hi"], v["_lo"], row.reason)
             )
         return self._put(HoldRecords(records))
+
+    def schema_change(self, node: str, event: SchemaChange) -> Future[None]:
+        """Record a change of a table itself that the group goes on from."""
+        hi, lo = split_order(event.end.order)
+        detail = {"node": node, "table": event.table, "change": event.what, "detail": event.detail}
+        return self._put(NoteRecords("schema_change", detail | {"hi": str(hi), "lo": str(lo)}))
 
     def close(self) -> None:
         """Write what waits and end."""

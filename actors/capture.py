@@ -6,19 +6,34 @@ a target is too far behind, nothing is polled; the source is only kept alive.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 import pyarrow as pa
 
 from replication.backfill import ChunkIdent, ChunkWindow
-from replication.change import Changes, Echo, LogEvent, Progress, TableChanges, Unreadable, Watermark
+from replication.change import (
+    Changes,
+    Echo,
+    LogEvent,
+    Progress,
+    SchemaChange,
+    TableChanges,
+    Unreadable,
+    Watermark,
+)
 from replication.engine import Source
 from replication.errors import SchemaChanged
+from replication.evolution import Verdict, verdict
 from replication.position import Position
+from replication.schema import Table
 from replication.sharding import shards_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,12 @@ class Sink(Protocol):
             Superseded: another incarnation is at work.
         """
 
+    def on_their_way(self, table: str) -> list[bytes]:
+        """The keys of a table that have not reached every node."""
+
+
+Carry = Callable[[SchemaChange], TableChanges]
+
 
 class Capture:
     """One node's reader.
@@ -61,11 +82,22 @@ class Capture:
         node: the node's name.
         open_source: connects a source that resumes after a position.
         sinks: the resolver of each shard.
+        tables: the mapped tables, whose policies say what follows from a change of the table itself.
+        carry: the deletes that a TRUNCATE stands for.
     """
 
-    def __init__(self, node: str, open_source: Callable[[Position], Source], sinks: Sequence[Sink]) -> None:
+    def __init__(
+        self,
+        node: str,
+        open_source: Callable[[Position], Source],
+        sinks: Sequence[Sink],
+        tables: Sequence[Table] = (),
+        carry: Carry | None = None,
+    ) -> None:
         self.node = node
         self.sinks = sinks
+        self._tables = {t.name: t for t in tables}
+        self._carry = carry
         self.window = ChunkWindow()
         self._lock = threading.Lock()  # a copy offers its chunks from a thread of its own
         self._epoch: int | None = None
@@ -84,9 +116,7 @@ class Capture:
             wait: seconds to wait for the first one.
         """
         events = [] if self.paused else self.source.poll(max_rows, wait)
-        with self._lock:
-            passed = [self._through_window(e) for e in events]
-        acks = self._send(_split(passed, len(self.sinks), self.node))
+        acks = self._pass_on(events)
         self.source.decode_echoes = self.window.active or any(a.replaying for a in acks)
         self.paused = any(a.paused for a in acks)
         self.released = min(a.released for a in acks)
@@ -118,6 +148,39 @@ class Capture:
         """Disconnect."""
         self.source.close()
 
+    def _pass_on(self, events: Sequence[LogEvent]) -> list[Ack]:
+        """Hand events to the shards; a change of a table is looked at once what came before it is processed.
+
+        Raises:
+            SchemaChanged: the table's policy says so.
+        """
+        acks: list[Ack] = []
+        for changed, group in groupby(events, key=_place_of_change):
+            if changed is None:
+                acks = self._feed(list(group))
+            else:
+                acks = self._feed(self._settled([e for e in group if isinstance(e, SchemaChange)]))
+        return acks or self._feed([])
+
+    def _feed(self, events: Sequence[LogEvent]) -> list[Ack]:
+        with self._lock:
+            passed = [self._through_window(e) for e in events]
+        return self._send(_split(passed, len(self.sinks)))
+
+    def _settled(self, changes: Sequence[SchemaChange]) -> list[LogEvent]:
+        """What stands in the place of changes of tables that one statement made."""
+        deletes: list[TableChanges] = []
+        for event in changes:
+            table = self._tables.get(event.table)
+            decision = Verdict.STOP if table is None else verdict(table, self.node, event)
+            if decision is Verdict.CARRY and self._carry is not None and not self.window.active:
+                deletes.append(self._carry(event))
+            elif decision is not Verdict.PASS:
+                raise _stopped(event, self.node)
+            detail = {"node": self.node, "table": event.table, "change": event.what, "detail": event.detail}
+            log.warning("schema_change_passed", extra=detail | {"outcome": str(decision)})
+        return [Changes(deletes, changes[0].end), *changes] if deletes else list(changes)
+
     def _through_window(self, event: LogEvent) -> LogEvent:
         if isinstance(event, Watermark):
             return self.window.on_watermark(event)
@@ -133,28 +196,36 @@ class Capture:
         return [s.feed(self.node, part, self._epoch) for s, part in zip(self.sinks, parts, strict=True)]
 
 
-def _split(events: Sequence[LogEvent], shards: int, node: str) -> list[list[LogEvent]]:
+def _place_of_change(event: LogEvent) -> int | None:
+    """The order of a change of a table; None for anything else."""
+    return event.end.order if isinstance(event, SchemaChange) else None
+
+
+def _stopped(event: SchemaChange, node: str) -> SchemaChanged:
+    """The error that a change of a table ends the incarnation with."""
+    hint = f"mend it, then go on with: sync-worker up --accept {event.table}"
+    message = f"{event.table}: {event.detail or event.what}"
+    error = SchemaChanged(message, node=node, position=event.end.order, hint=hint)
+    return error.on(event.table, fits=event.fits)
+
+
+def _split(events: Sequence[LogEvent], shards: int) -> list[list[LogEvent]]:
     """Each shard's part of the events; what is not its own tells it how far the log has come."""
     parts: list[list[LogEvent]] = [[] for _ in range(shards)]
     for event in events:
         if isinstance(event, Changes):
             for part, own in zip(parts, _split_changes(event, shards), strict=True):
                 part.append(own)
-        elif isinstance(event, Echo):
-            for shard, part in enumerate(parts):
-                part.append(event if event.marker.shard == shard else Progress(event.end))
-        elif isinstance(event, Progress | Watermark):
-            for part in parts:
-                part.append(Progress(event.end))
+            continue
+        owner = -1
+        if isinstance(event, Echo):
+            owner = event.marker.shard
         elif isinstance(event, Unreadable):
             owner = int(shards_of([event.key], 1, shards)[0])
-            for shard, part in enumerate(parts):
-                part.append(event if shard == owner else Progress(event.end))
-        else:
-            message = f"{event.table}: {event.detail or event.what}"
-            raise SchemaChanged(
-                message, node=node, position=event.end.order, hint="stop, mend and copy again"
-            )
+        elif isinstance(event, SchemaChange):
+            owner = 0  # for the record; it concerns no key
+        for shard, part in enumerate(parts):
+            part.append(event if shard == owner else Progress(event.end))
     return parts
 
 

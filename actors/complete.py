@@ -42,7 +42,7 @@ class Completer:
         self._engines = engines
         self._names = sorted(engines)
         self._tables = {t.name: t for t in tables}
-        self._bare = {t.name: _key_alone(t) for t in tables}
+        self._bare = {t.name: key_alone(t) for t in tables}
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: Snapshot | None = None
 
@@ -104,7 +104,8 @@ class Completer:
         return self._snapshots[node].read_keys(self._tables[table], rows.column("_key").to_pylist())
 
 
-def _key_alone(table: Table) -> Table:
+def key_alone(table: Table) -> Table:
+    """The table with nothing but its key."""
     schema = table.schema
     return Table(table.mapping, TableSchema(schema.name, tuple(map(schema.column, schema.key)), schema.key))
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.backfill import Capture as CopySource
 from actors.capture import Capture, Sink
 from actors.limits import Limits
+from actors.truncate import Truncation
 from replication.backfill import ChunkIdent
 from replication.engine import Engine
 from replication.errors import NodeUnavailable, Transient
@@ -50,16 +51,24 @@ class CaptureHost:
         sinks: the resolver of each shard.
         limits: see `Limits`.
         fail: told of the error that ends the incarnation.
+        others: engines of the other nodes, asked for what a TRUNCATE removes.
     """
 
     def __init__(
-        self, engine: Engine, tables: Sequence[Table], sinks: Sequence[Sink], limits: Limits, fail: Fail
+        self,
+        engine: Engine,
+        tables: Sequence[Table],
+        sinks: Sequence[Sink],
+        limits: Limits,
+        fail: Fail,
+        others: Mapping[str, Engine],
     ) -> None:
         self._engine = engine
         self._tables = tables
         self._sinks = sinks
         self._limits = limits
         self._fail = fail
+        self._carry = Truncation(others, tables, sinks)
         self._stopping = threading.Event()
         self._capture: Capture | None = None
         self._thread = threading.Thread(target=self._run, name=f"capture-{engine.node.name}", daemon=True)
@@ -115,7 +124,13 @@ class CaptureHost:
 
     def _stream(self) -> None:
         node = self._engine.node.name
-        capture = Capture(node, lambda start: self._engine.source(self._tables, start), self._sinks)
+        capture = Capture(
+            node,
+            lambda start: self._engine.source(self._tables, start),
+            self._sinks,
+            self._tables,
+            self._carry,
+        )
         self._capture = capture
         try:
             while not self._stopping.is_set():

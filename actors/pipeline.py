@@ -61,7 +61,8 @@ class Pipeline:
             shard = make_shard(group, number, shards, engines, tables, own)
             self.resolvers.append(Resolver(shard, schemas, targets, self.audit, self.limits, self.fail))
         self.captures = {
-            n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail) for n in names
+            n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail, without(engines, n))
+            for n in names
         }
         self.copies = [
             CopyHost(engines[n], own_tables, self.captures[n], self.captures[n].released, self.fail)
@@ -96,6 +97,11 @@ class Pipeline:
         while not self.stopping.wait(self.limits.heartbeat if all(c.finished for c in self.copies) else 0.2):
             for resolver in self.resolvers:
                 resolver.heartbeat()
+
+
+def without(engines: Mapping[str, Engine], node: str) -> dict[str, Engine]:
+    """The engines of the other nodes."""
+    return {n: e for n, e in engines.items() if n != node}
 
 
 def copied_from(tables: Sequence[Table], nodes: Sequence[str]) -> dict[str, list[Table]]:

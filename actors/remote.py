@@ -37,6 +37,11 @@ class RemoteSink:
         ack: Ack = self._handle.call("feed", node, list(events), epoch).result()
         return ack
 
+    def on_their_way(self, table: str) -> list[bytes]:
+        """See `capture.Sink`."""
+        keys: list[bytes] = self._handle.call("on_their_way", table).result()
+        return keys
+
 
 class RemoteTarget:
     """An applier in another process; see `resolver.Target`."""

@@ -17,7 +17,7 @@ from typing import Protocol
 from actors.capture import Ack
 from actors.limits import Limits
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
-from replication.change import Changes, Echo, LogEvent, TableChanges, Unreadable
+from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
 from replication.conflict.batching import echoed_rows, to_apply_batch
 from replication.conflict.decide import Conflict
 from replication.conflict.policy import load_policies
@@ -58,6 +58,9 @@ class Auditor(Protocol):
 
     def refused(self, batch: ApplyBatch, held: Sequence[HeldRow]) -> Future[None]:
         """Record rows that a node refuses."""
+
+    def schema_change(self, node: str, event: SchemaChange) -> Future[None]:
+        """Record a change of a table itself that the group goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class Resolver:
         with self._lock:
             for event in events:
                 read = self.shard.progress.position[node].order
-                if event.end.order <= read:
+                if event.end.order < read or (event.end.order == read and not _notes(event)):
                     continue  # read before: a capture that connected again goes over it again
                 self._take(node, event.after(read) if isinstance(event, Changes) else event)
             self._record_conflicts()
@@ -128,6 +131,11 @@ class Resolver:
             paused = any(self._is_behind(n) for n in self.names if n != node)
             released = self.shard.progress.released[node]
             return Ack(self.shard.replaying, paused, released, self.shard.epoch)
+
+    def on_their_way(self, table: str) -> list[bytes]:
+        """The keys of a table that have not reached every node."""
+        with self._lock:
+            return list(self.shard.keys[table])
 
     def _is_behind(self, node: str) -> bool:
         """Whether a target has enough to do: its next batch is full, or too much is on its way."""
@@ -189,6 +197,10 @@ class Resolver:
             self.shard.on_echo(node, event.marker, event.end, rows_shown)
         elif isinstance(event, Unreadable):
             self._hold(node, event)
+        elif isinstance(event, SchemaChange):
+            number = self.shard.on_changes(node, [], event.end)
+            durable = self.auditor.schema_change(node, event)
+            durable.add_done_callback(lambda done: self._audited(number, done))
         else:
             self.shard.on_progress(node, event.end)
 
@@ -229,6 +241,11 @@ class Resolver:
     def _submit(self, batch: ApplyBatch) -> None:
         answer = self.targets[batch.node].submit(batch)
         answer.add_done_callback(lambda done: self.on_applied(batch, done))
+
+
+def _notes(event: LogEvent) -> bool:
+    """Whether it only puts on record what another event of the same place did."""
+    return isinstance(event, SchemaChange)
 
 
 def make_shard(

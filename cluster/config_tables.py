@@ -14,7 +14,9 @@ OWN_PREFIX = "sync_worker"
 """Our own tables begin with it, and never travel."""
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 _CUSTOM_POLICY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_KEYS = ("key", "names", "columns", "exclude", "conflict", "initial")
+_KEYS = ("key", "names", "columns", "exclude", "conflict", "initial", "schema", "truncate")
+ON_ALTER = ("ignore", "evolve", "halt")
+ON_TRUNCATE = ("halt", "carry", "ignore")
 
 
 def read_tables(section: Value, nodes: Sequence[NodeConfig]) -> tuple[TableMapping, ...]:
@@ -50,7 +52,15 @@ def _read_table(name: str, value: Value, nodes: Sequence[NodeConfig]) -> TableMa
         exclude=_read_exclude(fields["exclude"], key, columns) if "exclude" in fields else frozenset(),
         conflict=_read_conflict(fields["conflict"]) if "conflict" in fields else POLICIES[:1],
         initial=_read_initial(fields["initial"], nodes) if "initial" in fields else "none",
+        on_alter=_read_policy(fields.get("schema"), ON_ALTER),
+        on_truncate=_read_policy(fields.get("truncate"), ON_TRUNCATE),
     )
+
+
+def _read_policy(value: Value | None, known: Sequence[str]) -> str:
+    """One of several words; the first is the default."""
+    found = None if value is None else value.choice(tuple(known))
+    return found or known[0]
 
 
 def _is_node(value: Value, name: str, nodes: Iterable[str], shown: str = "") -> bool:

@@ -13,12 +13,13 @@ raises the epoch, and the resolvers begin again from the markers while every oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import ray
 
+from actors.audit import NoteRecords
 from actors.backfill import CopyStatus
 from actors.pipeline import copied_from, prepare
 from actors.resolver import ShardStatus
@@ -189,6 +190,11 @@ class Group:
             resolver.call("suspend").result(RENEW_SECONDS)
         self._markers = self._prepare()
         self.begin()
+
+    def note(self, kind: str, details: Sequence[Mapping[str, str]]) -> None:
+        """Put what the program did on record."""
+        if details:
+            self.audit.call("write", [NoteRecords(kind, dict(d)) for d in details]).result(RENEW_SECONDS)
 
     def heartbeat(self) -> None:
         """Store how far idle logs have been read."""

@@ -21,7 +21,7 @@ from actors.backfill import CopyStatus
 from actors.capture import Ack
 from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
-from actors.pipeline import copied_from
+from actors.pipeline import copied_from, without
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
 from actors.resolver import Resolver, ShardStatus, make_shard
 from cluster.logs import configure_logging, secrets_of
@@ -150,6 +150,10 @@ class ResolverProcess(_Part):
         self.health()
         return self._begun().feed(node, events, epoch)
 
+    def on_their_way(self, table: str) -> list[bytes]:
+        """See `Resolver.on_their_way`."""
+        return self._begun().on_their_way(table)
+
     def heartbeat(self) -> None:
         """See `Resolver.heartbeat`."""
         self._begun().heartbeat()
@@ -174,8 +178,9 @@ class CaptureProcess(_Part):
 
     def __init__(self, plan: GroupPlan, node: str, resolvers: Sequence[Handle]) -> None:
         super().__init__(plan)
-        sinks = [RemoteSink(h) for h in resolvers]
-        self._host = CaptureHost(plan.engines()[node], plan.tables, sinks, plan.limits, self._fail)
+        sinks, engines = [RemoteSink(h) for h in resolvers], plan.engines()
+        others = without(engines, node)
+        self._host = CaptureHost(engines[node], plan.tables, sinks, plan.limits, self._fail, others)
 
     def streaming(self) -> bool:
         """Whether the log is connected."""

@@ -69,8 +69,10 @@ def load_tables(config: GroupConfig) -> tuple[Table, ...]:
         InvalidConfig: the configuration does not fit the tables.
         NodeUnavailable: a node cannot be reached.
     """
+    from cluster.schema_state import as_agreed, load_states
+
     with open_catalogs(config) as catalogs:
-        return read_topology(config, catalogs).tables
+        return as_agreed(read_topology(config, catalogs), load_states(config)).tables
 
 
 def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topology:

@@ -134,14 +134,18 @@ class SchemaChange:
 
     Attributes:
         table: canonical table name.
-        what: `truncate`, `alter`, `drop` or `rename`.
-        detail: a sentence for the operator.
+        what: `truncate`, `partition` (rows went with a part of the table), `alter`, `drop` or `rename`.
+        detail: the statement, or a sentence for the operator.
+        fits: every mapped column can still be read and written.
+        ts: commit time by the node's own clock, microseconds since 1970; 0 where it is not known.
     """
 
     table: str
     what: str
     detail: str
     end: Position = field(default=Position(0))
+    fits: bool = False
+    ts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
 from replication.marker import Marker
 from replication.position import Position
-from replication.schema import NodeConfig, Table, TableMapping, TableSchema
+from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,36 @@ class Snapshot(Protocol):
         """Disconnect. Safe to call twice."""
 
 
-class Catalog(Protocol):
+class SchemaEditor(Protocol):
+    """Changes tables as another node's were changed."""
+
+    def filled(self, mapping: TableMapping, column: Column) -> str | None:
+        """What the rows hold in a column of this node that were there when it was added.
+
+        Returns:
+            a literal as `defaults.literal` makes it; None for null.
+
+        Raises:
+            SchemaChanged: it is not the same in all rows, or cannot be told.
+        """
+
+    def add_column(self, table: Table, column: Column, source_engine: str, fill: str | None) -> None:
+        """Add a column if it is not there; in rows that exist it gets the value `fill`.
+
+        The log shows no change of a row. Where a declared column cannot be not-null, it is nullable.
+
+        Args:
+            table: the mapped table.
+            column: under its canonical name, as its node declares it.
+            source_engine: see `Catalog.create_table`.
+            fill: as `filled` said it.
+        """
+
+    def widen_column(self, table: Table, column: Column, source_engine: str) -> None:
+        """Let a column hold what `column` holds; one that does is left as it is."""
+
+
+class Catalog(SchemaEditor, Protocol):
     """Reads and creates tables."""
 
     def read_schema(self, mapping: TableMapping) -> TableSchema | None:

@@ -88,7 +88,19 @@ class LogLost(Terminal):
 
 
 class SchemaChanged(Terminal):
-    """A mapped table is no longer what it was."""
+    """A mapped table is no longer what it was.
+
+    `table` is set where the change itself was found: in the node's log, or between two starts. `fits` says
+    that the mapped columns can still be read.
+    """
+
+    table: str = ""
+    fits: bool = False
+
+    def on(self, table: str, *, fits: bool = False) -> SchemaChanged:
+        """The same error, saying which table was changed."""
+        self.table, self.fits = table, fits
+        return self
 
 
 class Fenced(Terminal):

@@ -68,6 +68,8 @@ class TableMapping:
         exclude: canonical columns that never leave their node.
         conflict: conflict policies, tried in order.
         initial: the node whose rows are copied at the start, `merge`, or `none`.
+        on_alter: what follows from a change of its columns on one node: `evolve`, `ignore` or `halt`.
+        on_truncate: what follows from a TRUNCATE on one node: `carry`, `ignore` or `halt`.
     """
 
     name: str
@@ -77,6 +79,8 @@ class TableMapping:
     exclude: frozenset[str] = frozenset()
     conflict: tuple[str, ...] = ("last_write_wins",)
     initial: str = "none"
+    on_alter: str = "ignore"
+    on_truncate: str = "halt"
 
     def local(self, node: str, column: str) -> str:
         """What the canonical `column` is called on `node`; in MongoDB a dotted path."""
@@ -96,10 +100,18 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A mapped table with its schema, once that has been read: what engines work with."""
+    """A mapped table with its schema, once that has been read: what engines work with.
+
+    Attributes:
+        known: what each node was last known to have, columns that do not travel included. A node that is not
+            in it does not announce changes which the mapped columns survive.
+        accepted: for each node, the order in its log up to which changes of the table itself are settled.
+    """
 
     mapping: TableMapping
     schema: TableSchema
+    known: Mapping[str, TableSchema] = field(default_factory=dict)
+    accepted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

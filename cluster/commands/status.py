@@ -1,8 +1,9 @@
 """Show what a running group is doing.
 
 Asks the group's actors: how far each initial copy is, how many rows wait for each node, and what the
-resolvers have done since they started. `up` notes in the audit log's folder where the group runs; --address
-names the Ray cluster where that folder is not at hand.
+resolvers have done since they started. Of a group that a changed table has halted, it shows why. `up` notes
+in the audit log's folder where the group runs; --address names the Ray cluster where that folder is not at
+hand.
 
 For instance:
   sync-worker status -c sync.yaml --json
@@ -11,6 +12,8 @@ For instance:
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -25,10 +28,15 @@ from cluster.commands.common import (
     print_lines,
     reach,
 )
+from replication.errors import SyncError
 
 if TYPE_CHECKING:
     from actors.backfill import CopyStatus
     from actors.resolver import ShardStatus
+    from cluster.config import GroupConfig
+    from cluster.schema_state import Halt
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     state = ask(address, config.group)
     disconnect()
     if state is None:
+        if halts := _halts(config):
+            _print_halted(args, config, halts)
+            return FAILED
         print(f"group {config.group} does not run here; start it with: sync-worker up -c {args.config}")
         return FAILED
     shards, copies = state
@@ -57,6 +68,37 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(shards, copies)
     return OK
+
+
+def _halts(config: GroupConfig) -> list[Halt]:
+    """What has halted the group; nothing where the nodes cannot be asked."""
+    from cluster.schema_state import load_states
+
+    try:
+        states = load_states(config)
+    except SyncError as error:
+        log.warning("nodes_not_asked", extra={"error": str(error)})
+        return []
+    return [halt for state in states.values() for halt in state.halted.values()]
+
+
+def _print_halted(args: argparse.Namespace, config: GroupConfig, halts: Sequence[Halt]) -> None:
+    rows = [
+        {
+            "table": h.table,
+            "node": h.node,
+            "change": h.change,
+            "command": f"sync-worker up -c {args.config} --accept {h.table}",
+        }
+        for h in halts
+    ]
+    if args.json:
+        print_json({"group": config.group, "state": "halted: schema change", "halted": rows})
+        return
+    print(f"group {config.group} is halted: schema change")
+    for row in rows:
+        print(f"  {row['table']} at {row['node']}: {row['change']}")
+        print(f"    make the table fit on every node, then go on with: {row['command']}")
 
 
 def copies_json(copies: dict[str, list[CopyStatus]]) -> list[dict[str, object]]:

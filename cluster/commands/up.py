@@ -8,6 +8,9 @@ databases: nothing is lost, nothing is applied twice.
 One `up` runs a group. A second one, on this or on another machine, stands by and takes over when the first
 has gone.
 
+A mapped table whose columns change, or that is truncated, is dealt with as its `schema` and `truncate` say.
+Where that is `halt`, the group ends, and --accept TABLE goes on with the table as it is now.
+
 For instance:
   sync-worker up -c sync.yaml
 """
@@ -20,6 +23,7 @@ import signal
 import threading
 import time
 from contextlib import closing
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cluster.commands.common import (
@@ -30,13 +34,14 @@ from cluster.commands.common import (
     noted_address,
     present_ray_token,
 )
-from replication.errors import Fenced, NodeUnavailable, SyncError, Transient
+from replication.errors import Fenced, NodeUnavailable, SchemaChanged, SyncError, Transient
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
     from cluster.launch import Group
     from cluster.lease import GroupLease
     from cluster.processes import GroupPlan
+    from cluster.ready import Ready
     from replication.schema import Table
 
 log = logging.getLogger(__name__)
@@ -52,15 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="a running Ray cluster, or `auto`; by default Ray is started here",
     )
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="TABLE",
+        help="go on with this table as it is now, after its change has halted the group; may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
     present_ray_token(args.address)
     from cluster.lease import GroupLease
+    from cluster.ready import can_start
 
     config = load_config(args)
-    if _ready_tables(config) is None:
+    if not can_start(config):
         return FAILED
     stopping = threading.Event()
     stop_on_signals(stopping)
@@ -85,16 +98,18 @@ def _run_leased(
     """Run the group until it is stopped, or until another process has taken it over."""
     from cluster.launch import connect, disconnect, gcs_address
     from cluster.local_ray import RayWatch
+    from cluster.ready import make_ready
 
-    tables = _ready_tables(config)  # anew: while this process stood by, much may have changed
-    if tables is None:
+    ready = make_ready(config, args.accept)  # while this process stood by, much may have changed
+    args.accept = []  # of what happens from now on, nothing
+    if ready is None:
         return FAILED
     connect(args.address, config.group)
     stop_on_signals(stopping)  # again: Ray has set handlers of its own
     watch = RayWatch(args.address, before=lease.close)
     try:
         with noted_address(config.audit_path, gcs_address()):
-            _run_group(_plan(config, tables, args.log_level), lease, stopping)
+            _run_group(config, ready, args.log_level, lease, stopping)
     finally:
         watch.stop()
         disconnect()
@@ -116,25 +131,9 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> Gro
     return GroupPlan(config.group, config.nodes, tables, config.shards, path, limits, log_level)
 
 
-def _ready_tables(config: GroupConfig) -> tuple[Table, ...] | None:
-    """Create what is missing and run preflight; None when a node cannot take part."""
-    from cluster.mapping import findings
-    from cluster.topology import create_missing_tables, open_catalogs, read_topology
-
-    with open_catalogs(config) as catalogs:
-        topology = read_topology(config, catalogs)
-        if config.create_tables:
-            create_missing_tables(config, catalogs, topology)
-        errors = 0
-        for node, catalog in catalogs.items():
-            for f in [*findings(config, topology, node), *catalog.preflight(topology.tables)]:
-                errors += f.level == "error"
-                detail = {"node": node, "subject": f.subject, "finding": f.message, "remedy": f.remedy}
-                log.log(logging.ERROR if f.level == "error" else logging.WARNING, "preflight", extra=detail)
-        return None if errors else topology.tables
-
-
-def _run_group(plan: GroupPlan, lease: GroupLease, stopping: threading.Event) -> None:
+def _run_group(
+    config: GroupConfig, ready: Ready, log_level: str, lease: GroupLease, stopping: threading.Event
+) -> None:
     """Run incarnation after incarnation, until stopped or replaced by another process.
 
     Raises:
@@ -143,19 +142,44 @@ def _run_group(plan: GroupPlan, lease: GroupLease, stopping: threading.Event) ->
     from replication.errors import Terminal
 
     while not stopping.is_set():
-        error = _run_incarnation(plan, lease, stopping)
+        plan = _plan(config, ready.tables, log_level)
+        error = _run_incarnation(plan, ready, lease, stopping)
         if error is None:
             return
         if other := lease.lost:
             log.error("replaced", extra={"group": plan.group, "by": other})
             return
+        if isinstance(error, SchemaChanged):
+            ready = _changed(config, ready, error, stopping)
+            continue
         if isinstance(error, Terminal) and not isinstance(error, Fenced):
             raise error
         log.error("group_restarts", extra={"group": plan.group, "error": str(error)})
         stopping.wait(1.0)
 
 
-def _run_incarnation(plan: GroupPlan, lease: GroupLease, stopping: threading.Event) -> BaseException | None:
+def _changed(config: GroupConfig, ready: Ready, error: SchemaChanged, stopping: threading.Event) -> Ready:
+    """What the group goes on with after a table was changed.
+
+    Raises:
+        SchemaChanged: somebody must settle it.
+    """
+    from cluster.ready import go_on
+
+    detail = {"group": config.group, "table": error.table, "node": error.node, "change": error.message}
+    log.warning("schema_changed", extra=detail)
+    while not stopping.is_set():
+        try:
+            return go_on(config, ready.tables, error)
+        except Transient as away:  # a database, or an application that holds the table
+            log.warning("schema_change_waits", extra={"group": config.group, "error": str(away)})
+            stopping.wait(1.0)
+    return ready
+
+
+def _run_incarnation(
+    plan: GroupPlan, ready: Ready, lease: GroupLease, stopping: threading.Event
+) -> BaseException | None:
     """Run one incarnation; the error that ended it, or None when it was stopped."""
     from cluster.launch import Group
 
@@ -163,8 +187,12 @@ def _run_incarnation(plan: GroupPlan, lease: GroupLease, stopping: threading.Eve
         group = Group(plan)
     except Transient as away:  # a database; no part has been made
         return away
+    except SchemaChanged as changed:
+        return changed
+    group.note("schema_change", [asdict(note) for note in ready.notes])
+    ready.notes.clear()
     error = _watch(group, lease, stopping)
-    if error is None:
+    if error is None or isinstance(error, SchemaChanged):
         group.stop()
     else:
         group.kill()

@@ -97,7 +97,7 @@ def test_partitions_that_are_emptied_are_an_event(node: MysqlNode) -> None:
     node.sql("ALTER TABLE items TRUNCATE PARTITION p1")
     node.sql("UPDATE items SET id = id + 101 WHERE id = 2")
     events = node.read()
-    assert [(table, what) for table, what, _ in changes_of_schema(events)] == [("items", "truncate")]
+    assert [(table, what) for table, what, _ in changes_of_schema(events)] == [("items", "partition")]
     assert summary(rows_of(events)[8:], "id") == [("DELETE", 2), ("INSERT", 103)]
 
 

@@ -29,6 +29,7 @@ from replication.errors import (
     PreflightFailed,
     RowRefused,
     SchemaChanged,
+    Terminal,
 )
 from replication.key import encode_keys, key_columns
 from replication.position import Position, order_of
@@ -207,6 +208,8 @@ def test_connections_keep_the_users_own_options() -> None:
     [
         ("40001", "", Contention),
         ("40P01", "", Contention),
+        ("0A000", "cached plan must not change result type", Contention),
+        ("0A000", "something else", Terminal),
         ("55P03", "", Contention),
         ("23505", "", RowRefused),
         ("22P02", "", RowRefused),

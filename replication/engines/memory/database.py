@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
 from replication.engines.memory.faults import Faults
 from replication.engines.memory.log import Ddl, Entry, StoredMarker, TransactionLog
 from replication.engines.memory.store import TableStore
@@ -73,13 +75,21 @@ class MemoryDatabase:
             self.tables[table].clear()
             self._log_ddl(Ddl(table, "truncate", f"table {table} was truncated"))
 
-    def add_column(self, table: str, column: Column) -> None:
-        """Add a column, null in the rows that exist; the log says so."""
+    def add_column(self, table: str, column: Column, fill: pa.Scalar | None = None) -> None:
+        """Add a column, null or `fill` in the rows that exist; the log says so."""
         with self.lock:
             store = self.tables[table]
             old = store.schema
-            store.add_column(TableSchema(old.name, (*old.columns, column), old.key))
+            store.add_column(TableSchema(old.name, (*old.columns, column), old.key), fill)
             self._log_ddl(Ddl(table, "alter", f"column {column.name} was added to {table}"))
+
+    def retype_column(self, table: str, column: Column) -> None:
+        """Give a column another type that holds its values; the log says so."""
+        with self.lock:
+            store = self.tables[table]
+            columns = tuple(column if c.name == column.name else c for c in store.schema.columns)
+            store.cast_columns(TableSchema(table, columns, store.schema.key))
+            self._log_ddl(Ddl(table, "alter", f"column {column.name} of {table} is now {column.type.kind}"))
 
     def rename_column(self, table: str, old: str, new: str) -> None:
         """Rename a column that is not part of the key; the log says so."""

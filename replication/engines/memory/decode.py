@@ -82,7 +82,7 @@ class Decoder:
             return Watermark(entry.watermark[1], end)
         if entry.ddl is not None and entry.ddl.table in self.bindings:
             name = self.bindings[entry.ddl.table].table.name
-            return SchemaChange(name, entry.ddl.what, entry.ddl.detail, end)
+            return SchemaChange(name, entry.ddl.what, entry.ddl.detail, end, ts=entry.time)
         return None
 
     def _take(self, entry: Entry, blocks: Sequence[Block], room: int, max_rows: int) -> int:

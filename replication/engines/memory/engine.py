@@ -10,12 +10,12 @@ from replication.engines.memory.applier import MemoryApplier
 from replication.engines.memory.control import MemoryControl
 from replication.engines.memory.lease import MemoryLease
 from replication.engines.memory.preflight import findings
-from replication.engines.memory.schema import create_table, read_schema
+from replication.engines.memory.schema import add_column, create_table, read_schema, widen_column
 from replication.engines.memory.session import Session
 from replication.engines.memory.snapshot import MemorySnapshot
 from replication.engines.memory.source import MemorySource
 from replication.position import Position
-from replication.schema import NodeConfig, Table, TableMapping, TableSchema
+from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,18 @@ class MemoryCatalog:
         """See `engine.Catalog.preflight`."""
         database, node = self._session.database(), self._session.node
         return [f for table in tables for f in findings(database, table, node)]
+
+    def filled(self, mapping: TableMapping, column: Column) -> str | None:
+        """See `engine.SchemaEditor.filled`. Rows that are there get no default."""
+        return None
+
+    def add_column(self, table: Table, column: Column, source_engine: str, fill: str | None) -> None:
+        """See `engine.SchemaEditor.add_column`."""
+        add_column(self._session.database(), table, column, fill, self._session.node)
+
+    def widen_column(self, table: Table, column: Column, source_engine: str) -> None:
+        """See `engine.SchemaEditor.widen_column`."""
+        widen_column(self._session.database(), table, column, self._session.node)
 
     def close(self) -> None:
         """Disconnect. Safe to call twice."""

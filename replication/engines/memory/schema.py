@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from replication.defaults import literal_value
 from replication.engines.memory.database import MemoryDatabase
+from replication.evolution import holds
 from replication.schema import Column, Table, TableMapping, TableSchema
 
 
@@ -54,3 +56,22 @@ def create_table(database: MemoryDatabase, table: Table, node: str) -> None:
     )
     key = tuple(table.mapping.local(node, name) for name in table.mapping.key)
     database.create_table(TableSchema(binding.local, columns, key))
+
+
+def add_column(database: MemoryDatabase, table: Table, column: Column, fill: str | None, node: str) -> None:
+    """Add a column unless it is there."""
+    name, local = table.mapping.names[node], table.mapping.local(node, column.name)
+    if any(c.name == local for c in database.tables[name].schema.columns):
+        return
+    value = None if fill is None else literal_value(fill, column.type)[0]
+    made = Column(local, column.type, column.nullable or fill is None)
+    database.add_column(name, made, value)
+
+
+def widen_column(database: MemoryDatabase, table: Table, column: Column, node: str) -> None:
+    """Widen a column, unless it is wide enough."""
+    name, local = table.mapping.names[node], table.mapping.local(node, column.name)
+    have = database.tables[name].schema.column(local)
+    if not holds(have.type, column.type) or (column.nullable and not have.nullable):
+        type = have.type if holds(have.type, column.type) else column.type
+        database.retype_column(name, replace(have, type=type, nullable=column.nullable or have.nullable))

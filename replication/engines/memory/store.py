@@ -83,13 +83,21 @@ class TableStore:
         """These rows as one batch; a row of nulls for each None."""
         return gather(refs, self.arrow)
 
-    def add_column(self, schema: TableSchema) -> None:
-        """Take a schema with further columns, null in the rows that exist."""
+    def add_column(self, schema: TableSchema, fill: pa.Scalar | None = None) -> None:
+        """Take a schema with further columns, null or `fill` in the rows that exist."""
         held = self.gather(list(self.rows.values()))
         columns = [
-            held.column(f.name) if f.name in held.schema.names else pa.nulls(held.num_rows, f.type)
+            held.column(f.name)
+            if f.name in held.schema.names
+            else pa.repeat(pa.scalar(None, f.type) if fill is None else fill.cast(f.type), held.num_rows)
             for f in schema.arrow
         ]
+        self._rebuild(schema, columns)
+
+    def cast_columns(self, schema: TableSchema) -> None:
+        """Take a schema with other types for the same columns, that hold their values."""
+        held = self.gather(list(self.rows.values())).columns
+        columns = [column.cast(f.type) for column, f in zip(held, schema.arrow, strict=True)]
         self._rebuild(schema, columns)
 
     def rename_columns(self, schema: TableSchema) -> None:

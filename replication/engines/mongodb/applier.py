@@ -22,8 +22,7 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge, PyMongoError
 from pymongo.results import BulkWriteResult
 
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, refusal
-from replication.engines.mongodb.config import MARKER, Document, connect
-from replication.engines.mongodb.control import MAJORITY, SNAPSHOT
+from replication.engines.mongodb.config import MAJORITY, MARKER, SNAPSHOT, Document, connect
 from replication.engines.mongodb.errors import CONTENTION, DUPLICATE_KEY, UNAVAILABLE, classify, translated
 from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.marker import marker_id, to_document

@@ -8,7 +8,9 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.monitoring import ConnectionPoolListener
+from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
 
 from replication.errors import ConfigError
 from replication.schema import NodeConfig, TableMapping
@@ -20,6 +22,8 @@ OWN = "sync_worker."
 MARKER = OWN + "marker"
 WATERMARK = OWN + "watermark"
 STATE = OWN + "state"
+MAJORITY = WriteConcern(w="majority")
+SNAPSHOT = ReadConcern("snapshot")
 _PATIENCE_MS = 5000
 PRE_IMAGES = {"changeStreamPreAndPostImages": {"enabled": True}}
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
-from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
 from replication.engines.mongodb.config import (
+    MAJORITY,
     MARKER,
+    SNAPSHOT,
     STATE,
     WATERMARK,
     collection_name,
@@ -31,8 +31,6 @@ from replication.schema import NodeConfig, Table
 
 _START = "start"
 _ATTEMPTS = 10
-MAJORITY = WriteConcern(w="majority")
-SNAPSHOT = ReadConcern("snapshot")
 
 
 class MongoControl:

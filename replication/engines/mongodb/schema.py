@@ -14,11 +14,14 @@ from bson.decimal128 import Decimal128
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from replication.defaults import literal_value
 from replication.engine import Finding
-from replication.engines.mongodb import preflight
+from replication.engines.mongodb import alter, preflight
 from replication.engines.mongodb.config import PRE_IMAGES, Document, collection_name, connect
 from replication.engines.mongodb.errors import NAMESPACE_EXISTS, UNAUTHORIZED, translated
 from replication.engines.mongodb.layout import Layout
+from replication.engines.mongodb.types import Unconvertible, encode_column
+from replication.errors import SchemaChanged
 from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
 from replication.types import CanonicalType, Kind
 
@@ -65,6 +68,25 @@ class MongoCatalog:
         layouts = [Layout(table, self._node) for table in tables]
         with translated(self._node.name):
             return preflight.check(self._db, self._node, layouts)
+
+    def filled(self, mapping: TableMapping, column: Column) -> str | None:
+        """See `engine.SchemaEditor`. Documents get nothing by themselves."""
+        return None
+
+    def add_column(self, table: Table, column: Column, source_engine: str, fill: str | None) -> None:
+        """See `engine.SchemaEditor`. Nothing is declared; documents that are there get the value."""
+        if fill is None:
+            return
+        (value,) = encode_column(literal_value(fill, column.type), column.type)
+        if isinstance(value, Unconvertible):
+            message = f"{column.name} = {fill}: {value}"
+            raise SchemaChanged(message, node=self._node.name)
+        path = table.mapping.local(self._node.name, column.name)
+        with translated(self._node.name):
+            alter.fill(self._db, self._group, collection_name(self._node, table.mapping), path, value)
+
+    def widen_column(self, table: Table, column: Column, source_engine: str) -> None:
+        """See `engine.SchemaEditor`. There is nothing to widen."""
 
     def close(self) -> None:
         """See `engine.Catalog`."""

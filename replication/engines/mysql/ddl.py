@@ -36,6 +36,8 @@ class Does(StrEnum):
     TRUNCATE = "truncate"
     DROP = "drop"
     RENAME = "rename"
+    ALTER = "alter"
+    """Change what a table is, and no row that the log does not show."""
     DROP_DATABASE = "drop database"
     PARTITION = "partition"
     """Remove or exchange rows by partitions or whole files, which no row event shows."""
@@ -116,7 +118,7 @@ def _alter(tokens: list[_Token], database: str) -> Statement:
         if words[i] == "RENAME" and words[i + 1] not in ("COLUMN", "INDEX", "KEY"):
             skip = words[i + 1] in ("TO", "AS", "=")
             return Statement(Does.RENAME, names + _names(tokens[i + 1 + skip :], database, several=False))
-    return Statement(Does.NOTHING)
+    return Statement(Does.ALTER if names else Does.NOTHING, names)
 
 
 def _names(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from replication.defaults import NOW, TODAY, portable_default
 from replication.engines.mysql.columns import CODE_POINTS
@@ -55,15 +56,31 @@ def declarations(table: Table, node: str, own: bool) -> list[str]:
     lines = []
     room = _ROW_BYTES
     for column in table.schema.columns:
-        type = column.type.native if own and column.type.native else ""
-        if not type:
-            type = _key_type(table, column) if column.name in table.schema.key else declaration(column.type)
-            if type.startswith("varchar"):
-                room -= 4 * int(type[8:-1])
-                type = type if room >= 0 else _TYPES[Kind.TEXT]
+        type = declared_type(table, column, own=own)
+        if type.startswith("varchar") and not (own and column.type.native):
+            room -= 4 * int(type[8:-1])
+            type = type if room >= 0 else _TYPES[Kind.TEXT]
         lines.append(_line(table, quoted(table.mapping.local(node, column.name)), column, type, own))
     key = ", ".join(quoted(table.mapping.local(node, k)) for k in table.schema.key)
     return [*lines, f"PRIMARY KEY ({key})"]
+
+
+def declared_type(table: Table, column: Column, *, own: bool) -> str:
+    """The type that a column is declared with; arguments as of `declarations`."""
+    if own and column.type.native:
+        return column.type.native
+    return _key_type(table, column) if column.name in table.schema.key else declaration(column.type)
+
+
+def added_column(table: Table, node: str, column: Column, fill: str | None, *, own: bool) -> tuple[str, str]:
+    """A column that is added: the declaration that gives `fill` to existing rows, and the one that stays."""
+    name, type = quoted(table.mapping.local(node, column.name)), declared_type(table, column, own=own)
+    made = replace(column, default=fill, nullable=column.nullable or fill is None, generated=False)
+    default = None if column.generated else column.default
+    return (
+        _line(table, name, made, type, own=False),
+        _line(table, name, replace(made, default=default), type, own),
+    )
 
 
 def _line(table: Table, name: str, column: Column, type: str, own: bool) -> str:

@@ -124,7 +124,13 @@ class Layout:
         return all(self.places[k] >= 0 for k in self.key)
 
 
-def lay_out(table: Table, node: str, found: TableMap, charsets: Mapping[int, Charset]) -> Layout:
+def lay_out(
+    table: Table,
+    node: str,
+    found: TableMap,
+    charsets: Mapping[int, Charset],
+    later: frozenset[str] = frozenset(),
+) -> Layout:
     """Match a table map with the mapped columns.
 
     Args:
@@ -132,6 +138,8 @@ def lay_out(table: Table, node: str, found: TableMap, charsets: Mapping[int, Cha
         node: this node's name.
         found: what the log says of it.
         charsets: by the numbers of the server's collations.
+        later: local names of columns that were added after this place in the log, whose absence is no
+            trouble.
     """
     known = {column.name: place for place, column in enumerate(found.columns)}
     places: list[int] = []
@@ -142,6 +150,7 @@ def lay_out(table: Table, node: str, found: TableMap, charsets: Mapping[int, Cha
         place = known.get(local, -1)
         field = field_of(found.columns[place], charsets) if place >= 0 else None
         why = ""
+        missing = field is None and local in later
         if field is None:
             why = f"column {local} is gone"
         elif field.trouble:
@@ -150,7 +159,7 @@ def lay_out(table: Table, node: str, found: TableMap, charsets: Mapping[int, Cha
             why = f"column {local} is now of another type than {column.type.kind}"
         places.append(-1 if why else place)
         fields.append(None if why else field)
-        trouble = trouble or why
+        trouble = trouble or ("" if missing else why)
     schema = table.schema
     return Layout(
         table,

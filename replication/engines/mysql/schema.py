@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from replication.engine import Finding
-from replication.engines.mysql.columns import read_columns
+from replication.engines.mysql import alter
+from replication.engines.mysql.columns import LocalColumn, read_columns
 from replication.engines.mysql.config import parse, quoted, table_name
 from replication.engines.mysql.connection import Session
-from replication.engines.mysql.declare import OPTIONS, declarations
+from replication.engines.mysql.declare import OPTIONS, added_column, declarations, declared_type
 from replication.engines.mysql.preflight import check
+from replication.errors import SchemaChanged
 from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
 
 
@@ -49,6 +52,38 @@ class MysqlCatalog:
         with self._session.use() as c:
             return check(c, self.node, tables)
 
+    def filled(self, mapping: TableMapping, column: Column) -> str | None:
+        """See `SchemaEditor.filled`."""
+        name = table_name(self.node, mapping)
+        with self._session.use() as c:
+            local = _find(read_columns(c, name), mapping.local(self.node.name, column.name))
+            if local is None:
+                message = f"{name} has no column {column.name}"
+                raise SchemaChanged(message, node=self.node.name)
+            return alter.filled(c, name, local, column)
+
+    def add_column(self, table: Table, column: Column, source_engine: str, fill: str | None) -> None:
+        """See `SchemaEditor.add_column`."""
+        name, local = table_name(self.node, table.mapping), table.mapping.local(self.node.name, column.name)
+        first, line = added_column(table, self.node.name, column, fill, own=source_engine == "mysql")
+        with self._session.use() as c:
+            if _find(read_columns(c, name), local) is None:
+                alter.add_column(c, name, first, line)
+
+    def widen_column(self, table: Table, column: Column, source_engine: str) -> None:
+        """See `SchemaEditor.widen_column`."""
+        name = table_name(self.node, table.mapping)
+        nullable = column.nullable and column.name not in table.mapping.key
+        type = declared_type(table, column, own=source_engine == "mysql")
+        with self._session.use() as c:
+            local = _find(read_columns(c, name), table.mapping.local(self.node.name, column.name))
+            if local is not None:
+                alter.widen_column(c, name, local, replace(column, nullable=nullable), type)
+
     def close(self) -> None:
         """See `Catalog.close`."""
         self._session.close()
+
+
+def _find(columns: Sequence[LocalColumn], name: str) -> LocalColumn | None:
+    return next((c for c in columns if c.name == name), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 import pymysql
 
@@ -17,12 +18,13 @@ from replication.change import LogEvent, Progress
 from replication.engines.mysql.config import parse, table_name
 from replication.engines.mysql.decode import ENDS, PAYLOAD, Event, Malformed, unpacked
 from replication.engines.mysql.errors import classify
+from replication.engines.mysql.schema import MysqlCatalog
 from replication.engines.mysql.stream import HEARTBEAT_SECONDS, BinlogStream
 from replication.engines.mysql.tables import Mapped
 from replication.engines.mysql.transactions import Assembler
 from replication.errors import ConfigError, NodeUnavailable, SyncError, Terminal
 from replication.position import Position
-from replication.schema import NodeConfig, Table
+from replication.schema import NodeConfig, Table, TableSchema
 
 MAX_BYTES = 32 << 20
 """A transaction of more bytes than this is passed on in parts, and one poll takes no more."""
@@ -121,10 +123,15 @@ class MysqlSource:
         start = stream.open(self._start)
         tables = {table_name(self.node, t.mapping): t for t in self._tables}
         mapped = Mapped(
-            self.node.name, self.group, config.database, tables, stream.charsets, start.lower_case
+            self.node.name, self.group, config.database, tables, stream.charsets, start.lower_case, self._look
         )
         self._stream, self._assembler = stream, Assembler(mapped, start, self._start.order)
         return self._stream, self._assembler
+
+    def _look(self, table: Table) -> TableSchema | None:
+        """What the node has of a table now, over a connection of its own."""
+        with closing(MysqlCatalog(self.node, self.group)) as catalog:
+            return catalog.read_schema(table.mapping)
 
     def _take(self, stream: BinlogStream, assembler: Assembler, max_rows: int) -> bool:
         """Take what has come; whether there is more than fits.

@@ -6,7 +6,7 @@ nearly every row event, so what was made of its bytes is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,7 +19,7 @@ from replication.engines.mysql.images import Plan, row_starts, split_row
 from replication.engines.mysql.layout import Layout, lay_out
 from replication.engines.mysql.tablemap import TableMap, names, read_table_map
 from replication.errors import Terminal
-from replication.schema import Table
+from replication.schema import Table, TableSchema
 
 COPY_AGAIN = "mend it, then copy the table again"
 _BODY = HEADER + 6
@@ -36,6 +36,7 @@ class Mapped:
         tables: mapped tables by their name on this node.
         charsets: by the numbers of the server's collations.
         lower_case: the server compares table names without case.
+        look: reads what this node has of a table now.
     """
 
     node: str
@@ -44,6 +45,7 @@ class Mapped:
     tables: Mapping[str, Table]
     charsets: Mapping[int, Charset]
     lower_case: bool = False
+    look: Callable[[Table], TableSchema | None] = lambda _: None
 
     def find(self, database: str, table: str) -> Table | None:
         """The mapped table of that name."""
@@ -146,9 +148,18 @@ class Tables:
             message = f"the log does not name the columns of {table}"
             raise Terminal(message, hint=f"SET PERSIST binlog_row_metadata = FULL; {COPY_AGAIN}")
         if mapped is not None:
-            layout = lay_out(mapped, self._mapped.node, found, self._mapped.charsets)
+            layout = self._lay_out(mapped, found)
             return Known(body, role, found, layout.plan, layout)
         return Known(body, role, found, Plan(found.columns))
+
+    def _lay_out(self, table: Table, found: TableMap) -> Layout:
+        m = self._mapped
+        layout = lay_out(table, m.node, found, m.charsets)
+        if not layout.trouble or m.node not in table.known or (now := m.look(table)) is None:
+            return layout
+        # The log is behind: what the node has by now was added later.
+        later = frozenset(table.mapping.local(m.node, c.name) for c in now.columns)
+        return lay_out(table, m.node, found, m.charsets, later)
 
 
 def images(event: Event, known: Known) -> list[int]:

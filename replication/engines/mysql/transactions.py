@@ -34,6 +34,7 @@ from replication.engines.mysql.decode import (
     read_query,
     read_rotate,
 )
+from replication.engines.mysql.definitions import definitions
 from replication.engines.mysql.errors import SNAPSHOT_HINT
 from replication.engines.mysql.layout import Layout
 from replication.engines.mysql.pending import Pending
@@ -273,23 +274,13 @@ class Assembler:
 
     def _defined(self, event: Event, statement: Statement, query: Query) -> None:
         """DDL: what it does to mapped tables."""
-        does = statement.does
-        if does is Does.NOTHING:
-            return
-        if does is Does.DROP_DATABASE:
-            if self._mapped.is_ours(statement.tables[0][0]):
-                for table in self._mapped.tables.values():
-                    self._announce(event, table.name, "drop", "the database was dropped")
-            return
-        for database, name in dict.fromkeys(statement.tables):
-            if (found := self._mapped.find(database, name)) is not None:
-                what = "truncate" if does is Does.PARTITION else does.value
-                detail = f"{name} at {self._mapped.node}: {query.text[:200]}"
-                self._announce(event, found.name, what, detail)
+        for found in definitions(statement, query.text, self._mapped):
+            self._announce(event, found.table, found.what, found.detail, fits=found.fits)
 
-    def _announce(self, event: Event, table: str, what: str, detail: str) -> None:
+    def _announce(self, event: Event, table: str, what: str, detail: str, *, fits: bool = False) -> None:
         tx = self._inside()
-        self._pending.cut(tx, self._place(event), partial(SchemaChange, table, what, detail))
+        make = partial(SchemaChange, table, what, detail, fits=fits, ts=tx.ts)
+        self._pending.cut(tx, self._place(event), make)
 
     def _rows(self, event: Event) -> None:
         tx = self._inside()

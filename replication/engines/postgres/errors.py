@@ -42,7 +42,8 @@ def classify(error: psycopg.Error, node: str, position: int | None = None) -> Sy
     text = _text(error)
     if lost(code, text):
         return LogLost(text, node=node, position=position, hint=SNAPSHOT_HINT)
-    if code in _CONTENTION:
+    if code in _CONTENTION or (code == "0A000" and "cached plan" in text):
+        # The latter: a prepared query whose columns have changed their type; a new connection reads them.
         return Contention(text, node=node, position=position)
     if refuses_row(error):
         return RowRefused(text, node=node, position=position)

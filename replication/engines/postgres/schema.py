@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from replication.defaults import portable_default
 from replication.engine import Finding
+from replication.engines.postgres import alter
 from replication.engines.postgres.columns import LocalColumn, publishes_generated, read_columns
 from replication.engines.postgres.config import Connection, Session, quoted, quoted_table, split_name
 from replication.engines.postgres.preflight import check
@@ -58,6 +60,32 @@ class PostgresCatalog:
         with self._session.use() as c:
             return check(c, self.node, self.group, tables)
 
+    def filled(self, mapping: TableMapping, column: Column) -> str | None:
+        """See `SchemaEditor.filled`."""
+        here = self.node.name
+        with self._session.use() as c:
+            return alter.filled(c, mapping.names[here], mapping.local(here, column.name), column)
+
+    def add_column(self, table: Table, column: Column, source_engine: str, fill: str | None) -> None:
+        """See `SchemaEditor.add_column`."""
+        name, local = table.mapping.names[self.node.name], table.mapping.local(self.node.name, column.name)
+        with self._session.use() as c:
+            if any(found.name == local for found in read_columns(c, name)):
+                return
+            made = replace(column, default=fill, nullable=column.nullable or fill is None, generated=False)
+            default = None if column.generated else _default(column, source_engine)
+            alter.add_column(c, name, local, self._line(c, table, made, source_engine), default)
+
+    def widen_column(self, table: Table, column: Column, source_engine: str) -> None:
+        """See `SchemaEditor.widen_column`."""
+        name, local = table.mapping.names[self.node.name], table.mapping.local(self.node.name, column.name)
+        nullable = column.nullable and column.name not in table.mapping.key
+        with self._session.use() as c:
+            for found in read_columns(c, name):
+                if found.name == local:
+                    type = self._type(c, column.type, source_engine == "postgres")
+                    alter.widen_column(c, name, found, replace(column, nullable=nullable), type)
+
     def close(self) -> None:
         """See `Catalog.close`."""
         self._session.close()
@@ -71,13 +99,10 @@ class PostgresCatalog:
         parts = [quoted(table.mapping.local(self.node.name, column.name))]
         own = source_engine == "postgres"
         parts.append(self._type(c, column.type, own))
-        default = column.default
-        if column.generated and own and default:
-            parts.append(f"GENERATED ALWAYS AS ({default}) STORED")
-        elif default and not column.generated:
-            same = own and "nextval(" not in default
-            if known := default if same else portable_default(default, column.type.kind):
-                parts.append(f"DEFAULT {known}")
+        if column.generated and own and column.default:
+            parts.append(f"GENERATED ALWAYS AS ({column.default}) STORED")
+        elif not column.generated and (default := _default(column, source_engine)):
+            parts.append(f"DEFAULT {default}")
         if not column.nullable or column.name in table.schema.key:
             parts.append("NOT NULL")
         return " ".join(parts)
@@ -89,6 +114,15 @@ class PostgresCatalog:
             if row and row[0]:
                 return type.native
         return declaration(type)
+
+
+def _default(column: Column, source_engine: str) -> str | None:
+    """A column's default as this engine has it, None if it has none or means nothing here."""
+    if column.default is None:
+        return None
+    if source_engine == "postgres" and "nextval(" not in column.default:
+        return column.default
+    return portable_default(column.default, column.type.kind)
 
 
 def _column(name: str, local: LocalColumn) -> Column:

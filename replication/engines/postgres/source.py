@@ -11,7 +11,7 @@ import select
 import struct
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psycopg
 from psycopg import pq
@@ -22,11 +22,12 @@ from replication.engines.postgres.config import Connection, Session, object_name
 from replication.engines.postgres.decode import COMMIT, EPOCH_MICROS, HEADER
 from replication.engines.postgres.errors import SNAPSHOT_HINT, classify
 from replication.engines.postgres.position import between, format_lsn, parse_lsn, start_lsn
+from replication.engines.postgres.schema import PostgresCatalog
 from replication.engines.postgres.transactions import Assembler, Mapped
 from replication.engines.postgres.types import LocalType
 from replication.errors import LogLost, NodeUnavailable
 from replication.position import Position
-from replication.schema import NodeConfig, Table
+from replication.schema import NodeConfig, Table, TableSchema
 
 MAX_BYTES = 32 << 20
 """A transaction of more bytes than this is passed on in parts, and one poll takes no more."""
@@ -195,7 +196,12 @@ class PostgresSource:
             unpublished[table.name] = frozenset(
                 c.name for c in columns if c.generated and not (stored and c.generated == "s")
             )
-        return Mapped(self.node.name, self.group, tables, types, unpublished)
+        return Mapped(self.node.name, self.group, tables, types, unpublished, self._look)
+
+    def _look(self, table: Table) -> TableSchema | None:
+        """What the node has of a table now, over a connection of its own."""
+        with closing(PostgresCatalog(self.node, self.group)) as catalog:
+            return catalog.read_schema(table.mapping)
 
     def _receive(self, pg: pq.abc.PGconn, max_rows: int) -> None:
         """Take what has come, up to about `max_rows` messages or `MAX_BYTES`."""

@@ -6,7 +6,7 @@ them (echoes, watermarks, truncates, changed tables) cuts them into one `Changes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,9 +30,10 @@ from replication.engines.postgres.rows import Decoded, Layout, Orders, decode_ro
 from replication.engines.postgres.runs import Open, Run, shifted, slices
 from replication.engines.postgres.types import LocalType
 from replication.errors import SchemaChanged
+from replication.evolution import differences
 from replication.marker import Marker
 from replication.position import Position, order_of
-from replication.schema import Table
+from replication.schema import Table, TableSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Mapped:
         tables: mapped tables by their full name on this node.
         types: how the text of each type is read, by object id.
         unpublished: by canonical table, generated columns that the log does not carry.
+        look: reads what this node has of a table now.
     """
 
     node: str
@@ -52,6 +54,7 @@ class Mapped:
     tables: Mapping[str, Table]
     types: Mapping[int, LocalType]
     unpublished: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    look: Callable[[Table], TableSchema | None] = lambda _: None
 
 
 class Assembler:
@@ -112,21 +115,33 @@ class Assembler:
             known = self._relations.get(relation.oid)
             if known == relation:
                 continue
-            layout = self._lay_out(relation)
-            if known is not None or (layout is not None and layout.trouble):
+            layout, change = self._lay_out(relation)
+            if known is not None or change:
                 events += self._run(buffer, start, i)
                 start = i
             self._learn(relation, layout)
-            if layout is not None and layout.trouble:
-                events.append(self._trouble(layout))
+            if layout is not None and change:
+                events.append(self._change(layout, change))
         events += self._run(buffer, start, count)
 
-    def _lay_out(self, relation: Relation) -> Layout | None:
+    def _lay_out(self, relation: Relation) -> tuple[Layout | None, str]:
+        """The layout of a mapped table's rows, and what has changed of the table, if anything."""
         m = self.mapped
         table = m.tables.get(f"{relation.schema}.{relation.table}")
         if table is None:
-            return None
-        return lay_out(table, m.node, relation, m.types, m.unpublished.get(table.name, frozenset()))
+            return None, ""
+        absent = m.unpublished.get(table.name, frozenset())
+        layout = lay_out(table, m.node, relation, m.types, absent)
+        if (before := table.known.get(m.node)) is None:
+            return layout, layout.trouble
+        now = m.look(table)
+        if layout.trouble and now is not None:
+            # The log is behind: what the node has by now was added later.
+            later = {table.mapping.local(m.node, c.name) for c in now.columns}
+            layout = lay_out(table, m.node, relation, m.types, absent | later)
+        if layout.trouble or now is None:
+            return layout, layout.trouble
+        return layout, "; ".join(map(str, differences(before, now)))
 
     def _learn(self, relation: Relation, layout: Layout | None) -> None:
         self._relations[relation.oid] = relation
@@ -140,11 +155,11 @@ class Assembler:
         else:
             self._layouts[relation.oid] = layout
 
-    def _trouble(self, layout: Layout) -> SchemaChange:
-        """The event for a table that no longer fits, placed before the next row."""
-        opened = self._open or Open(self.end_lsn)
+    def _change(self, layout: Layout, detail: str) -> SchemaChange:
+        """The event for a table that is no longer what it was, placed before the next row."""
+        opened = self._open or Open(max(self.end_lsn, self._resume >> 32))
         at = Position(order_of(opened.commit, opened.index * 2 + 1), format_lsn(opened.commit))
-        return SchemaChange(layout.table.name, "alter", layout.trouble, at)
+        return SchemaChange(layout.table.name, "alter", detail, at, not layout.trouble)
 
     def _run(self, buffer: Buffer, start: int, stop: int) -> list[LogEvent]:
         """The events of the messages from `start` to `stop`; no relation changes among them."""
@@ -208,7 +223,8 @@ class Assembler:
                     if oid in self._layouts:
                         name = self._layouts[oid].table.name
                         detail = f"{name} was truncated at {self.mapped.node}"
-                        found.append((i, i + 1, SchemaChange(name, "truncate", detail, end)))
+                        ts = int(run.orders.ts[i])
+                        found.append((i, i + 1, SchemaChange(name, "truncate", detail, end, ts=ts)))
             else:
                 row = parse_row(buffer.data, at, self._relations[self._watermark])
                 group, ident = row["grp"], row["ident"]
