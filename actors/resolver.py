@@ -113,6 +113,7 @@ class Resolver:
         self.names = sorted(shard.nodes)
         self._lock = threading.RLock()
         self._stopped = False
+        self._early: set[int] = set()
         self._changes = self._applied = self._conflicts = self._held = 0
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
@@ -165,8 +166,8 @@ class Resolver:
         """An applier has answered."""
         try:
             applied = answer.result()
-            if applied.outcome is Outcome.EARLY:  # an applier that was made again took them out of order
-                self._submit(batch)
+            if applied.outcome is Outcome.EARLY:
+                self._too_early(batch)
                 return
             if applied.outcome is Outcome.FENCED:
                 message = f"batch {batch.marker.seq} of epoch {batch.marker.epoch} was refused"
@@ -176,6 +177,7 @@ class Resolver:
             return
         with self._lock:
             self.shard.on_ack(batch.node, batch.marker.seq, applied.kept)
+            self._early.discard(batch.marker.seq)
             self._applied += batch.rows
             self.auditor.decisions(batch, applied)
             if applied.held:
@@ -184,6 +186,24 @@ class Resolver:
                 detail = {"node": batch.node, "rows": len(applied.held), "reason": applied.held[0].reason}
                 log.warning("rows_held", extra=detail)
             self._pump()
+
+    def _too_early(self, batch: ApplyBatch) -> None:
+        """Send a batch again that came before its predecessor, or find that the node has lost that one.
+
+        An applier that was made again may take batches out of order. But if the predecessor was answered,
+        and the node still lacks it, the node answered before it was on disk, and crashed.
+
+        Raises:
+            Fenced: the next incarnation goes on from what the node holds.
+        """
+        node, number, before = batch.node, batch.marker.seq, batch.marker.after
+        with self._lock:
+            lost = number in self._early and before not in self.shard.unacked[node]
+            self._early.add(number)
+        if lost:
+            message = f"{node} has lost batch {before}, which it had committed: it crashed before writing it out"
+            raise Fenced(message, node=node)
+        self._submit(batch)
 
     def _take(self, node: str, event: LogEvent) -> None:
         if isinstance(event, Changes):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from threading import Thread
+from typing import Any
 
 import psycopg
 
 from load.bench_bed import FILL, Bed, Group, Line, Sampler, Sizes, fill, percentile
+from replication.batch import Applied, ApplyBatch
+from replication.engine import Applier, Engine
+from replication.schema import Table
 
 WRITERS = 4
-OBSERVE_SECONDS = 0.001
 P50_GOAL, P99_GOAL = 15.0, 50.0
 
 
@@ -92,38 +94,28 @@ class _Arrived:
 
 
 def latency(bed: Bed, sizes: Sizes) -> list[Line]:
-    """Single inserts at a steady rate; writers and observer are processes of their own.
+    """Single inserts at a steady rate, by writers in a process of their own.
 
-    A row's time starts with the source's commit timestamp and ends when a reader of the target sees it.
+    A row's time starts with the source's commit timestamp, and ends when the target has answered our COMMIT:
+    by then every reader sees the row. A reader that asks for it thousands of times a second would tell the
+    same, and take a good part of two cores.
     """
     count = int(sizes.rate * sizes.seconds)
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
     with Group(bed) as group:
+        noted = group.engines["b"] = _Noted(group.engines["b"])
         group.start()
         fill(group.left, 1, 1)
         with closing(_Arrived(group, 1)) as arrived:
             group.wait(arrived.every, sizes.patience)
-        observer = context.Process(target=observe, args=(group.right, 2, count, theirs, sizes.patience))
-        writer = context.Process(target=write, args=(group.left, 2, count, sizes.rate))
-        observer.start()
-        try:
-            ours.recv()  # it is connected
-            with Sampler() as sampler:
-                writer.start()
-                writer.join()
-                seen: dict[int, float] = ours.recv()
-        finally:
-            for process in (writer, observer):
-                if process.is_alive():
-                    process.terminate()
-                if process.pid is not None:
-                    process.join()
+        writer = get_context("spawn").Process(target=write, args=(group.left, 2, count, sizes.rate))
+        with Sampler() as sampler, closing(_Arrived(group, count + 1)) as arrived:
+            writer.start()
+            writer.join()
+            group.wait(arrived.every, sizes.patience)
         committed, rate = _committed(group.left)
         group.stop()
-    for end in (ours, theirs):
-        end.close()
-    delays = [(seen[i] - committed[i]) * 1000 for i in range(2, count + 2)]
+    visible = noted.times()
+    delays = [(visible[i] - committed[i]) * 1000 for i in range(2, count + 2)]
     p50, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
     under = f"at {rate:,.0f} changes/s"
     held = rate >= 0.9 * sizes.rate  # else the writers had no time to write, and the goal was not tried
@@ -138,6 +130,43 @@ def latency(bed: Bed, sizes: Sizes) -> list[Line]:
         ),
         Line("latency p99", f"{p99:.1f} ms {under}", "", "<= 50 ms", held and p99 <= P99_GOAL, _top(sampler)),
     ]
+
+
+class _Noted:
+    """An engine whose applier notes when each batch was committed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._batches: list[tuple[ApplyBatch, float]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def applier(self, tables: Sequence[Table], sources: Sequence[str]) -> Applier:
+        """See `Engine.applier`."""
+        applier = self._engine.applier(tables, sources)
+        return _NotedApplier(applier, self._batches)
+
+    def times(self) -> dict[int, float]:
+        """When each row was there, seconds since 1970, by id."""
+        times: dict[int, float] = {}
+        for batch, at in self._batches:
+            for part in batch.tables:
+                for number in part.rows.column("id").to_pylist():
+                    times.setdefault(number, at)
+        return times
+
+
+class _NotedApplier:
+    def __init__(self, applier: Applier, batches: list[tuple[ApplyBatch, float]]) -> None:
+        self._applier = applier
+        self._batches = batches
+        self.close = applier.close
+
+    def apply(self, batch: ApplyBatch) -> Applied:
+        applied = self._applier.apply(batch)
+        self._batches.append((batch, time.time()))
+        return applied
 
 
 def _committed(dsn: str) -> tuple[dict[int, float], float]:
@@ -164,23 +193,3 @@ def write(dsn: str, first: int, count: int, rate: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def observe(dsn: str, first: int, count: int, answer: Connection, patience: float) -> None:
-    """Note when each row is first seen; answers a dictionary from id to seconds since 1970."""
-    seen: dict[int, float] = {}
-    low, query = first, "SELECT id FROM bench WHERE id >= %s ORDER BY id"
-    with psycopg.connect(dsn, autocommit=True) as c:
-        c.execute(query, [low], prepare=True)
-        answer.send(None)
-        deadline = time.monotonic() + patience
-        while len(seen) < count and time.monotonic() < deadline:
-            found = c.execute(query, [low], prepare=True).fetchall()
-            now = time.time()
-            for (number,) in found:
-                seen.setdefault(number, now)
-            while low in seen:
-                low += 1
-            time.sleep(OBSERVE_SECONDS)
-    answer.send(seen)
-    answer.close()

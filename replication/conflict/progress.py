@@ -63,7 +63,7 @@ class Progress:
             self._see_if_replayed()
 
     def committed(self, seq: int, resume: Mapping[str, Position]) -> None:
-        """A node has committed the batch `seq`, whose marker names `resume`."""
+        """A node's log has shown the batch `seq`, whose marker names `resume`."""
         if seq > self._released_by:
             self._released_by = seq
             self.released = dict(resume)

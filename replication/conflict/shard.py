@@ -159,7 +159,6 @@ class Shard:
             kept: see `Applied.kept`.
         """
         if batch := self.unacked[node].pop(seq, None):
-            self.progress.committed(batch.seq, batch.resume)
             batch.kept = frozenset(kept)
             if batch.shown:
                 self._finish(batch)
@@ -298,7 +297,11 @@ class Shard:
     # -- an echo -------------------------------------------------------------------------------
 
     def _finish(self, batch: SentBatch) -> None:
-        """A node's log has shown a batch: what it carried is done there, unless more came meanwhile."""
+        """A node's log has shown a batch: what it carried is done there, unless more came meanwhile.
+
+        Only now is it certain to outlive a crash: a node may answer a commit before it is on disk.
+        """
+        self.progress.committed(batch.seq, batch.resume)
         del self.outstanding[batch.node][batch.seq]
         for table, key in batch.kept:
             run = self.keys[table].get(key)

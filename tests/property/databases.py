@@ -85,6 +85,21 @@ class Database:
     epoch: int = 0
     applied: dict[bytes, tuple[str, int, Row]] = field(default_factory=dict)  # since its last own write
     again: int = 0  # rows that were applied although the node held just that
+    shown: int = 0  # so much of the log has been read, and is on disk
+    images: list[tuple[dict[bytes, Row], set[bytes], Marker]] = field(default_factory=list)  # after each entry
+
+    def keep(self) -> None:
+        """Remember what a crash may bring back."""
+        if len(self.images) <= len(self.log):
+            self.images.append((dict(self.rows), set(self.live), self.marker))
+
+    def lose(self, length: int) -> list[Write]:
+        """Crash, and come back without what was committed after `length` and was not on disk yet."""
+        lost = [w for e in self.log[length:] if isinstance(e, Rows) for w in e.writes]
+        del self.log[length:], self.images[length + 1 :]
+        rows, live, self.marker = self.images[length]
+        self.rows, self.live, self.applied = dict(rows), set(live), {}
+        return lost
 
     def write(self, writes: list[Write]) -> None:
         images = []
@@ -94,6 +109,7 @@ class Database:
             (self.live.discard if w.op is Op.DELETE else self.live.add)(w.key)
             images.append(self.rows[w.key])
         self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images))
+        self.keep()
 
     def copy(self, node: str) -> list[Write]:
         """Read all rows, as a chunk that nothing changes while it is read."""
@@ -102,6 +118,7 @@ class Database:
         reads = [Write(0, k, Op.READ, (1 << FIELDS) - 1, 0, node, saw[k]) for k in keys]
         if reads:
             self.log.append(Rows(reads, [len(self.log) + 1] * len(reads), [self.rows[k] for k in keys]))
+            self.keep()
         return reads
 
     def forget_copies(self) -> None:
@@ -126,4 +143,5 @@ class Database:
             self.applied[key] = (version.node, version.order, row)
             self.rows[key] = row
             (self.live.discard if version.op is Op.DELETE else self.live.add)(key)
+        self.keep()
         return [(TABLE, key) for key in kept]

@@ -162,6 +162,16 @@ class ResumesAtProgress(CheckedShard):
         return outgoing
 
 
+class ReleasedWhenCommitted(CheckedShard):
+    """A log is released as soon as a node has answered, though a crash may undo what is not on disk."""
+
+    def on_ack(self, node: str, seq: int, *args: Any) -> None:
+        batch = self.unacked[node].get(seq)
+        super().on_ack(node, seq, *args)
+        if batch:
+            self.progress.committed(seq, batch.resume)
+
+
 class ReplayForgetsAbsorbed(CheckedShard):
     """A restart does not restore what each log had absorbed at its resume position."""
 
@@ -258,6 +268,7 @@ MUTATIONS = [
     _mutation(PromotedKeyLosesItsBatch),
     _mutation(RunForgotAtFirstEcho),
     _mutation(ResumesAtProgress),
+    _mutation(ReleasedWhenCommitted),
     _mutation(ReplayForgetsAbsorbed),
     _mutation(NoReplay),
     _mutation(ReplayIgnoresDecisions),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from itertools import count
 
 from replication.change import Op
 from replication.conflict.decide import Decision
@@ -96,6 +97,7 @@ class Schedule:
         self.dbs = {n: scenario.database() for n in self.names}
         self.truth: dict[tuple[str, int, bytes], Write] = {}
         self.writes: list[Write] = []
+        self.idents = count(1)
         self.conflicts: set[tuple[Write, Write]] = set()
         self.in_flight: list[tuple[str, Sent]] = []
         self.copies = scenario.seed % 4 == 3
@@ -107,6 +109,10 @@ class Schedule:
             for n, db in enumerate(self.dbs.values(), 1):
                 db.rows = {k: (Cell(-n), Cell(-n)) for k in self.keys}
                 db.live = set(self.keys)
+        for db in self.dbs.values():
+            db.keep()
+        self.lossy = scenario.seed % 3 == 1
+        self.released = dict.fromkeys(self.names, 0)
         self.answers: list[tuple[str, int, list[tuple[str, bytes]]]] = []
         self.crashes = 0
         self.fetched = False
@@ -115,7 +121,7 @@ class Schedule:
     def start(self) -> CheckedShard:
         epoch = max(db.epoch for db in self.dbs.values()) + 1
         for db in self.dbs.values():
-            db.epoch = epoch
+            db.epoch, db.shown = epoch, len(db.log)  # raising the epoch puts all before it on disk
             db.forget_copies()
         config = ShardConfig(
             "g", 0, 1, {n: i for i, n in enumerate(self.names)}, {TABLE: load_policies(self.s.policies)},
@@ -123,6 +129,8 @@ class Schedule:
         )  # fmt: skip
         shard = self.s.shard(config, epoch, {n: db.marker for n, db in self.dbs.items()})
         shard.covers, shard.truth = {}, self.truth
+        for n, position in shard.progress.position.items():
+            assert position.order >= self.released[n], f"{self.s}: {n}'s log is released, and needed"
         return shard
 
     def write(self, node: str, step: int) -> None:
@@ -135,7 +143,7 @@ class Schedule:
             partly = op is Op.UPDATE and (self.merge or (self.toast and key in db.live))
             changed = self.rng.choice([1, 2, 3] if self.merge else [1, 3]) if partly else (1 << FIELDS) - 1
             write = Write(
-                len(self.writes) + 1, key, op, changed, step + self.skew[node] + self.rng.randint(-2, 2),
+                next(self.idents), key, op, changed, step + self.skew[node] + self.rng.randint(-2, 2),
                 node,
                 tuple(c.covers | {c.ident} - {0} for c in row),
                 changed if self.toast and partly else ALL,
@@ -155,6 +163,7 @@ class Schedule:
         position = shard.progress.position[node].order
         if position >= len(log):
             return False
+        self.dbs[node].shown = max(self.dbs[node].shown, position + 1)
         entry, end = log[position], Position(position + 1)
         if entry is None:
             shard.on_progress(node, end)
@@ -166,6 +175,7 @@ class Schedule:
             pair = tuple(self.truth[v.node, v.order, conflict.key] for v in (conflict.left, conflict.right))
             self.conflicts.add(pair)
         shard.conflicts.clear()
+        self.release()
         return True
 
     def echoed(self, entry: Sent) -> list[EchoedRow]:
@@ -218,6 +228,16 @@ class Schedule:
 
     def answer(self) -> None:
         self.shard.on_ack(*self.answers.pop(self.rng.randrange(len(self.answers))))
+        self.release()
+
+    def release(self) -> None:
+        self.released = {n: max(o, self.shard.progress.released[n].order) for n, o in self.released.items()}
+
+    def lose(self, node: str) -> None:
+        """A database that answers before a commit is on disk crashes; nobody has read what it loses."""
+        db = self.dbs[node]
+        lost = db.lose(self.rng.randint(min(db.shown, len(db.log)), len(db.log)))
+        self.writes = [w for w in self.writes if w not in lost]
 
     def run(self) -> Schedule:
         for step in range(80 + self.s.seed % 240):
@@ -240,6 +260,8 @@ class Schedule:
                 self.crashes += 1
                 zombies = self.in_flight  # may still try to commit after the restart
                 self.answers = []
+                if self.lossy and self.rng.random() < 0.5:
+                    self.lose(node)
                 self.shard = self.start()
                 self.in_flight = [z for z in zombies if self.rng.random() < 0.5]
         self.quiesce()

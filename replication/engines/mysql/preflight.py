@@ -88,6 +88,10 @@ def _server(c: Connection) -> Iterator[Finding]:
     if packet < _PACKET:
         message = f"max_allowed_packet is {packet} bytes, too few for our statements"
         yield _error("max_allowed_packet", message, "SET PERSIST max_allowed_packet = 67108864")
+    for name in ("sync_binlog", "innodb_flush_log_at_trx_commit"):
+        if (value := _variable(c, name)) not in (None, "1"):
+            message = f"{name} is {value}: a crash may lose commits that the other nodes have been sent"
+            yield Finding("warning", name, message, f"SET PERSIST {name} = 1")
     retention = int(_variable(c, "binlog_expire_logs_seconds") or 0)
     if 0 < retention < _SHORT_RETENTION:
         message = (

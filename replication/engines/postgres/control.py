@@ -77,7 +77,8 @@ class PostgresControl:
     def __init__(self, node: NodeConfig, group: str) -> None:
         self.node = node
         self.group = group
-        self._session = Session(node)
+        # Raising the epoch puts all that was committed before it on disk, whatever the server's default is.
+        self._session = Session(node, {"synchronous_commit": "on"})
 
     def prepare(self, tables: Sequence[Table]) -> Position:
         """See `Control.prepare`.
