@@ -201,7 +201,7 @@ class Resolver:
             lost = number in self._early and before not in self.shard.unacked[node]
             self._early.add(number)
         if lost:
-            message = f"{node} has lost batch {before}, which it had committed: it crashed before writing it out"
+            message = f"{node} has lost batch {before}, which it had committed, in a crash"
             raise Fenced(message, node=node)
         self._submit(batch)
 

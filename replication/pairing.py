@@ -176,6 +176,8 @@ def _held(wide: Declaration, other: Declaration) -> Iterator[str]:
     elif kind in (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
         if other.engine == "mysql":
             yield from _held_dates(wide, other)
+        elif wide.engine not in ("postgres", "mysql"):
+            yield "years before 4713 BC or beyond 294276"
     elif kind in (Kind.TEXT, Kind.OPAQUE):
         yield from _held_texts(wide, other)
     elif kind is Kind.BYTES:

@@ -122,7 +122,7 @@ class MysqlServer(MysqlAddress, OwnServer):
             ServerFailed: it cannot be initialised or does not serve; the message says why.
         """
         if not (self.data / "mysql.ibd").exists():
-            self._initialise()
+            self.initialise()
         self.process.start()
 
     def stop(self) -> None:
@@ -143,7 +143,12 @@ class MysqlServer(MysqlAddress, OwnServer):
             *self._program.options,
         ]
 
-    def _initialise(self) -> None:
+    def initialise(self) -> None:
+        """Make the data folder; `start` does so if it is empty.
+
+        Raises:
+            ServerFailed: it cannot be made; the message says why.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         script = self.path / "initialise.sql"
         script.write_text(_ACCOUNT)

@@ -88,29 +88,46 @@ def test_the_whole_engine_over_tls(server: MysqlServer) -> None:
         assert made.snapshot.read_chunk(made.tables["t"], None, 9).num_rows == 2
 
 
-def test_settings_are_pinned() -> None:
+UNUSUAL = {
+    "sql_mode": "'ANSI,NO_BACKSLASH_ESCAPES'",
+    "time_zone": "'+05:45'",
+    "autocommit": "0",
+    "transaction_isolation": "'SERIALIZABLE'",
+    "character_set_server": "latin1",
+    "sql_require_primary_key": "ON",
+}
+
+
+@pytest.fixture
+def unusual(server: MysqlServer) -> Iterator[MysqlServer]:
+    """A server whose sessions begin with other settings than most."""
+    with server.connect() as c:
+        for name, value in UNUSUAL.items():
+            c.query(f"SET GLOBAL {name} = {value}")
+        try:
+            yield server
+        finally:
+            for name in UNUSUAL:
+                c.query(f"SET GLOBAL {name} = DEFAULT")
+
+
+def test_settings_are_pinned(unusual: MysqlServer) -> None:
     """Whatever the server's own are."""
-    options = ["--sql-mode=ANSI,NO_BACKSLASH_ESCAPES", "--default-time-zone=+05:45", "--autocommit=0"]
-    options += [
-        "--transaction-isolation=SERIALIZABLE",
-        "--character-set-server=latin1",
-        "--sql-require-primary-key",
-    ]
-    with local_server(options) as server:
-        node = NodeConfig("my", "mysql", server.create_database("pinned"))
-        with closing(connect(parse(node))) as c, c.cursor() as cursor:
-            cursor.execute(
-                "SELECT @@sql_mode, @@time_zone, @@autocommit, @@transaction_isolation,"
-                " @@character_set_client"
-            )
-            mode, *rest = cursor.fetchone() or ()
-            assert set(mode.split(",")) == set(SQL_MODE.split(","))
-            assert rest == ["+00:00", 1, "READ-COMMITTED", "utf8mb4"]
-            assert "time_zone" in SETTINGS
-        ddl = "CREATE TABLE t (id int PRIMARY KEY, v varchar(9))"
-        with MysqlNode(node.dsn, ddl, [mapping("t")]) as made:
-            assert made.apply("t", [{"id": 0, "v": "a'\\b"}]).held == []
-            assert made.snapshot.read_chunk(made.tables["t"], None, 9).column("v").to_pylist() == ["a'\\b"]
+    node = NodeConfig("my", "mysql", unusual.create_database("pinned"))
+    with closing(connect(parse(node))) as c, c.cursor() as cursor:
+        cursor.execute(
+            "SELECT @@sql_mode, @@time_zone, @@autocommit, @@transaction_isolation, @@character_set_client"
+        )
+        mode, *rest = cursor.fetchone() or ()
+        assert set(mode.split(",")) == set(SQL_MODE.split(","))
+        assert rest == ["+00:00", 1, "READ-COMMITTED", "utf8mb4"]
+        assert "time_zone" in SETTINGS
+        cursor.execute("SELECT @@global.time_zone, @@global.autocommit, @@global.sql_require_primary_key")
+        assert cursor.fetchone() == ("+05:45", 0, 1)
+    ddl = "CREATE TABLE t (id int PRIMARY KEY, v varchar(9))"
+    with MysqlNode(node.dsn, ddl, [mapping("t")]) as made:
+        assert made.apply("t", [{"id": 0, "v": "a'\\b"}]).held == []
+        assert made.snapshot.read_chunk(made.tables["t"], None, 9).column("v").to_pylist() == ["a'\\b"]
 
 
 def test_a_server_that_does_not_answer_is_away() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
@@ -212,19 +212,23 @@ def test_no_binary_log() -> None:
         assert "log_bin" in {f.subject for f in database.findings()}
 
 
-def test_mysql_fk_cascade() -> None:
+@pytest.mark.parametrize("native", [False, True])
+def test_mysql_fk_cascade(mysql_db: str, native: bool) -> None:
     """Case 6: what a cascade removes is in the log, or preflight refuses it."""
     ddl = (
         "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, parent int, "
         "FOREIGN KEY (parent) REFERENCES parent (id) ON DELETE CASCADE)"
     )
-    for options in ([], ["--innodb-native-foreign-keys=ON"]):
-        mapped = [mapping("parent"), mapping("child")]
-        with local_server(options) as server, MysqlNode(server.create_database("c"), ddl, mapped) as node:
-            node.sql("INSERT INTO parent VALUES (1)")
-            node.sql("INSERT INTO child VALUES (1, 1), (2, 1)")
-            node.sql("DELETE FROM parent")
-            deleted = sorted((r["_table"], r["id"]) for r in node.rows() if r["_op"] == 3)
-            told = any("without a trace" in f.message for f in node.catalog.preflight(node.mapped))
-            assert told or deleted == [("child", 1), ("child", 2), ("parent", 1)]
-            assert not told or deleted == [("parent", 1)]
+    with ExitStack() as stack:
+        dsn = mysql_db
+        if native:
+            server = stack.enter_context(local_server(["--innodb-native-foreign-keys=ON"]))
+            dsn = server.create_database("c")
+        node = stack.enter_context(MysqlNode(dsn, ddl, [mapping("parent"), mapping("child")]))
+        node.sql("INSERT INTO parent VALUES (1)")
+        node.sql("INSERT INTO child VALUES (1, 1), (2, 1)")
+        node.sql("DELETE FROM parent")
+        deleted = sorted((r["_table"], r["id"]) for r in node.rows() if r["_op"] == 3)
+        told = any("without a trace" in f.message for f in node.catalog.preflight(node.mapped))
+        assert told or deleted == [("child", 1), ("child", 2), ("parent", 1)]
+        assert not told or deleted == [("parent", 1)]

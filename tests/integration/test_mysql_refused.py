@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.servers.mysql import MysqlServer
 from replication.change import LogEvent, Unreadable
 from replication.engines.mysql.position import Token
 from replication.errors import LogLost, SyncError, Terminal
@@ -212,9 +213,16 @@ def test_transactions_that_the_server_never_had_are_lost(node: MysqlNode) -> Non
     assert "begun anew" in str(error)
 
 
-def test_purged_logs_are_lost() -> None:
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[MysqlServer]:
+    """For what changes a server as a whole."""
+    with local_server() as made:
+        yield made
+
+
+def test_purged_logs_are_lost(own_server: MysqlServer) -> None:
     """Case 14: by GTIDs and by file and offset; what was read may go."""
-    with local_server() as server, MysqlNode(server.create_database("p"), DDL, [mapping("items")]) as node:
+    with MysqlNode(own_server.create_database("purged"), DDL, [mapping("items")]) as node:
         node.sql("INSERT INTO items (id) VALUES (1)")
         (first, *_) = node.read()
         node.sql("FLUSH BINARY LOGS")
@@ -232,8 +240,8 @@ def test_purged_logs_are_lost() -> None:
             assert [row["id"] for row in rows_of(node.drain(source))] == [2]
 
 
-def test_a_log_that_was_reset_is_lost() -> None:
-    with local_server() as server, MysqlNode(server.create_database("p"), DDL, [mapping("items")]) as node:
+def test_a_log_that_was_reset_is_lost(own_server: MysqlServer) -> None:
+    with MysqlNode(own_server.create_database("reset"), DDL, [mapping("items")]) as node:
         for i in range(5):
             node.sql("INSERT INTO items (id) VALUES (%s)", i)
             node.sql("FLUSH BINARY LOGS")
@@ -244,23 +252,26 @@ def test_a_log_that_was_reset_is_lost() -> None:
             assert isinstance(error, LogLost), error
 
 
-def test_logs_without_names_of_columns_are_refused() -> None:
+def test_logs_without_names_of_columns_are_refused(own_server: MysqlServer) -> None:
     metadata = "SET GLOBAL binlog_row_metadata = '{}'"
-    with local_server() as server, MysqlNode(server.create_database("p"), DDL, [mapping("items")]) as node:
+    with MysqlNode(own_server.create_database("nameless"), DDL, [mapping("items")]) as node:
         node.sql(metadata.format("MINIMAL"))
-        for statement, table in (
-            ("INSERT INTO items (id) VALUES (1)", "items"),
-            ("UPDATE sync_worker_marker SET epoch = 0", "sync_worker_marker"),
-        ):
-            (ended, *_) = node.sql("SHOW BINARY LOG STATUS")
-            node.sql("INSERT INTO stranger (id) VALUES (1)")
-            node.sql("DELETE FROM stranger")
-            node.sql(statement)
-            _, error = read_until_it_stops(
-                node, moved(Position(0, node.start.token), offset=ended[1], gtids=None)
-            )
-            assert f"does not name the columns of {table}" in str(error)
-            assert "binlog_row_metadata = FULL" in error.hint
+        try:
+            for statement, table in (
+                ("INSERT INTO items (id) VALUES (1)", "items"),
+                ("UPDATE sync_worker_marker SET epoch = 0", "sync_worker_marker"),
+            ):
+                (ended, *_) = node.sql("SHOW BINARY LOG STATUS")
+                node.sql("INSERT INTO stranger (id) VALUES (1)")
+                node.sql("DELETE FROM stranger")
+                node.sql(statement)
+                _, error = read_until_it_stops(
+                    node, moved(Position(0, node.start.token), offset=ended[1], gtids=None)
+                )
+                assert f"does not name the columns of {table}" in str(error)
+                assert "binlog_row_metadata = FULL" in error.hint
+        finally:
+            node.sql(metadata.format("FULL"))
 
 
 def test_a_server_without_a_log_is_refused() -> None:

@@ -219,6 +219,12 @@ def test_secrets_never_in_errors(dsn: str) -> None:
     assert isinstance(caught.value, ConfigError | NodeUnavailable)
 
 
+HEARD_LATER = """
+SELECT reply_time > %s + interval '3 seconds' FROM pg_stat_replication
+JOIN pg_replication_slots ON active_pid = pid WHERE database = current_database()
+"""
+
+
 def test_confirm_keeps_an_idle_reader_alive(own_server: PostgresServer) -> None:
     """Under back-pressure nobody polls for longer than the server's timeout, but confirms go on."""
     with PostgresNode(own_server.create_database("idle"), DDL, [mapping("items")]) as node:
@@ -226,8 +232,13 @@ def test_confirm_keeps_an_idle_reader_alive(own_server: PostgresServer) -> None:
         node.sql("SELECT pg_reload_conf()")
         with closing(node.source()) as source:
             node.drain(source)
-            for _ in range(15):
+            ((began,),) = node.sql("SELECT clock_timestamp()")
+
+            def outlived() -> bool:
                 source.confirm(Position(0))
-                node.sql("SELECT pg_sleep(0.2)")
+                (heard,) = node.sql(HEARD_LATER, began)
+                return heard == (True,)
+
+            wait_for(outlived)
             node.sql("INSERT INTO items VALUES (1)")
             assert [r["id"] for r in rows_of(node.drain(source))] == [1]

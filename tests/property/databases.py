@@ -86,7 +86,8 @@ class Database:
     applied: dict[bytes, tuple[str, int, Row]] = field(default_factory=dict)  # since its last own write
     again: int = 0  # rows that were applied although the node held just that
     shown: int = 0  # so much of the log has been read, and is on disk
-    images: list[tuple[dict[bytes, Row], set[bytes], Marker]] = field(default_factory=list)  # after each entry
+    # what a crash may bring back, by length of the log
+    images: list[tuple[dict[bytes, Row], set[bytes], Marker]] = field(default_factory=list)
 
     def keep(self) -> None:
         """Remember what a crash may bring back."""

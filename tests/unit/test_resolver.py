@@ -128,7 +128,7 @@ def test_changes_that_are_read_again_are_taken_once(bed: Bed) -> None:
 def test_a_node_that_lost_a_committed_batch_ends_the_incarnation(bed: Bed) -> None:
     bed.write(2)
     bed.write(3)
-    (first, done), (second, early) = bed.target.asked
+    (first, done), (_, early) = bed.target.asked
     done.set_result(Applied(Outcome.COMMITTED))
     early.set_result(Applied(Outcome.EARLY))  # it may have been answered before the first was committed
     _, answer = bed.target.asked[2]

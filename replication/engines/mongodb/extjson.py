@@ -3,7 +3,8 @@
 What JSON can say is plain JSON, of any type that says it: `1` may be an int32, an int64 or a decimal128 in
 the document. What it cannot say is written as MongoDB's relaxed extended JSON
 (https://github.com/mongodb/specifications/blob/master/source/extended-json/extended-json.md) and read
-back from it.
+back from it. An object that only looks like it, as `{"$oid": "x"}` or `{"$oid": null}`, stays a document:
+extended JSON is read as such only where it is what we would write.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from bson import json_util
 from bson.codec_options import DatetimeConversion
 from bson.decimal128 import Decimal128
+from bson.errors import BSONError
 from bson.json_util import JSONMode, JSONOptions
 
 from replication.engines.mongodb import decimals
@@ -23,6 +25,7 @@ from replication.engines.mongodb import decimals
 _RELAXED = JSONOptions(
     json_mode=JSONMode.RELAXED, tz_aware=False, datetime_conversion=DatetimeConversion.DATETIME_MS
 )
+_NO_VALUE = (ArithmeticError, AttributeError, BSONError, LookupError, TypeError, ValueError)
 _SEPARATORS = (",", ":")
 _MOST, _LEAST = (1 << 63) - 1, -(1 << 63)
 
@@ -45,14 +48,33 @@ def from_text(text: str) -> Any:
     Raises:
         ValueError: not JSON, or a number that no BSON type holds exactly.
     """
-    if '"$' in text:
-        try:
-            return json_util.loads(
-                text, json_options=_RELAXED, parse_int=_integer, parse_float=_number, parse_constant=_constant
-            )
-        except (TypeError, ValueError, KeyError):
-            pass  # a field that starts with a dollar sign for reasons of its own
-    return json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_constant)
+    hook = _extended if '"$' in text else None
+    return json.loads(
+        text, object_hook=hook, parse_int=_integer, parse_float=_number, parse_constant=_constant
+    )
+
+
+def _extended(read: dict[str, Any]) -> Any:
+    """The BSON value that an object of extended JSON stands for, or the object itself."""
+    if not any(name.startswith("$") for name in read):
+        return read
+    try:
+        value = json_util.object_hook(_with_long_date(read), _RELAXED)
+        return value if _sorted(value) == _sorted(read) else read
+    except _NO_VALUE:
+        return read  # fields that start with a dollar sign for reasons of their own
+
+
+def _with_long_date(read: dict[str, Any]) -> dict[str, Any]:
+    """A date before 1970 or beyond 9999 is a number inside, and that object has been looked at already."""
+    match read:
+        case {"$date": {"$numberLong": str(millis)}} if len(read) == 1 and len(read["$date"]) == 1:
+            return {"$date": int(millis)}
+    return dict(read)
+
+
+def _sorted(value: Any) -> str:
+    return json.dumps(json.loads(to_text(value)), sort_keys=True)
 
 
 def _spell(value: Any, parts: list[str]) -> None:
