@@ -21,8 +21,8 @@ from replication.engines.mysql.declare import declaration
 from replication.engines.mysql.errors import code_of
 from replication.engines.mysql.grants import Grants, read_grants
 from replication.engines.mysql.types import KINDS, TEXTS
-from replication.key import KEY_KINDS
-from replication.schema import NodeConfig, Table
+from replication.preflight import column_findings
+from replication.schema import Column, NodeConfig, Table
 from replication.types import Kind
 
 MINIMUM_VERSION = (8, 0, 19)
@@ -164,31 +164,24 @@ def _table(c: Connection, node: NodeConfig, grants: Grants, table: Table) -> Ite
 def _columns(
     table: Table, name: str, columns: Mapping[str, LocalColumn], mapped: Mapping[str, str]
 ) -> Iterator[Finding]:
-    for column in table.schema.columns:
-        local = columns.get(mapped[column.name])
-        if local is None:
-            message = f"table {name} has no column {mapped[column.name]}"
-            yield _error(table.name, message, "add it, or exclude it in the configuration")
-            continue
-        place = f"{name}.{local.name}"
+    def modify(local: LocalColumn, type: str) -> str:
+        return f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {type}"
+
+    def misfit(column: Column, local: LocalColumn) -> Finding | None:
+        place = f"{name}.{local.name} is {local.declared}"
         if local.type.name not in KINDS:
-            yield _error(table.name, f"{place} is {local.declared}, which is not supported", "exclude it")
-        elif trouble := unfit(table, column, local):
-            modify = f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {declaration(column.type)}"
-            yield _error(table.name, trouble, f"{modify}, or exclude it")
-        elif local.type.name in ("float", "double") and "," in local.declared:
-            remedy = f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {local.type.name}"
-            yield _error(table.name, f"{place} is {local.declared}, which rounds what is written", remedy)
-        if column.name in table.schema.key and column.type.kind not in KEY_KINDS:
-            message = f"{place} is {column.type.kind}, which cannot be a key"
-            yield _error(table.name, message, "choose another key")
-    taken = set(mapped.values())
-    for local in columns.values():
-        needed = local.not_null and local.default is None and not local.identity and not local.generated
-        if local.name not in taken and needed:
-            message = f"{name}.{local.name} is not mapped, not null and without default: inserts will fail"
-            remedy = f"ALTER TABLE {quoted(name)} MODIFY {quoted(local.name)} {local.declared} NULL"
-            yield Finding("warning", table.name, message, remedy)
+            return _error(table.name, f"{place}, which is not supported", "exclude it")
+        if trouble := unfit(table, column, local):
+            return _error(table.name, trouble, f"{modify(local, declaration(column.type))}, or exclude it")
+        if local.type.name in ("float", "double") and "," in local.declared:
+            remedy = modify(local, local.type.name)
+            return _error(table.name, f"{place}, which rounds what is written", remedy)
+        return None
+
+    def drop_not_null(local: LocalColumn) -> str:
+        return modify(local, f"{local.declared} NULL")
+
+    yield from column_findings(table, name, columns, mapped, misfit, drop_not_null)
 
 
 def _key(c: Connection, table: Table, name: str, key: Sequence[LocalColumn]) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from replication.engine import Finding
@@ -15,9 +15,9 @@ from replication.engines.postgres.config import (
     split_name,
 )
 from replication.engines.postgres.types import declaration
-from replication.key import KEY_KINDS
 from replication.pairing import shown
-from replication.schema import NodeConfig, Table
+from replication.preflight import column_findings
+from replication.schema import Column, NodeConfig, Table
 
 MINIMUM_VERSION = 140_000
 _ROLE = """
@@ -151,27 +151,19 @@ def _table(c: Connection, node: NodeConfig, table: Table) -> Iterator[Finding]:
 
 
 def _columns(
-    table: Table, name: str, columns: dict[str, LocalColumn], mapped: dict[str, str]
+    table: Table, name: str, columns: Mapping[str, LocalColumn], mapped: Mapping[str, str]
 ) -> Iterator[Finding]:
-    for column in table.schema.columns:
-        local = columns.get(mapped[column.name])
-        if local is None:
-            message = f"table {name} has no column {mapped[column.name]}"
-            yield _error(table.name, message, "add it, or exclude it in the configuration")
-        elif not local.type.fits(column.type):
-            message = f"{name}.{local.name} is {local.native}, which is not {shown(column.type)}"
-            change = f"ALTER {quoted(local.name)} TYPE {declaration(column.type)}"
-            yield _error(table.name, message, f"ALTER TABLE {quoted_table(name)} {change}, or exclude it")
-        if column.name in table.schema.key and column.type.kind not in KEY_KINDS:
-            message = f"{name}.{mapped[column.name]} is {column.type.kind}, which cannot be a key"
-            yield _error(table.name, message, "choose another key")
-    taken = set(mapped.values())
-    for local in columns.values():
-        needed = local.not_null and local.default is None and not local.identity and not local.generated
-        if local.name not in taken and needed:
-            message = f"{name}.{local.name} is not mapped, not null and without default: inserts will fail"
-            remedy = f"ALTER TABLE {quoted_table(name)} ALTER {quoted(local.name)} DROP NOT NULL"
-            yield Finding("warning", table.name, message, remedy)
+    def misfit(column: Column, local: LocalColumn) -> Finding | None:
+        if local.type.fits(column.type):
+            return None
+        message = f"{name}.{local.name} is {local.native}, which is not {shown(column.type)}"
+        change = f"ALTER {quoted(local.name)} TYPE {declaration(column.type)}"
+        return _error(table.name, message, f"ALTER TABLE {quoted_table(name)} {change}, or exclude it")
+
+    def drop_not_null(local: LocalColumn) -> str:
+        return f"ALTER TABLE {quoted_table(name)} ALTER {quoted(local.name)} DROP NOT NULL"
+
+    yield from column_findings(table, name, columns, mapped, misfit, drop_not_null)
 
 
 def _key(
