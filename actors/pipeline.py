@@ -16,7 +16,7 @@ from actors.resolver import Resolver, make_shard
 from replication.audit.writer import AuditWriter
 from replication.backfill import copies
 from replication.engine import Control, Engine
-from replication.errors import ConfigError
+from replication.errors import ConfigError, LogLost
 from replication.marker import Marker
 from replication.schema import Table
 
@@ -123,6 +123,7 @@ def prepare(
 
     Raises:
         ConfigError: the markers were written under another number of shards.
+        LogLost: a node no longer holds what its log had shown.
     """
     controls: dict[str, Control] = {n: e.control() for n, e in engines.items()}
     try:
@@ -137,8 +138,23 @@ def prepare(
                 raise ConfigError(message, hint="set `shards` to the number that it was started with")
             highest = max(m.epoch for m in found)
             if all(m.epoch == highest for m in found):
+                _refuse_set_back(markers)
                 return markers
             epoch = highest + 1
     finally:
         for control in controls.values():
             control.close()
+
+
+def _refuse_set_back(markers: Mapping[str, Sequence[Marker]]) -> None:
+    """Refuse a node that was restored from a backup: what it lacks would never be sent again.
+
+    Its log may have grown past our position since, so that the position alone does not tell.
+    """
+    for of_shard in zip(*markers.values(), strict=True):
+        shown = max(of_shard, key=lambda m: m.seq).echoed
+        for node, marker in zip(markers, of_shard, strict=True):
+            if marker.seq < shown.get(node, 0):
+                message = f"{node} was set back: its log had shown batch {shown[node]}, and it holds batch {marker.seq}"
+                hint = "was it restored from a backup? take it in again with an initial copy"
+                raise LogLost(message, node=node, hint=hint)
