@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -64,7 +65,7 @@ class NoteRecords:
     """What the program itself or an operator did; `detail` becomes JSON."""
 
     kind: str
-    detail: Mapping[str, str]
+    detail: Any
 
 
 PAUSE_SECONDS = 0.05
@@ -162,6 +163,10 @@ class AuditQueue:
         hi, lo = split_order(event.end.order)
         detail = {"node": node, "table": event.table, "change": event.what, "detail": event.detail}
         return self._put(NoteRecords("schema_change", detail | {"hi": str(hi), "lo": str(lo)}))
+
+    def barrier(self) -> Future[None]:
+        """Done when all that was recorded before is durable."""
+        return self._put(HoldRecords([]))
 
     def close(self) -> None:
         """Write what waits and end."""

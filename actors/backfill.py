@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-import pyarrow as pa
-
-from replication.backfill import LOST, ChunkIdent, CopyProgress, state_name
+from replication.backfill import LOST, Chunk, ChunkIdent, CopyProgress, state_name
 from replication.engine import Snapshot, StateStore
-from replication.paging import ChunkSize, last_key
+from replication.paging import ChunkSize, last_key, readable
 from replication.schema import Table
 
 IN_FLIGHT = 2
@@ -33,7 +32,7 @@ class Capture(Protocol):
     def begin(self, run: str, table: str) -> None:
         """See `ChunkWindow.begin`."""
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         """See `ChunkWindow.offer`; returns once the capture has the rows."""
 
     def emitted(self, ident: ChunkIdent) -> int | None:
@@ -173,15 +172,19 @@ class Backfill:
         ident = ChunkIdent(self._run, self._table.name, self._number)
         limit = self._size.rows
         self._snapshot.write_watermark(ident.low)
-        rows = self._snapshot.read_chunk(self._table, self._after, limit)
-        self._all_read = rows.num_rows < limit
-        if not rows.num_rows:
+        aside: list[tuple[bytes, str]] = []
+        read = partial(self._snapshot.read_chunk, self._table, self._after, limit)
+        rows, found = readable(read, aside.extend)
+        self._all_read = found < limit
+        if not rows.num_rows and not aside:
             return
-        self._around.capture.offer(ident, rows)
+        self._around.capture.offer(ident, Chunk(rows, aside))
         self._snapshot.write_watermark(ident.high)
-        self._after = last_key(rows)
+        last = last_key(rows) if rows.num_rows else b""
+        last = max([last, *(key for key, _ in aside)]) or self._after or b""
+        self._after = last
         self._size.learn(rows)
-        self._sent.append(_Sent(ident, rows.num_rows, self._after))
+        self._sent.append(_Sent(ident, rows.num_rows, last))
 
     def _collect(self) -> None:
         """Learn what was emitted and what is durable."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from replication.backfill import ChunkIdent, ChunkWindow
+from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.change import (
     Changes,
     Echo,
@@ -129,10 +129,10 @@ class Capture:
             self.window.begin(run, table)
             self.source.decode_echoes = True
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         """Take a chunk; see `ChunkWindow.offer`."""
         with self._lock:
-            self.window.offer(ident, rows)
+            self.window.offer(ident, chunk)
 
     def emitted(self, ident: ChunkIdent) -> int | None:
         """Whether a chunk was emitted; see `ChunkWindow.emitted`."""
@@ -164,7 +164,7 @@ class Capture:
 
     def _feed(self, events: Sequence[LogEvent]) -> list[Ack]:
         with self._lock:
-            passed = [self._through_window(e) for e in events]
+            passed = [passed for event in events for passed in self._through_window(event)]
         return self._send(_split(passed, len(self.sinks)))
 
     def _settled(self, changes: Sequence[SchemaChange]) -> list[LogEvent]:
@@ -181,7 +181,7 @@ class Capture:
             log.warning("schema_change_passed", extra=detail | {"outcome": str(decision)})
         return [Changes(deletes, changes[0].end), *changes] if deletes else list(changes)
 
-    def _through_window(self, event: LogEvent) -> LogEvent:
+    def _through_window(self, event: LogEvent) -> list[LogEvent]:
         if isinstance(event, Watermark):
             return self.window.on_watermark(event)
         if isinstance(event, Changes):
@@ -190,7 +190,7 @@ class Capture:
             self.window.on_echo(event)
         elif isinstance(event, Unreadable):
             self.window.on_unreadable(event)
-        return event
+        return [event]
 
     def _send(self, parts: Sequence[list[LogEvent]]) -> list[Ack]:
         return [s.feed(self.node, part, self._epoch) for s, part in zip(self.sinks, parts, strict=True)]

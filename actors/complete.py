@@ -16,6 +16,7 @@ not seen: the resolver settles it and sends the key again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ import pyarrow.compute as pc
 from replication.batch import ApplyBatch, TableRows, pack_versions
 from replication.change import Op
 from replication.engine import Engine, Snapshot
+from replication.paging import readable
 from replication.schema import Table, TableSchema
 
 
@@ -74,10 +76,7 @@ class Completer:
         copied = part.rows.filter(pc.equal(part.rows.column("_op"), int(Op.READ)))
         if not copied.num_rows:
             return pa.array([], pa.binary())
-        if self._keys is None:
-            self._keys = self._engines[self._target].snapshot()
-        keys = copied.column("_key").to_pylist()
-        return self._keys.read_keys(self._bare[part.table], keys).column("_key")
+        return self._present(part.table, copied).column("_key")
 
     def _complete(self, part: TableRows) -> TableRows:
         rows = part.rows
@@ -85,7 +84,7 @@ class Completer:
         if not partial.num_rows:
             return part
         empty = pa.array([not any(mask) for mask in partial.column("_have").to_pylist()])
-        present = self._read(self._target, part.table, partial.filter(pc.invert(empty)))
+        present = self._present(part.table, partial.filter(pc.invert(empty)))
         found = pc.is_in(partial.column("_key"), value_set=present.column("_key"))
         lacking = partial.filter(pc.or_(empty, pc.invert(found)))
         if not lacking.num_rows:
@@ -101,7 +100,17 @@ class Completer:
     def _read(self, node: str, table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
         if node not in self._snapshots:
             self._snapshots[node] = self._engines[node].snapshot()
-        return self._snapshots[node].read_keys(self._tables[table], rows.column("_key").to_pylist())
+        read = functools.partial(
+            self._snapshots[node].read_keys, self._tables[table], rows.column("_key").to_pylist()
+        )
+        # A row that cannot be read where it was written is set aside there.
+        return readable(read, aside=lambda unreadable: None)[0]
+
+    def _present(self, table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Which rows the target holds, whatever else is in them."""
+        if self._keys is None:
+            self._keys = self._engines[self._target].snapshot()
+        return self._keys.read_keys(self._bare[table], rows.column("_key").to_pylist())
 
 
 def key_alone(table: Table) -> Table:

@@ -13,14 +13,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
-import pyarrow as pa
-
 from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.backfill import Capture as CopySource
 from actors.capture import Capture, Sink
 from actors.limits import Limits
 from actors.truncate import Truncation
-from replication.backfill import ChunkIdent
+from replication.backfill import Chunk, ChunkIdent
 from replication.engine import Engine
 from replication.errors import NodeUnavailable, Transient
 from replication.schema import Table
@@ -88,9 +86,9 @@ class CaptureHost:
         """See `backfill.Capture`."""
         self._current().begin(run, table)
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         """See `backfill.Capture`."""
-        self._current().offer(ident, rows)
+        self._current().offer(ident, chunk)
 
     def emitted(self, ident: ChunkIdent) -> int | None:
         """See `backfill.Capture`; a capture that was connected again knows of no chunk: all are lost."""

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-import pyarrow as pa
-
 from actors.audit import Record
 from actors.capture import Ack
-from replication.backfill import ChunkIdent
+from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
 
@@ -75,9 +73,9 @@ class RemoteCapture:
         """See `backfill.Capture`."""
         self._handle.call("begin", run, table).result()
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         """See `backfill.Capture`."""
-        self._handle.call("offer", ident, rows).result()
+        self._handle.call("offer", ident, chunk).result()
 
     def emitted(self, ident: ChunkIdent) -> int | None:
         """See `backfill.Capture`."""

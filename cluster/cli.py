@@ -30,9 +30,10 @@ COMMANDS = {
     "check": "read the configuration, connect to every node, and say what is missing",
     "up": "synchronise until stopped",
     "status": "show what a running group is doing",
-    "verify": "compare all rows on all nodes",
-    "conflicts": "list recorded conflicts",
-    "dlq": "list rows on hold",
+    "verify": "compare all rows on all nodes, and repair what differs",
+    "backfill": "copy a table again while the group runs",
+    "conflicts": "list and show recorded conflicts",
+    "dlq": "list, retry and discard rows on hold",
     "audit": "show the audit log",
 }
 log = logging.getLogger(__name__)

@@ -103,14 +103,24 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def ask(address: str, group: str) -> tuple[list[ShardStatus], dict[str, list[CopyStatus]]] | None:
-    """The state of a running group: its shards, and by node its copies. None when it does not run there."""
+def join(address: str, group: str) -> dict[str, RayHandle]:
+    """The parts of a group that runs at `address`, by name; empty when it does not run there."""
     try:
         connect(address, group)
     except (ConnectionError, RuntimeError):
-        return None
+        return {}
+    return parts()
+
+
+def parts() -> dict[str, RayHandle]:
+    """The parts of the group whose cluster this process has joined, by name."""
     names: list[str] = ray.util.list_named_actors()
-    handles = {name: RayHandle.named(name) for name in names}
+    return {name: RayHandle.named(name) for name in names}
+
+
+def ask(address: str, group: str) -> tuple[list[ShardStatus], dict[str, list[CopyStatus]]] | None:
+    """The state of a running group: its shards, and by node its copies. None when it does not run there."""
+    handles = join(address, group)
     shards = [h.call("status").result() for n, h in sorted(handles.items()) if n.startswith("resolver ")]
     copies = {
         n.removeprefix("copy "): h.call("status").result() for n, h in handles.items() if n[:5] == "copy "

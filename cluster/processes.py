@@ -13,8 +13,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue, Record
 from actors.backfill import CopyStatus
@@ -26,7 +24,7 @@ from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTa
 from actors.resolver import Resolver, ShardStatus, make_shard
 from cluster.logs import configure_logging, secrets_of
 from replication.audit.writer import AuditWriter
-from replication.backfill import ChunkIdent
+from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
 from replication.engine import Engine
@@ -162,6 +160,10 @@ class ResolverProcess(_Part):
         """See `Resolver.status`."""
         return self._resolver.status() if self._resolver else ShardStatus(self._number, True, {}, 0, 0, 0)
 
+    def recorded(self) -> None:
+        """Return once every record made so far is durable."""
+        self._queue.barrier().result()
+
     def close(self) -> None:
         """Write the records that wait."""
         self._queue.close()
@@ -191,9 +193,9 @@ class CaptureProcess(_Part):
         """See `backfill.Capture`."""
         self._host.begin(run, table)
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         """See `backfill.Capture`."""
-        self._host.offer(ident, rows)
+        self._host.offer(ident, chunk)
 
     def emitted(self, ident: ChunkIdent) -> int | None:
         """See `backfill.Capture`."""

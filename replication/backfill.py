@@ -29,6 +29,7 @@ from replication.change import (
     SYSTEM_COLUMNS,
     Changes,
     Echo,
+    LogEvent,
     Op,
     Progress,
     TableChanges,
@@ -78,6 +79,22 @@ class ChunkIdent:
         return cls(parts[0], rest[0], int(rest[1])), rest[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What was read between two watermarks.
+
+    Attributes:
+        rows: `_key` and the data columns, from a `Snapshot`.
+        unreadable: canonical key and reason of rows that are no rows of the table.
+        gone: rows that were asked for and are not there, as `_key` and the key columns, the others null; they
+            go everywhere as deletes.
+    """
+
+    rows: pa.RecordBatch
+    unreadable: Sequence[tuple[bytes, str]] = ()
+    gone: pa.RecordBatch | None = None
+
+
 @dataclass(slots=True)
 class _Open:
     """A chunk between its watermarks: the keys that changed since the low one, in pieces."""
@@ -99,7 +116,7 @@ class ChunkWindow:
     def __init__(self) -> None:
         self._runs: dict[str, str] = {}  # table: run
         self._open: dict[str, _Open] = {}  # table: its window
-        self._offered: dict[ChunkIdent, pa.RecordBatch] = {}
+        self._offered: dict[ChunkIdent, Chunk] = {}
         self._emitted: dict[ChunkIdent, int] = {}
         self._void: set[ChunkIdent] = set()
 
@@ -127,16 +144,15 @@ class ChunkWindow:
         for table in list(self._runs):
             self.end(table)
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         """Take a chunk as read between its watermarks.
 
         Args:
             ident: its name; the copy must have begun, else the chunk is dropped and is `LOST`.
-            rows: `_key` and the data columns, from `Snapshot.read_chunk`. The high watermark must not have
-                been written yet.
+            chunk: what was read. The high watermark must not have been written yet.
         """
         if self._runs.get(ident.table) == ident.run:
-            self._offered[ident] = rows
+            self._offered[ident] = chunk
 
     def emitted(self, ident: ChunkIdent) -> int | None:
         """The order of the chunk's last row once it was emitted, None before, `LOST` if it never will be."""
@@ -173,32 +189,30 @@ class ChunkWindow:
         if window is not None:
             self._void.add(window.ident)
 
-    def on_watermark(self, event: Watermark) -> Changes | Progress:
+    def on_watermark(self, event: Watermark) -> list[LogEvent]:
         """A watermark came through the log.
 
         Returns:
-            the event to pass on in its place: a chunk's rows at its high watermark, else mere progress.
+            the events to pass on in its place: at the high watermark what the chunk has, else mere progress.
         """
         hi, _ = split_order(event.end.order)
         # A watermark has a transaction of its own: nothing else in it can come after its rows.
         end = Position(order_of(hi, _LAST_LO), event.end.token)
         parsed = ChunkIdent.parse(event.ident)
         if parsed is None or self._runs.get(parsed[0].table) != parsed[0].run:
-            return Progress(end)
+            return [Progress(end)]
         ident, edge = parsed
         if edge == "low":
             self._open[ident.table] = _Open(ident)
-            return Progress(end)
+            return [Progress(end)]
         window = self._open.get(ident.table)
-        rows = self._offered.pop(ident, None)
-        if window is None or window.ident != ident or rows is None:
-            return Progress(end)
+        chunk = self._offered.pop(ident, None)
+        if window is None or window.ident != ident or chunk is None:
+            return [Progress(end)]
         del self._open[ident.table]
-        rows = _without(rows, window.changed)
-        self._remember(ident, event.end.order + rows.num_rows)
-        if not rows.num_rows:
-            return Progress(end)
-        return Changes((TableChanges(ident.table, _as_reads(rows, event.end.order)),), end)
+        events, order = _emit(ident.table, chunk, window.changed, event.end)
+        self._remember(ident, order)
+        return [*events, Progress(end)]
 
     def _note(self, tables: Iterable[TableChanges]) -> None:
         for changes in tables:
@@ -219,6 +233,26 @@ class ChunkWindow:
         self._emitted.pop(old, None)
 
 
+def _emit(
+    table: str, chunk: Chunk, changed: Sequence[pa.Array], mark: Position
+) -> tuple[list[LogEvent], int]:
+    """What a chunk has of keys that did not change meanwhile, right after the watermark; its last order."""
+    newer = set(pa.chunked_array(changed, pa.binary()).to_pylist()) if changed and chunk.unreadable else set()
+    events: list[LogEvent] = []
+    order = mark.order
+    for key, reason in chunk.unreadable:
+        if key not in newer:
+            order += 1
+            events.append(Unreadable(table, key, reason, Position(order, mark.token)))
+    for op, rows in ((Op.DELETE, chunk.gone), (Op.READ, chunk.rows)):
+        rows = None if rows is None else _without(rows, changed)
+        if rows is not None and rows.num_rows:
+            batch = _as_changes(rows, op, order)
+            order += rows.num_rows
+            events.append(Changes((TableChanges(table, batch),), Position(order, mark.token)))
+    return events, order
+
+
 def _without(rows: pa.RecordBatch, changed: Sequence[pa.Array]) -> pa.RecordBatch:
     if not changed:
         return rows
@@ -226,12 +260,12 @@ def _without(rows: pa.RecordBatch, changed: Sequence[pa.Array]) -> pa.RecordBatc
     return rows.filter(pc.invert(pc.is_in(rows.column("_key"), value_set=keys)))
 
 
-def _as_reads(rows: pa.RecordBatch, watermark: int) -> pa.RecordBatch:
-    """A change batch of READ rows right after the order `watermark`."""
+def _as_changes(rows: pa.RecordBatch, op: Op, after: int) -> pa.RecordBatch:
+    """A change batch of rows right after the order `after`."""
     count = rows.num_rows
-    hi, lo = split_order(watermark)
+    hi, lo = split_order(after)
     system = {
-        "_op": pa.array(np.full(count, Op.READ, np.int8)),
+        "_op": pa.array(np.full(count, op, np.int8)),
         "_hi": pa.array(np.full(count, hi, np.uint64)),
         "_lo": pa.array(np.arange(lo + 1, lo + 1 + count, dtype=np.uint32)),
         "_ts": pa.array(np.zeros(count, np.int64)),

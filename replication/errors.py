@@ -12,6 +12,7 @@
         ├── SchemaChanged      a mapped table is no longer what it was
         ├── Fenced             a newer incarnation is at work; this one must end
         └── RowRefused         the node refuses this row; others may pass
+            └── RowsUnreadable   rows that were read are no rows of the table; the others are in it
 
 Every error carries the node, the position where it is known, and a hint; it survives pickling, since
 it crosses actors.
@@ -19,6 +20,7 @@ it crosses actors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -109,3 +111,26 @@ class Fenced(Terminal):
 
 class RowRefused(Terminal):
     """The node refuses this row, whatever else is in the transaction."""
+
+
+class RowsUnreadable(RowRefused):
+    """Some of the rows that were read cannot be read as rows of the table; `rows` has the others.
+
+    Attributes:
+        rows: the rows that can be read, an Arrow record batch.
+        unreadable: canonical key and reason of each of the rest; an empty key if that is what cannot be read.
+        found: how many rows there were, so that the end of a table is known.
+    """
+
+    rows: Any
+    unreadable: Sequence[tuple[bytes, str]]
+    found: int
+
+    @classmethod
+    def of(
+        cls, message: str, node: str, rows: Any, unreadable: Sequence[tuple[bytes, str]], found: int
+    ) -> RowsUnreadable:
+        """The error for a read that had `found` rows."""
+        error = cls(message, node=node, hint="correct or remove it")
+        error.rows, error.unreadable, error.found = rows, tuple(unreadable), found
+        return error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
 from replication.engine import Snapshot
+from replication.errors import RowsUnreadable
 from replication.schema import Table
 
+Aside = Callable[[Sequence[tuple[bytes, str]]], object]
+"""Takes the key and the reason of rows that cannot be read, so that the others go on."""
 MAX_ROWS = 20_000
 MAX_BYTES = 8 << 20
 
@@ -37,7 +41,7 @@ class ChunkSize:
 class Streaming(Protocol):
     """A `Snapshot` that reads a whole table faster than chunk by chunk."""
 
-    def read_all(self, table: Table, size: ChunkSize) -> Iterator[pa.RecordBatch]:
+    def read_all(self, table: Table, size: ChunkSize, aside: Aside | None = None) -> Iterator[pa.RecordBatch]:
         """All rows in key order, as `read_chunks` gives them, without its one consistent view of a chunk.
 
         A row that is not written meanwhile is given exactly once.
@@ -50,23 +54,60 @@ def last_key(chunk: pa.RecordBatch) -> bytes:
     return key
 
 
-def read_chunks(snapshot: Snapshot, table: Table, size: ChunkSize | None = None) -> Iterator[pa.RecordBatch]:
-    """All rows of a table in key order, as `Snapshot.read_chunk` gives them; no empty chunk."""
+def readable(read: Callable[[], pa.RecordBatch], aside: Aside | None) -> tuple[pa.RecordBatch, int]:
+    """The rows of one read that can be read, and how many it found; the others go to `aside`.
+
+    Raises:
+        RowsUnreadable: there are such, and `aside` is None.
+    """
+    try:
+        rows = read()
+    except RowsUnreadable as error:
+        if aside is None:
+            raise
+        aside(error.unreadable)
+        return error.rows, error.found
+    return rows, rows.num_rows
+
+
+def read_chunks(
+    snapshot: Snapshot, table: Table, size: ChunkSize | None = None, aside: Aside | None = None
+) -> Iterator[pa.RecordBatch]:
+    """All rows of a table in key order, as `Snapshot.read_chunk` gives them; no empty chunk.
+
+    Args:
+        snapshot: reads the node.
+        table: the table.
+        size: how large chunks are.
+        aside: takes rows that cannot be read; without it they end the reading.
+    """
     size = size or ChunkSize()
     after: bytes | None = None
+    passed: list[bytes] = []
+
+    def keep(unreadable: Sequence[tuple[bytes, str]]) -> None:
+        passed.extend(key for key, _ in unreadable if key)
+        if aside is not None:
+            aside(unreadable)
+
     while True:
         limit = size.rows
-        chunk = snapshot.read_chunk(table, after, limit)
+        read = partial(snapshot.read_chunk, table, after, limit)
+        chunk, found = readable(read, keep if aside else None)
         if chunk.num_rows:
+            passed.append(last_key(chunk))
             yield chunk
-        if chunk.num_rows < limit:
+        if found < limit:
             return
-        after = last_key(chunk)
+        after = max(passed, default=after)
+        passed.clear()
         size.learn(chunk)
 
 
-def read_all(snapshot: Snapshot, table: Table, size: ChunkSize) -> Iterator[pa.RecordBatch]:
-    """All rows of a table in key order, the fastest way that the engine has."""
+def read_all(
+    snapshot: Snapshot, table: Table, size: ChunkSize, aside: Aside | None = None
+) -> Iterator[pa.RecordBatch]:
+    """All rows of a table in key order, the fastest way that the engine has; see `read_chunks`."""
     if isinstance(snapshot, Streaming):
-        return snapshot.read_all(table, size)
-    return read_chunks(snapshot, table, size)
+        return snapshot.read_all(table, size, aside)
+    return read_chunks(snapshot, table, size, aside)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations
 from typing import Any, Protocol
@@ -60,6 +60,8 @@ class DifferenceKind(StrEnum):
     """The first node does not hold the row, another one does."""
     DIFFERENT = "different"
     """All nodes hold the row, and values differ."""
+    UNREADABLE = "unreadable"
+    """A node holds what is no row of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Difference:
         kind: see `DifferenceKind`.
         columns: columns that differ between nodes that hold the row.
         values: per node the values of `columns`, or None where the row is missing.
+        unreadable: by node why what it holds is no row of the table.
     """
 
     table: str
@@ -79,6 +82,17 @@ class Difference:
     kind: DifferenceKind
     columns: tuple[str, ...]
     values: Mapping[str, tuple[Any, ...] | None]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def holders(self) -> list[str]:
+        """The nodes that hold the row and can be read."""
+        return [node for node, values in self.values.items() if values is not None]
+
+    @property
+    def absent(self) -> list[str]:
+        """The nodes that hold no such row."""
+        return [n for n, values in self.values.items() if values is None and n not in self.unreadable]
 
 
 class Verifier:

@@ -1,28 +1,42 @@
-"""List rows that are on hold: what a node refuses to take, and what it holds but the others cannot.
+"""Rows that are on hold: what a node refuses to take, and what it holds but the others cannot read.
 
-Everything else goes on. A row leaves this list once it was written again: mend it where it was written, or
-make the node accept it and write the row once more. Reads the audit log only; no database and no running
-group is needed.
+Everything else goes on. A row leaves this list once it was written again, by an application or by `retry`,
+which reads it again where it was written and sends it like any change; the group must run. `discard` takes a
+row off the list and leaves it as it is on every node. Both are on record in the audit log.
 
 Examples:
   sync-worker dlq list
   sync-worker dlq list --table orders --json
+  sync-worker dlq retry 3f2a90c1
+  sync-worker dlq retry --all
+  sync-worker dlq discard 3f2a90c1
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from cluster.commands.common import (
+    FAILED,
     OK,
+    add_address,
     add_audit_folder,
     add_json,
     audit_folder,
+    load_config,
     print_json,
     print_lines,
     time_text,
 )
+from replication.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.running import RunningGroup
+
+Hold = dict[str, Any]
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,23 +46,123 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-ACTIONS = {"list": ("rows on hold, oldest first", add_list_arguments)}
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `dlq retry` and `dlq discard`."""
+    parser.add_argument("id", nargs="*", metavar="ID", help="as 'dlq list' shows it; the beginning will do")
+    parser.add_argument("--all", action="store_true", help="everything that is on hold")
+    parser.add_argument("--table", metavar="T", help="with --all: only of this table")
+    add_address(parser)
+    add_json(parser)
+
+
+ACTIONS = {
+    "list": ("rows on hold, oldest first", add_list_arguments),
+    "retry": ("read rows again where they were written, and send them", add_choice),
+    "discard": ("take rows off the list, and leave them as they are", add_choice),
+}
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is on hold."""
+    """List, retry or discard."""
+    return {"list": _list, "retry": _retry, "discard": _discard}[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
     from replication.audit.holds import open_holds
 
     found = [h for h in open_holds(audit_folder(args)) if args.table in (None, h["table"])]
     if args.json:
-        print_json([{**h, "key": h["key"].hex()} for h in found])
+        print_json([_plain(h) for h in found])
     elif not found:
         print("nothing is on hold")
     else:
-        print_lines(("since", "node", "table", "key", "written at", "reason"), [_row(h) for h in found])
+        head = ("id", "since", "node", "table", "key", "written at", "reason")
+        print_lines(head, [_row(h) for h in found])
     return OK
 
 
-def _row(hold: dict[str, Any]) -> tuple[str, ...]:
+def _retry(args: argparse.Namespace) -> int:
+    """Send the rows again; 1 when some are on hold again."""
+    from cluster.running import running
+    from cluster.topology import load_tables
+    from replication.audit.holds import open_holds
+
+    config = load_config(args)
+    chosen = choose(open_holds(config.audit_path), args)
+    tables = {t.name: t for t in load_tables(config)}
+    with running(args, config) as group:
+        group.note("dlq_retried", [_named(h) for h in chosen])
+        parts: dict[tuple[str, str], list[bytes]] = defaultdict(list)
+        for hold in chosen:
+            if hold["table"] in tables and hold["key"]:
+                parts[hold["table"], hold["origin"]].append(hold["key"])
+        for (table, origin), keys in parts.items():
+            group.copy_keys(tables[table], origin, list(dict.fromkeys(keys)), deletes=True)
+        still = _still_held(group, config.audit_path, chosen)
+    outcomes = [(h, still.get(h["id"])) for h in chosen]
+    if args.json:
+        print_json([{**_plain(h), "again": again is not None, "reason": again} for h, again in outcomes])
+    else:
+        for hold, again in outcomes:
+            what = f"on hold again: {again}" if again else "sent"
+            print(f"{hold['id']}  {hold['table']} {hold['key_text']} for {hold['node']}: {what}")
+    return FAILED if still else OK
+
+
+def _still_held(group: RunningGroup, folder: Any, chosen: Sequence[Hold]) -> dict[str, str]:
+    """The reason of what is on hold again, by id, once everything before is on record."""
+    from replication.audit.holds import open_holds
+
+    group.settle()
+    wanted = {h["id"] for h in chosen}
+    return {h["id"]: h["reason"] for h in open_holds(folder) if h["id"] in wanted}
+
+
+def _discard(args: argparse.Namespace) -> int:
+    """Put on record that rows are of no account any more."""
+    from cluster.running import note_anyway
+    from replication.audit.holds import DISCARDED, open_holds
+
+    config = load_config(args)
+    chosen = choose(open_holds(config.audit_path), args)
+    note_anyway(args, config, [(DISCARDED, _named(h)) for h in chosen])
+    if args.json:
+        print_json([_plain(h) for h in chosen])
+    else:
+        for hold in chosen:
+            print(f"{hold['id']}  {hold['table']} {hold['key_text']} for {hold['node']}: discarded")
+    return OK
+
+
+def choose(holds: Sequence[Hold], args: argparse.Namespace) -> list[Hold]:
+    """The holds that the command line names.
+
+    Raises:
+        ConfigError: it names none, or one that is not there.
+    """
+    if args.all:
+        return [h for h in holds if args.table in (None, h["table"])]
+    if not args.id:
+        message = "name what to take: one or more IDs, or --all"
+        raise ConfigError(message, hint="'sync-worker dlq list' shows the IDs")
+    chosen = []
+    for text in args.id:
+        found = [h for h in holds if h["id"].startswith(text)]
+        if len(found) != 1:
+            message = f"{len(found) or 'no'} rows on hold have an ID that begins with {text!r}"
+            raise ConfigError(message, hint="'sync-worker dlq list' shows the IDs")
+        chosen += found
+    return chosen
+
+
+def _named(hold: Hold) -> dict[str, str]:
+    return {"id": hold["id"], "node": hold["node"], "table": hold["table"], "key": hold["key"].hex()}
+
+
+def _plain(hold: Hold) -> Hold:
+    return {**hold, "key": hold["key"].hex()}
+
+
+def _row(hold: Hold) -> tuple[str, ...]:
     when = time_text(hold["_recorded"])
-    return when, hold["node"], hold["table"], hold["key_text"], hold["origin"], hold["reason"]
+    return hold["id"], when, hold["node"], hold["table"], hold["key_text"], hold["origin"], hold["reason"]

@@ -1,11 +1,13 @@
 """Rows that were set aside: what a node refuses to take, and what it holds but nobody else can.
 
 A hold is over once the key was written again: a later batch of ours reached the node, or, for a value that
-could not be read, an application there gave the row another one.
+could not be read, an application there gave the row another one. Or an operator has discarded it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.audit.reader import read, streams
-from replication.audit.records import CHANGES, DECISIONS, HOLDS
+from replication.audit.records import CHANGES, DECISIONS, HOLDS, OPERATOR
+
+Place = tuple[str, str, bytes]
+"""Node, table and canonical key."""
+Holds = dict[Place, dict[str, Any]]
 
 HOLD_SCHEMA = pa.schema(
     [
@@ -54,6 +60,15 @@ class HoldRecord:
     reason: str
 
 
+DISCARDED = "dlq_discarded"
+"""Kind of the operator record that ends a hold; its detail names `node`, `table` and `key`, hexadecimal."""
+
+
+def hold_id(node: str, table: str, key: bytes) -> str:
+    """A short name of a key that is on hold at a node, for people to type."""
+    return hashlib.sha256(f"{node}/{table}/{key.hex()}".encode()).hexdigest()[:8]
+
+
 def open_holds(path: Path) -> list[dict[str, Any]]:
     """Every key that is on hold now, by its newest record, oldest first.
 
@@ -61,23 +76,33 @@ def open_holds(path: Path) -> list[dict[str, Any]]:
         path: the audit log's folder.
 
     Returns:
-        the fields of `HoldRecord`, `_recorded` (microseconds since 1970) and `times`, how often it was
-        recorded since it was written last.
+        the fields of `HoldRecord`, `id` (see `hold_id`), `_recorded` (microseconds since 1970) and `times`,
+        how often it was recorded since it was written last.
     """
-    found: dict[tuple[str, str, bytes], dict[str, Any]] = {}
+    found: Holds = {}
     for batch in read(path, HOLDS) if HOLDS in streams(path) else ():
         for hold in batch.to_pylist():
             at = (hold["node"], hold["table"], hold["key"])
+            hold["id"] = hold_id(*at)
             hold["times"] = found.get(at, {}).get("times", 0) + 1
             found[at] = hold
-    for at in _written_since(path, found) if found else ():
+    for at in _written_since(path, found) | _discarded_since(path, found) if found else ():
         del found[at]
     return sorted(found.values(), key=lambda hold: hold["_recorded"])
 
 
-def _written_since(
-    path: Path, holds: dict[tuple[str, str, bytes], dict[str, Any]]
-) -> set[tuple[str, str, bytes]]:
+def _discarded_since(path: Path, holds: Holds) -> set[Place]:
+    over = set()
+    for batch in read(path, OPERATOR) if OPERATOR in streams(path) else ():
+        for row in batch.filter(pc.equal(batch.column("kind"), DISCARDED)).to_pylist():
+            detail = json.loads(row["detail"])
+            at = (detail["node"], detail["table"], bytes.fromhex(detail["key"]))
+            if at in holds and row["_recorded"] > holds[at]["_recorded"]:
+                over.add(at)
+    return over
+
+
+def _written_since(path: Path, holds: Holds) -> set[Place]:
     keys = pa.array({key for _, _, key in holds}, pa.binary())
     over = set()
     for stream in {DECISIONS, *(f"{CHANGES}/{table}" for _, table, _ in holds)} & set(streams(path)):

@@ -43,6 +43,12 @@ def read(path: Path, stream: str) -> Iterator[pa.RecordBatch]:
         yield from store.read_segment(file)
 
 
+def entries(path: Path, stream: str) -> Iterator[dict[str, Any]]:
+    """All records of one stream as dictionaries that JSON can hold, oldest first."""
+    for batch in read(path, stream) if stream in streams(path) else ():
+        yield from _entries(stream, batch)
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which records: of one table, of one kind (see `KINDS`); None means all."""

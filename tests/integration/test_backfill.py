@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 
-import pyarrow as pa
 import pytest
 from pymongo.errors import OperationFailure
 
 from actors.backfill import Backfill, CopyStatus, Surroundings
-from replication.backfill import ChunkIdent, ChunkWindow
+from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.batch import ApplyBatch, pack_versions
 from replication.change import Changes, Echo, LogEvent, Op, Watermark
 from replication.engine import Source
@@ -61,9 +60,9 @@ class Group:
     def begin(self, run: str, table: str) -> None:
         self.window.begin(run, table)
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         self.apply_something()
-        self.window.offer(ident, rows)
+        self.window.offer(ident, chunk)
 
     def emitted(self, ident: ChunkIdent) -> int | None:
         return self.window.emitted(ident)
@@ -96,13 +95,18 @@ class Group:
     def take(self, event: LogEvent) -> None:
         match event:
             case Watermark():
-                event = self.window.on_watermark(event)
+                for passed in self.window.on_watermark(event):
+                    self.follow(passed)
+                return
             case Changes():
                 self.window.on_changes(event)
             case Echo():
                 self.window.on_echo(event)
                 for write in self.sent[event.marker.seq]:
                     self.replica[write.key[0]] = write.row["meaning"]
+        self.follow(event)
+
+    def follow(self, event: LogEvent) -> None:
         if isinstance(event, Changes):
             self.write(event)
         assert event.end.order >= self.order

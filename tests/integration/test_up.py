@@ -87,6 +87,10 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                 state = json.loads(answer.stdout)
                 assert sum(s["changes"] for s in state["shards"]) >= 501
                 assert state["copies"][0]["rows"] in (500, 501)  # the last row may be copied, too
+                again = sync_worker(config, "backfill", "orders", "--json", *address)
+                answer = subprocess.run(again, capture_output=True, text=True, timeout=60, check=False)
+                assert answer.returncode == 0, answer.stderr
+                assert json.loads(answer.stdout)["rows"] == 501
             finally:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0

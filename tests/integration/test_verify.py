@@ -207,5 +207,12 @@ def test_what_cannot_be_found_out_exits_with_2(shop, capsys, config, options, me
 
 def test_a_document_that_is_no_row_is_named(shop, capsys):
     shop.orders.update_one({"_id": 4_321}, {"$set": {"paid": "yes"}})
-    assert main(["verify", "-c", str(shop.path)]) == 2
-    assert "4321: paid" in capsys.readouterr().err
+    shop.orders.insert_one({"_id": "no key"})
+    code, out = shop.verify(capsys)
+    assert code == 1
+    assert out.splitlines()[:2] == [
+        "orders id=4321: cannot be read in mongo: paid: 'yes' is no boolean",
+        "orders id=?: cannot be read in mongo: _id 'no key' is no key of this table",
+    ]
+    code, out = shop.verify(capsys, "--json")
+    assert json.loads(out)["tables"][0]["unreadable"] == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors import backfill as reader
 from actors.backfill import Backfill, Surroundings
-from replication.backfill import ChunkIdent, ChunkWindow
+from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.batch import TableRows, apply_schema, pack_versions
 from replication.change import (
     Changes,
@@ -141,7 +141,8 @@ class World:
             case SchemaChange():
                 self.window.on_truncate(event.table)
             case Watermark():
-                event = self.window.on_watermark(event)
+                self.pending += self.window.on_watermark(event)
+                return
         self.pending.append(event)
 
     def flush(self) -> None:
@@ -208,9 +209,9 @@ class World:
         self.move()
         self.window.begin(run, table)
 
-    def offer(self, ident: ChunkIdent, rows: pa.RecordBatch) -> None:
+    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
         self.move()
-        self.window.offer(ident, rows)
+        self.window.offer(ident, chunk)
 
     def emitted(self, ident: ChunkIdent) -> int | None:
         self.move()

@@ -1,9 +1,19 @@
 import pyarrow as pa
 import pytest
 
-from replication.backfill import LOST, ChunkIdent, ChunkWindow, CopyProgress, copies
+from replication.backfill import LOST, Chunk, ChunkIdent, ChunkWindow, CopyProgress, copies
 from replication.batch import TableRows, apply_schema, pack_versions
-from replication.change import Changes, Echo, Op, Progress, TableChanges, Unreadable, Watermark, change_schema
+from replication.change import (
+    Changes,
+    Echo,
+    LogEvent,
+    Op,
+    Progress,
+    TableChanges,
+    Unreadable,
+    Watermark,
+    change_schema,
+)
 from replication.marker import Marker
 from replication.paging import ChunkSize, read_chunks
 from replication.position import Position, order_of, split_order
@@ -15,10 +25,14 @@ A1 = ChunkIdent("run", "a", 1)
 A2 = ChunkIdent("run", "a", 2)
 
 
-def chunk(*keys: bytes) -> pa.RecordBatch:
+def rows(*keys: bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(
         [{"_key": k, "v": k.decode()} for k in keys], pa.schema([("_key", pa.binary()), *DATA])
     )
+
+
+def chunk(*keys: bytes) -> Chunk:
+    return Chunk(rows(*keys))
 
 
 def changes(table: str, hi: int, *keys: bytes) -> Changes:
@@ -45,30 +59,36 @@ def window(*tables: str) -> ChunkWindow:
     return w
 
 
-def keys_of(event: object) -> list[bytes]:
-    assert isinstance(event, Changes)
-    return event.tables[0].rows.column("_key").to_pylist()
+def keys_of(events: list[LogEvent]) -> list[bytes]:
+    first, last = events
+    assert isinstance(first, Changes)
+    assert isinstance(last, Progress)
+    return first.tables[0].rows.column("_key").to_pylist()
+
+
+def is_progress(events: list[LogEvent]) -> bool:
+    return [type(e) for e in events] == [Progress]
 
 
 def test_a_chunk_comes_out_as_reads_placed_at_its_high_watermark():
     w = window("a")
-    assert isinstance(w.on_watermark(mark(A1.low, 10)), Progress)
+    assert is_progress(w.on_watermark(mark(A1.low, 10)))
     w.offer(A1, chunk(b"x", b"y"))
     assert w.emitted(A1) is None
-    event = w.on_watermark(mark(A1.high, 12, lo=3))
-    rows = event.tables[0].rows
-    rows.validate(full=True)
-    assert rows.schema.equals(change_schema(DATA))
-    assert rows.column("_op").to_pylist() == [Op.READ, Op.READ]
-    assert rows.column("_hi").to_pylist() == [12, 12]
-    assert rows.column("_lo").to_pylist() == [4, 5]
-    assert rows.column("_ts").to_pylist() == [0, 0]
-    assert rows.column("_have").null_count == rows.column("_changed").null_count == 2
-    assert rows.column("v").to_pylist() == ["x", "y"]
+    event, end = w.on_watermark(mark(A1.high, 12, lo=3))
+    read = event.tables[0].rows
+    read.validate(full=True)
+    assert read.schema.equals(change_schema(DATA))
+    assert read.column("_op").to_pylist() == [Op.READ, Op.READ]
+    assert read.column("_hi").to_pylist() == [12, 12]
+    assert read.column("_lo").to_pylist() == [4, 5]
+    assert read.column("_ts").to_pylist() == [0, 0]
+    assert read.column("_have").null_count == read.column("_changed").null_count == 2
+    assert read.column("v").to_pylist() == ["x", "y"]
     assert w.emitted(A1) == order_of(12, 5)
-    assert event.end.token == "token 12"
-    assert split_order(event.end.order)[0] == 12
-    assert event.end.order >= order_of(12, 5)
+    assert event.end.token == end.end.token == "token 12"
+    assert split_order(end.end.order)[0] == 12
+    assert end.end.order > event.end.order == order_of(12, 5)
 
 
 def test_a_watermark_ends_its_transaction_whether_rows_come_or_not():
@@ -76,7 +96,23 @@ def test_a_watermark_ends_its_transaction_whether_rows_come_or_not():
     w = window("a")
     w.on_watermark(mark(A1.low, 10))
     w.offer(A1, chunk(b"x"))
-    assert w.on_watermark(mark(A1.high, 12)).end == ChunkWindow().on_watermark(mark(A1.high, 12)).end
+    other = ChunkWindow().on_watermark(mark(A1.high, 12))
+    assert w.on_watermark(mark(A1.high, 12))[-1].end == other[-1].end
+
+
+def test_what_is_no_row_and_what_is_gone_come_before_the_rows():
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    bad = ((b"3", "v: not a text"), (b"4", "v: not a text"))
+    w.offer(A1, Chunk(rows(b"1", b"2"), bad, rows(b"5", b"6")))
+    w.on_changes(changes("a", 11, b"2", b"4", b"6"))
+    unreadable, gone, read, end = w.on_watermark(mark(A1.high, 12, lo=3))
+    assert unreadable == Unreadable("a", b"3", "v: not a text", Position(order_of(12, 4), "token 12"))
+    assert [c.tables[0].rows.column("_op").to_pylist() for c in (gone, read)] == [[Op.DELETE], [Op.READ]]
+    assert [c.tables[0].rows.column("_key").to_pylist() for c in (gone, read)] == [[b"5"], [b"1"]]
+    assert [c.end.order for c in (gone, read)] == [order_of(12, 5), order_of(12, 6)]
+    assert w.emitted(A1) == order_of(12, 6)
+    assert isinstance(end, Progress)
 
 
 def test_a_row_that_became_unreadable_is_left_to_the_log():
@@ -106,7 +142,7 @@ def test_a_chunk_without_rows_left_is_progress_and_counts_as_emitted():
     w.on_watermark(mark(A1.low, 10))
     w.offer(A1, chunk(b"1"))
     w.on_changes(changes("a", 11, b"1"))
-    assert isinstance(w.on_watermark(mark(A1.high, 12)), Progress)
+    assert is_progress(w.on_watermark(mark(A1.high, 12)))
     assert w.emitted(A1) == order_of(12, 3)
 
 
@@ -138,7 +174,7 @@ def test_chunks_of_different_tables_overlap():
 )
 def test_other_peoples_watermarks_are_progress(ident):
     w = window("a")
-    assert isinstance(w.on_watermark(mark(ident, 5)), Progress)
+    assert is_progress(w.on_watermark(mark(ident, 5)))
 
 
 def test_what_the_capture_does_not_know_is_lost():
@@ -147,7 +183,7 @@ def test_what_the_capture_does_not_know_is_lost():
     w.offer(ChunkIdent("older run", "a", 1), chunk(b"1"))
     assert w.emitted(ChunkIdent("older run", "a", 1)) == LOST
     w.offer(A1, chunk(b"1"))
-    assert isinstance(w.on_watermark(mark(A1.high, 5)), Progress)  # the low one was before our time
+    assert is_progress(w.on_watermark(mark(A1.high, 5)))  # the low one was before our time
     assert w.emitted(A1) == LOST
 
 
@@ -161,7 +197,7 @@ def test_a_rewind_or_a_new_run_forgets_every_chunk(forget):
     forget(w)
     assert (w.emitted(A1), w.emitted(A2)) == (LOST, LOST)
     w.on_watermark(mark(A2.low, 12))
-    assert isinstance(w.on_watermark(mark(A2.high, 13)), Progress)
+    assert is_progress(w.on_watermark(mark(A2.high, 13)))
 
 
 def test_a_copy_is_active_from_begin_to_end():
@@ -179,7 +215,7 @@ def test_a_truncated_chunk_is_read_again():
     w.on_truncate("a")
     w.offer(A1, chunk(b"1"))
     assert w.emitted(A1) == LOST
-    assert isinstance(w.on_watermark(mark(A1.high, 11)), Progress)
+    assert is_progress(w.on_watermark(mark(A1.high, 11)))
 
 
 def test_a_window_with_too_many_changes_is_given_up(monkeypatch):
@@ -244,19 +280,19 @@ class Listed:
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 8, 9])
 def test_all_rows_are_read_once_whatever_the_chunk_size(count):
-    rows = chunk(*(b"%04d" % i for i in range(count)))
-    chunks = list(read_chunks(Listed(rows), TABLE, ChunkSize(4, max_rows=4)))
+    listed = rows(*(b"%04d" % i for i in range(count)))
+    chunks = list(read_chunks(Listed(listed), TABLE, ChunkSize(4, max_rows=4)))
     assert all(c.num_rows for c in chunks)
-    assert [k for c in chunks for k in c.column("_key").to_pylist()] == rows.column("_key").to_pylist()
+    assert [k for c in chunks for k in c.column("_key").to_pylist()] == listed.column("_key").to_pylist()
 
 
 def test_chunks_grow_with_narrow_rows_and_shrink_with_wide_ones():
     size = ChunkSize(100, max_rows=1_000, max_bytes=1 << 20)
-    narrow = chunk(*(b"%08d" % i for i in range(100)))
+    narrow = rows(*(b"%08d" % i for i in range(100)))
     for expected in (800, 1_000, 1_000):
         size.learn(narrow)
         assert size.rows == expected
-    size.learn(chunk(b"x" * (256 << 10), b"y" * (256 << 10)))  # key and value: a chunk of 1 MB
+    size.learn(rows(b"x" * (256 << 10), b"y" * (256 << 10)))  # key and value: a chunk of 1 MB
     assert size.rows in (1, 2)
-    size.learn(chunk(b"x" * (4 << 20)))
+    size.learn(rows(b"x" * (4 << 20)))
     assert size.rows == 1

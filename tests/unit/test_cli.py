@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -78,7 +79,19 @@ def test_help_is_quick_and_lists_every_command() -> None:
     assert "exit codes: 0 success, 1" in found.stdout
 
 
-@pytest.mark.parametrize("words", [["check"], ["conflicts", "list"], ["dlq", "list"], ["audit", "tail"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check"],
+        ["conflicts", "list"],
+        ["conflicts", "show"],
+        ["dlq", "list"],
+        ["dlq", "retry"],
+        ["dlq", "discard"],
+        ["audit", "tail"],
+        ["backfill"],
+    ],
+)
 def test_every_command_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([*words, "--help"])
@@ -174,8 +187,8 @@ def test_audit_tail_shows_one_line_per_record(folder: Path, capsys: pytest.Captu
 def test_conflicts_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["conflicts", "list", "--audit", str(folder)]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split() == ["recorded", "table", "key", "kind", "writes", "winner", "policy"]
-    assert row.split()[1:4] == ["orders", "k", "update_update"]
+    assert head.split() == ["id", "recorded", "table", "key", "kind", "writes", "winner", "policy"]
+    assert row.split()[2:5] == ["orders", "k", "update_update"]
     assert cli.main(["conflicts", "list", "--audit", str(folder), "--json"]) == 0
     [found] = json.loads(capsys.readouterr().out)
     assert (found["ident"], found["winner"], found["key"]) == ("c1", "pg", "6b")
@@ -194,8 +207,8 @@ def test_rows_on_hold_are_listed_until_they_are_written_again(
         audit.add_holds([held(b"k", "pg", "still too long")])
     assert cli.main(["dlq", "list", "--audit", str(folder)]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split()[:4] == ["since", "node", "table", "key"]
-    assert [r.split(maxsplit=5)[1:] for r in rows] == [
+    assert head.split()[:5] == ["id", "since", "node", "table", "key"]
+    assert [r.split(maxsplit=6)[2:] for r in rows] == [
         ["mongo", "orders", "l", "mongo", "qty: not a number"],
         ["mongo", "orders", "k", "pg", "still too long"],
     ]
@@ -211,6 +224,51 @@ def test_rows_on_hold_are_listed_until_they_are_written_again(
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert cli.main(["dlq", "list", "--audit", str(folder), "--table", "other"]) == 0
     assert capsys.readouterr().out == "nothing is on hold\n"
+
+
+def test_a_conflict_is_shown_with_both_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "audit"
+    images = {"left_image": '{"id":7,"note":"a"}', "right_image": '{"id":7,"note":"b"}'}
+    with closing(AuditWriter(folder, "shop", count(1_700_000_000_000_000).__next__)) as audit:
+        audit.add_conflicts([replace(conflict(1), **images)])
+    assert cli.main(["conflicts", "list", "--audit", str(folder), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert cli.main(["conflicts", "show", found["id"][:5], "--audit", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"conflict  {found['id']}, recorded ")
+    assert lines[1:4] == ["row       orders k", "kind      update_update", "winner    pg"]
+    assert lines[4].startswith("policy    last_write_wins: the later write")
+    assert lines[6].split() == ["pg", "mongo"]
+    assert [line.split() for line in lines[8:]] == [["id", "7", "7"], ["*", "note", '"a"', '"b"']]
+    assert cli.main(["conflicts", "show", "nope", "--audit", str(folder)]) == 2
+    assert "no conflicts have an ID that begins with 'nope'" in capsys.readouterr().err
+
+
+def test_a_discarded_hold_is_off_the_list_until_it_is_held_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "sync.yaml"
+    config.write_text(CONFIG)
+    path = tmp_path / "data" / "audit"
+    held = HoldRecord("mongo", "orders", b"k", "k", "pg", 7, 0, "too long")
+    with closing(AuditWriter(path, "shop", count(1_500_000_000_000_000).__next__)) as audit:
+        audit.add_holds([held])
+    assert cli.main(["dlq", "list", "-c", str(config), "--json"]) == 0
+    [hold] = json.loads(capsys.readouterr().out)
+    assert cli.main(["dlq", "discard", "-c", str(config)]) == 2
+    assert "one or more IDs, or --all" in capsys.readouterr().err
+    assert cli.main(["dlq", "discard", "ffffffff", "-c", str(config)]) == 2
+    assert "no rows on hold" in capsys.readouterr().err
+    assert cli.main(["dlq", "discard", hold["id"][:4], "-c", str(config)]) == 0
+    assert capsys.readouterr().out == f"{hold['id']}  orders k for mongo: discarded\n"
+    assert cli.main(["dlq", "list", "-c", str(config)]) == 0
+    assert capsys.readouterr().out == "nothing is on hold\n"
+    assert cli.main(["audit", "tail", "-c", str(config), "-n", "1"]) == 0
+    assert "operator  dlq_discarded" in capsys.readouterr().out
+    with closing(AuditWriter(path, "shop", count(2_500_000_000_000_000).__next__)) as audit:
+        audit.add_holds([held])
+    assert cli.main(["dlq", "list", "-c", str(config), "--json"]) == 0
+    assert [h["id"] for h in json.loads(capsys.readouterr().out)] == [hold["id"]]
 
 
 def test_times_beyond_the_calendar_are_numbers() -> None:

@@ -8,6 +8,7 @@ data, which MongoDB orders by length first, and dates outside the years 1 to 999
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -22,9 +23,9 @@ from replication.engines.mongodb.errors import translated
 from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.preflight import stray_id
 from replication.engines.mongodb.types import DATES, YEAR_1, Unconvertible
-from replication.errors import RowRefused
+from replication.errors import RowsUnreadable
 from replication.key import encode_key
-from replication.paging import MAX_ROWS, ChunkSize, read_chunks
+from replication.paging import MAX_ROWS, Aside, ChunkSize, read_chunks, readable
 from replication.schema import NodeConfig, Table
 from replication.types import Kind
 
@@ -45,7 +46,7 @@ class MongoSnapshot:
         """See `engine.Snapshot`.
 
         Raises:
-            RowRefused: a document cannot be read as a row of this table.
+            RowsUnreadable: documents cannot be read as rows of this table.
         """
         layout = Layout(table, self._node)
         with translated(self._node.name):
@@ -55,21 +56,17 @@ class MongoSnapshot:
                 documents = self._sorted(layout, after, limit)
             else:
                 documents = list(self._find(layout, _greater(layout, after), limit))
-        if len(documents) < limit:
-            self._refuse_strays(layout)
-        return self._batch(layout, documents)
+        stray = self._stray(layout) if len(documents) < limit else ""
+        return self._batch(layout, documents, stray)
 
-    def read_all(self, table: Table, size: ChunkSize) -> Iterator[pa.RecordBatch]:
+    def read_all(self, table: Table, size: ChunkSize, aside: Aside | None = None) -> Iterator[pa.RecordBatch]:
         """See `paging.Streaming`: one cursor, so a server that sorts a range by reading all reads it once.
 
         Without the read concern "snapshot", whose history a long read would outlive.
-
-        Raises:
-            RowRefused: a document cannot be read as a row of this table.
         """
         layout = Layout(table, self._node)
         if _has_text_dates(layout) or Kind.BYTES in layout.kinds:
-            yield from read_chunks(self, table, size)
+            yield from read_chunks(self, table, size, aside)
             return
         collection = self._db[layout.collection].with_options(read_concern=ReadConcern("majority"))
         with translated(self._node.name):
@@ -80,20 +77,19 @@ class MongoSnapshot:
                     documents = list(islice(cursor, size.rows))
                 if not documents:
                     break
-                chunk = self._batch(layout, documents)
+                chunk, _ = readable(partial(self._batch, layout, documents), aside)
                 size.learn(chunk)
-                yield chunk
-        self._refuse_strays(layout)
+                if chunk.num_rows:
+                    yield chunk
+        if stray := self._stray(layout):
+            readable(partial(self._batch, layout, [], stray), aside)
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
         """See `engine.Snapshot`; in key order."""
         layout = Layout(table, self._node)
         with translated(self._node.name):
             documents = self._by_keys(layout, keys)
-        batch = self._batch(layout, documents).sort_by("_key")
-        wanted = set(keys)
-        # A timestamp in a key loses its microseconds on the way here; that finds another row.
-        return batch.filter(pa.array([key in wanted for key in batch.column("_key").to_pylist()], pa.bool_()))
+        return self._batch(layout, documents, wanted=set(keys))
 
     def write_watermark(self, ident: str) -> None:
         """See `engine.Snapshot`."""
@@ -148,30 +144,40 @@ class MongoSnapshot:
         found = find_ids(self._view(layout), [ids[i] for _, i in chosen[:limit]], layout.projection)
         return _in_order(layout, list(found), after)
 
-    def _batch(self, layout: Layout, documents: list[Document]) -> pa.RecordBatch:
+    def _batch(
+        self, layout: Layout, documents: list[Document], stray: str = "", wanted: set[bytes] | None = None
+    ) -> pa.RecordBatch:
+        """The documents as rows; only those of the `wanted` keys, in key order, if there are such.
+
+        Raises:
+            RowsUnreadable: some are none, or there is a `stray`.
+        """
+        schema = pa.schema([("_key", pa.binary()), *layout.arrow])
+        errors: dict[int, str] = {}
+        rows = pa.RecordBatch.from_pylist([], schema)
         if documents:
             keys, columns, errors = layout.decode(documents, documents)
-        else:
-            keys, columns, errors = (
-                pa.array([], pa.binary()),
-                [pa.array([], f.type) for f in layout.arrow],
-                {},
-            )
+            rows = pa.RecordBatch.from_arrays([keys, *columns], schema=schema)
+        unreadable = [(rows.column("_key")[at].as_py() or b"", why) for at, why in errors.items()]
         if errors:
-            at, reason = next(iter(errors.items()))
-            self._refuse(layout, f"_id {documents[at]['_id']!r:.60}: {reason}")
-        schema = pa.schema([("_key", pa.binary()), *layout.arrow])
-        return pa.RecordBatch.from_arrays([keys, *columns], schema=schema)
+            rows = rows.filter(pa.array([i not in errors for i in range(len(documents))], pa.bool_()))
+        if wanted is not None:
+            rows = rows.sort_by("_key")
+            # A timestamp in a key loses its microseconds on the way here; that finds another row.
+            rows = rows.filter(pa.array([k in wanted for k in rows.column("_key").to_pylist()], pa.bool_()))
+            unreadable = [(k, why) for k, why in unreadable if k in wanted]
+        if stray and all(key for key, _ in unreadable):
+            unreadable.append((b"", stray))
+        if not unreadable:
+            return rows
+        first = next((f"_id {documents[at]['_id']!r:.60}: {why}" for at, why in errors.items()), stray)
+        message = f"a document of {layout.collection} cannot be read as a row of {layout.name}: {first}"
+        raise RowsUnreadable.of(message, self._node.name, rows, unreadable, len(documents))
 
-    def _refuse_strays(self, layout: Layout) -> None:
+    def _stray(self, layout: Layout) -> str:
         with translated(self._node.name):
             stray = stray_id(self._db, layout)
-        if stray is not None:
-            self._refuse(layout, f"_id {stray!r:.60} is no key of this table")
-
-    def _refuse(self, layout: Layout, why: str) -> None:
-        message = f"a document of {layout.collection} cannot be read as a row of {layout.name}: {why}"
-        raise RowRefused(message, node=self._node.name, hint="correct or remove the document")
+        return "" if stray is None else f"_id {stray!r:.60} is no key of this table"
 
 
 def find_ids(

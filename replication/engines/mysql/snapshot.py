@@ -19,7 +19,7 @@ from replication.engines.mysql.literals import rows_of_literals
 from replication.engines.mysql.results import select
 from replication.engines.mysql.statements import exact_literals, key_literals
 from replication.engines.mysql.values import Errors, from_text
-from replication.errors import RowRefused
+from replication.errors import RowsUnreadable
 from replication.key import encode_keys, key_columns
 from replication.schema import NodeConfig, Table
 
@@ -43,7 +43,7 @@ class MysqlSnapshot:
         """See `Snapshot.read_chunk`.
 
         Raises:
-            RowRefused: a row cannot be read as a row of this table.
+            RowsUnreadable: rows cannot be read as rows of this table.
         """
         bound = self._bind(table)
         where = "" if after is None else f"WHERE {_behind(bound, after)}"
@@ -54,18 +54,26 @@ class MysqlSnapshot:
         """See `Snapshot.read_keys`; in key order.
 
         Raises:
-            RowRefused: a row cannot be read as a row of this table.
+            RowsUnreadable: rows cannot be read as rows of this table.
         """
         bound = self._bind(table)
         wanted = list(dict.fromkeys(keys))
-        parts = [
-            self._read(bound, f"WHERE {_among(bound, wanted[at : at + _KEYS_AT_ONCE])}")
-            for at in range(0, max(len(wanted), 1), _KEYS_AT_ONCE)
-        ]
+        bad: list[tuple[bytes, str]] = []
+        message, parts = "", []
+        for at in range(0, max(len(wanted), 1), _KEYS_AT_ONCE):
+            try:
+                parts.append(self._read(bound, f"WHERE {_among(bound, wanted[at : at + _KEYS_AT_ONCE])}"))
+            except RowsUnreadable as error:
+                parts.append(error.rows)
+                bad += error.unreadable
+                message = error.message
         rows = pa.concat_batches(parts).sort_by("_key")
         # A collation may find more than the very keys.
         known = set(wanted)
-        return rows.filter(pa.array([key in known for key in rows.column("_key").to_pylist()], pa.bool_()))
+        rows = rows.filter(pa.array([key in known for key in rows.column("_key").to_pylist()], pa.bool_()))
+        if bad := [(key, why) for key, why in bad if key in known or not key]:
+            raise RowsUnreadable.of(message, self.node.name, rows, bad, rows.num_rows + len(bad))
+        return rows
 
     def write_watermark(self, ident: str) -> None:
         """See `Snapshot.write_watermark`.
@@ -119,15 +127,18 @@ class MysqlSnapshot:
             values, unread = from_text(text, column.type, local.type)
             columns.append(values)
             errors |= {row: f"{column.name}: {why}" for row, why in unread.items()}
-        if errors:
-            row, why = next(iter(errors.items()))
-            key = ", ".join(texts[i][row].as_py().decode("utf-8", "replace") for i in bound.key)
-            message = f"the row {key:.60} of {bound.sql} cannot be read: {why}"
-            raise RowRefused(message, node=self.node.name, hint="correct or remove the row")
         kinds = [bound.kind(i) for i in bound.key]
         key = encode_keys([columns[i] for i in bound.key], kinds)
         fields = [pa.field("_key", pa.binary()), *schema.arrow]
-        return pa.RecordBatch.from_arrays([key, *columns], schema=pa.schema(fields))
+        rows = pa.RecordBatch.from_arrays([key, *columns], schema=pa.schema(fields))
+        if not errors:
+            return rows
+        row, why = next(iter(errors.items()))
+        named = ", ".join(texts[i][row].as_py().decode("utf-8", "replace") for i in bound.key)
+        message = f"the row {named:.60} of {bound.sql} cannot be read: {why}"
+        unreadable = [(key[at].as_py() or b"", reason) for at, reason in errors.items()]
+        good = rows.filter(pa.array([i not in errors for i in range(rows.num_rows)], pa.bool_()))
+        raise RowsUnreadable.of(message, self.node.name, good, unreadable, rows.num_rows)
 
 
 def _selected(bound: Bound, index: int) -> str:

@@ -1,0 +1,83 @@
+"""Copy a table again from one node to the others, while the group runs and applications write.
+
+Where another node holds a different row, it gets this node's, unless an application writes it meanwhile; rows
+that only others hold stay. A copy that was interrupted goes on where it was.
+
+For instance:
+  sync-worker backfill orders --from pg
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING
+
+from cluster.commands.common import OK, add_address, add_json, load_config, print_json
+from replication.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cluster.config import GroupConfig
+    from replication.schema import Table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to copy, and from where."""
+    parser.add_argument("table", metavar="TABLE", help="the table, as the configuration calls it")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="NODE",
+        help="whose rows (default: the node of the initial copy, else the one with the highest priority)",
+    )
+    add_address(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Copy, with a progress bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from actors.backfill import CopyStatus
+    from cluster.commands.verify import choose
+    from cluster.running import running
+    from cluster.topology import load_tables
+
+    config = load_config(args)
+    (table,) = choose(load_tables(config), [args.table])
+    node = source_of(config, table, args.source)
+    began = time.monotonic()
+    console = Console(stderr=True)
+    with (
+        running(args, config) as group,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task(table.name, total=None)
+
+        def report(status: CopyStatus) -> None:
+            bar.update(task, completed=status.rows, total=status.estimate or None)
+
+        group.note("backfill_started", {"table": table.name, "from": node})
+        rows = group.copy_table(table, node, report)
+        group.note("backfill_finished", {"table": table.name, "from": node, "rows": rows})
+    seconds = round(time.monotonic() - began, 1)
+    if args.json:
+        print_json({"table": table.name, "from": node, "rows": rows, "seconds": seconds})
+    else:
+        print(f"copied {rows:,} rows of {table.name} from {node} in {seconds} s")
+    return OK
+
+
+def source_of(config: GroupConfig, table: Table, named: str | None) -> str:
+    """The node to copy from.
+
+    Raises:
+        ConfigError: there is no node of that name.
+    """
+    names = [node.name for node in config.by_priority()]
+    if named and named not in names:
+        message = f"no node called {named!r}"
+        raise ConfigError(message, hint=f"the configuration has {', '.join(names)}")
+    initial = table.mapping.initial
+    return named or (initial if initial in names else names[0])

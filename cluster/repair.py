@@ -1,0 +1,197 @@
+"""Repairing what `verify` found: a plan by the tables' policies, and its way through the running group.
+
+A difference has no causes that the markers know of, so the policies are asked about versions without
+causality: of each node the time of its newest write of the row, as far as the audit log knows it, and the
+node's priority.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.config import GroupConfig
+from cluster.running import running
+from replication.audit.holds import open_holds
+from replication.audit.reader import read, streams
+from replication.audit.records import CHANGES
+from replication.change import Op
+from replication.conflict.policy import Candidate, Policies, Side, load_policies
+from replication.conflict.version import Version
+from replication.schema import Table
+from replication.verify import Difference, DifferenceKind
+
+if TYPE_CHECKING:
+    from cluster.commands.verify import TableResult
+
+REPAIRED_AT_ONCE = 100_000
+"""So many rows of a table are repaired by one call."""
+
+
+@dataclass(slots=True)
+class Step:
+    """Rows of one table that one node sends to the others.
+
+    Attributes:
+        table: the table.
+        source: the node whose rows are right.
+        deletes: the node lacks the rows, so the others lose them.
+        keys: which rows.
+        kinds: how many of which kind.
+    """
+
+    table: Table
+    source: str
+    deletes: bool
+    keys: list[bytes] = field(default_factory=list)
+    kinds: Counter[DifferenceKind] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        if self.deletes:
+            return f"{self.table.name}: delete {len(self.keys):,} rows that {self.source} does not hold"
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.items())
+        return f"{self.table.name}: send {len(self.keys):,} rows of {self.source} to the others ({kinds})"
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json` and the audit log."""
+        return {
+            "table": self.table.name,
+            "from": self.source,
+            "deletes": self.deletes,
+            "rows": len(self.keys),
+            **{kind.value: count for kind, count in self.kinds.items()},
+        }
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a repair would do.
+
+    Attributes:
+        steps: in the tables' order.
+        left: table and number of rows for which there is nothing right to send, or that must not be deleted
+            because a node refuses them.
+    """
+
+    steps: list[Step]
+    left: Counter[str]
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from map(str, self.steps)
+        for table, count in self.left.items():
+            yield f"{table}: {count:,} rows are left alone: on hold, or no node holds one that can be read"
+
+
+def repair(args: argparse.Namespace, config: GroupConfig, results: Sequence[TableResult]) -> bool:
+    """Show the plan, ask, and carry it out; whether it was.
+
+    Raises:
+        Terminal: the group does not run.
+    """
+    plan = make_plan(config, results, delete=args.delete)
+    out = sys.stderr if args.json else sys.stdout
+    for line in plan.lines():
+        print(line, file=out)
+    if not plan.steps or not (args.yes or _agreed()):
+        print("nothing was written", file=out)
+        return False
+    with running(args, config) as group:
+        group.note("repair_started", [step.as_json() for step in plan.steps])
+        done: list[dict[str, Any]] = []
+        for step in plan.steps:
+            sent = group.copy_keys(step.table, step.source, step.keys, deletes=step.deletes)
+            done.append({"table": step.table.name, "sent": sent.sent, "deleted": sent.deleted})
+        group.settle()
+        group.note("repair_finished", done)
+    for one in done:
+        print(f"{one['table']}: {one['sent']:,} rows sent, {one['deleted']:,} deleted", file=out)
+    return True
+
+
+def make_plan(config: GroupConfig, results: Sequence[TableResult], *, delete: bool) -> Plan:
+    """Which node's rows go to the others, by the tables' policies.
+
+    Args:
+        config: its nodes' priorities and its audit log count.
+        results: what was found.
+        delete: a node that lacks a row may decide, too.
+    """
+    priorities = {node.name: node.priority for node in config.nodes}
+    steps: dict[tuple[str, str, bool], Step] = {}
+    left: Counter[str] = Counter()
+    holds = open_holds(config.audit_path) if delete and config.audit_path.is_dir() else []
+    held = {(hold["table"], hold["key"]) for hold in holds}
+    for result in results:
+        table = result.table
+        policies = load_policies(table.mapping.conflict)
+        times = last_writes(config.audit_path, table.name, [d.key for d in result.kept])
+        for difference in result.kept:
+            winner = _winner(difference, policies, priorities, times, delete=delete)
+            on_hold = (table.name, difference.key) in held
+            if winner is None or (on_hold and winner in difference.absent):
+                left[table.name] += 1
+                continue
+            at = (table.name, winner, winner in difference.absent)
+            step = steps.setdefault(at, Step(table, winner, at[2]))
+            step.keys.append(difference.key)
+            step.kinds[difference.kind] += 1
+    return Plan(list(steps.values()), left)
+
+
+def last_writes(path: Path, table: str, keys: Sequence[bytes]) -> Mapping[tuple[str, bytes], int]:
+    """The commit time of each node's newest write of some keys, as far as the audit log has them."""
+    stream = f"{CHANGES}/{table}"
+    wanted = pa.array(keys, pa.binary())
+    times: dict[tuple[str, bytes], int] = defaultdict(int)
+    for batch in read(path, stream) if path.is_dir() and stream in streams(path) else ():
+        mine = pc.and_(
+            pc.is_in(batch.column("_key"), value_set=wanted), pc.not_equal(batch.column("_op"), int(Op.READ))
+        )
+        rows = batch.filter(mine)
+        columns = (rows.column(name).to_pylist() for name in ("_node", "_key", "_ts"))
+        for node, key, at in zip(*columns, strict=True):
+            times[node, key] = max(times[node, key], at)
+    return times
+
+
+def _winner(
+    difference: Difference,
+    policies: Policies,
+    priorities: Mapping[str, int],
+    times: Mapping[tuple[str, bytes], int],
+    *,
+    delete: bool,
+) -> str | None:
+    """The node whose row is right; None where there is none to send."""
+    nodes = difference.holders + (difference.absent if delete else [])
+    if not difference.holders or not difference.key:
+        return None
+    candidates = [
+        Candidate(
+            Version(node, 0, times.get((node, difference.key), 0), Op.UPDATE, {}, rank=priorities[node]),
+            priorities[node],
+        )
+        for node in nodes
+    ]
+    return reduce(lambda a, b: _better(a, b, policies), candidates).version.node
+
+
+def _better(left: Candidate, right: Candidate, policies: Policies) -> Candidate:
+    return left if policies.decide(left, right)[0] is Side.LEFT else right
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        print("--yes writes without asking", file=sys.stderr)
+        return False
+    return input("write these rows? [y/N] ").strip().lower() in ("y", "yes")

@@ -1,0 +1,201 @@
+"""A group that `up` runs, as commands in other processes act on it: copy rows again, and put it on record.
+
+Rows go the way of the initial copy, through the running captures and resolvers; nothing is ever written to a
+database directly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actors.audit import NoteRecords
+from actors.backfill import Backfill, CopyStatus, Surroundings
+from actors.recopy import Recopied, Recopy
+from actors.remote import Handle, RemoteCapture, RemoteLog
+from cluster.commands.common import engines_of, present_ray_token, reach
+from cluster.config import GroupConfig
+from cluster.processes import settled
+from replication.audit.store import AuditInUse, read_manifest
+from replication.audit.writer import AuditWriter
+from replication.backfill import CopyProgress, state_name
+from replication.engine import Engine, StateStore
+from replication.errors import Terminal, Transient
+from replication.schema import Table
+
+PATIENCE_SECONDS = 60.0
+"""So long a part that is being made again is waited for."""
+BEAT_SECONDS = 0.1
+ANSWER_SECONDS = 30.0
+LOCK_FILE = "operator.lock"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGroup:
+    """The running group.
+
+    Attributes:
+        engines: node name to engine.
+        parts: looks the group's parts up, by name.
+    """
+
+    engines: Mapping[str, Engine]
+    parts: Callable[[], Mapping[str, Handle]]
+
+    def copy_keys(self, table: Table, node: str, keys: Sequence[bytes], *, deletes: bool = False) -> Recopied:
+        """Send rows of `node` to the others; returns once they are durable everywhere. See `Recopy`."""
+        self._refuse_while_copying(table, node)
+
+        def attempt() -> Recopied:
+            with closing(self.engines[node].snapshot()) as snapshot:
+                recopy = Recopy(table, uuid.uuid4().hex, snapshot, self._around(node))
+                return recopy.copy(keys, deletes=deletes)
+
+        return _patiently(attempt)
+
+    def copy_table(self, table: Table, node: str, report: Callable[[CopyStatus], object]) -> int:
+        """Copy the whole table from `node` again, on from where an earlier try was ended; gives the rows."""
+        self._refuse_while_copying(table, node)
+        with closing(self.engines[node].control()) as control:
+            store = _Apart(control)
+            afresh = CopyProgress.load(store.get_state(state_name(table.name))).finished
+
+            def attempt() -> CopyProgress:
+                nonlocal afresh
+                with closing(self.engines[node].snapshot()) as snapshot:
+                    around = self._around(node, report)
+                    copy = Backfill(table, uuid.uuid4().hex, snapshot, store, around)
+                    begun, afresh = afresh, False
+                    return copy.run(afresh=begun)
+
+            return _patiently(attempt).done_rows
+
+    def note(self, kind: str, detail: Any) -> None:
+        """Put what an operator did on record; durable when it returns."""
+        RemoteLog(self.parts()["audit"]).write([NoteRecords(kind, detail)])
+
+    def settle(self) -> None:
+        """Return once every decision made so far is on record."""
+        settled([r.call("recorded") for r in self._resolvers()], ANSWER_SECONDS)
+
+    def _resolvers(self) -> list[Handle]:
+        return [part for name, part in self.parts().items() if name.startswith("resolver ")]
+
+    def _around(
+        self, node: str, report: Callable[[CopyStatus], object] = lambda status: None
+    ) -> Surroundings:
+        capture = RemoteCapture(self.parts()[f"capture {node}"])
+        resolvers = self._resolvers()
+
+        def wait(seconds: float) -> None:
+            time.sleep(max(seconds, BEAT_SECONDS))
+            settled([r.call("heartbeat") for r in resolvers], ANSWER_SECONDS)
+
+        return Surroundings(capture, capture.released, wait, time.monotonic, report)
+
+    def _refuse_while_copying(self, table: Table, node: str) -> None:
+        """A copy of the same table from the same node would be begun anew, and this one after it."""
+        copy = self.parts().get(f"copy {node}")
+        statuses: list[CopyStatus] = copy.call("status").result(ANSWER_SECONDS) if copy else []
+        if any(s.table == table.name and not s.finished for s in statuses):
+            message = f"the initial copy of {table.name} from {node} is at work"
+            raise Terminal(message, hint="wait until 'sync-worker status' shows it as finished")
+
+
+class _Apart:
+    """Progress of copies that an operator asked for, apart from that of the initial copy."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    def get_state(self, name: str) -> str | None:
+        """See `StateStore`."""
+        return self._store.get_state(f"again/{name}")
+
+    def put_state(self, name: str, value: str) -> None:
+        """See `StateStore`."""
+        self._store.put_state(f"again/{name}", value)
+
+
+@contextmanager
+def running(args: argparse.Namespace, config: GroupConfig) -> Iterator[RunningGroup]:
+    """The group that runs under this configuration; one command at a time acts on it.
+
+    Raises:
+        Terminal: it does not run, or another command is at work.
+    """
+    address = reach(args, config)
+    present_ray_token(address)
+    from cluster.launch import disconnect, join, parts
+
+    with _alone(config.audit_path):
+        try:
+            if "audit" not in join(address, config.group):
+                message = f"group {config.group} does not run here"
+                raise Terminal(message, hint=f"start it with: sync-worker up -c {args.config}")
+            yield RunningGroup(engines_of(config), parts)
+        finally:
+            disconnect()
+
+
+def note_anyway(args: argparse.Namespace, config: GroupConfig, records: Sequence[tuple[str, Any]]) -> None:
+    """Put what an operator did on record, whether the group runs or not."""
+    try:
+        note_at_rest(config, records)
+    except AuditInUse:
+        with running(args, config) as group:
+            for kind, detail in records:
+                group.note(kind, detail)
+
+
+def note_at_rest(config: GroupConfig, records: Sequence[tuple[str, Any]]) -> None:
+    """Put what an operator did on record while the group does not run.
+
+    Raises:
+        AuditInUse: it runs.
+    """
+    manifest = read_manifest(config.audit_path)
+    shards = manifest.shards if manifest else config.shards
+    now = lambda: time.time_ns() // 1000  # noqa: E731  a clock, handed in
+    writer = AuditWriter(config.audit_path, config.group, now, shards=shards)
+    try:
+        for kind, detail in records:
+            writer.add_operator(kind, detail)
+    finally:
+        writer.close(drained=bool(manifest and manifest.drained))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = "another command is at work on this group"
+            raise Terminal(message, hint="wait until it has ended") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _patiently(attempt: Callable[[], T]) -> T:
+    """Try again while a part of the group or a node is away."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return attempt()
+        except Transient:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
