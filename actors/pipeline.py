@@ -155,6 +155,8 @@ def _refuse_set_back(markers: Mapping[str, Sequence[Marker]]) -> None:
         shown = max(of_shard, key=lambda m: m.seq).echoed
         for node, marker in zip(markers, of_shard, strict=True):
             if marker.seq < shown.get(node, 0):
-                message = f"{node} was set back: its log had shown batch {shown[node]}, and it holds batch {marker.seq}"
+                message = (
+                    f"{node} was set back: it holds batch {marker.seq}, and its log had shown {shown[node]}"
+                )
                 hint = "was it restored from a backup? take it in again with an initial copy"
                 raise LogLost(message, node=node, hint=hint)

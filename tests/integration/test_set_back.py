@@ -92,6 +92,6 @@ def test_a_node_restored_from_a_backup_halts(
     server.start()
     with psycopg.connect(restored, autocommit=True) as c:
         c.execute("CREATE TABLE other AS SELECT i, repeat('x', 100) FROM generate_series(1, 50000) i")
-    with pytest.raises(LogLost, match="b was set back: .* holds batch") as caught:
+    with pytest.raises(LogLost, match=r"b was set back: .* holds batch") as caught:
         run(engines, tables, tmp_path / "third")
     assert caught.value.node == "b"
