@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replication.buffers import bits
 from replication.change import Op
 from replication.engines.mysql.fields import read_field
 from replication.engines.mysql.images import Bools, Buffer, Ints, Values, locate
@@ -286,15 +287,3 @@ class _Block:
             for column in range(width):
                 differ[update, column] = self._differ(column, rows)
         return have, bits(differ, update)
-
-
-def bits(matrix: Bools, valid: Bools) -> pa.Array:
-    """Pack each row's flags into bytes, little-endian; null where not `valid`."""
-    n, width = len(matrix), (matrix.shape[1] + 7) // 8
-    if not valid.any():
-        return pa.nulls(n, pa.binary())
-    packed = np.packbits(matrix[valid], axis=1, bitorder="little")
-    offsets = np.zeros(n + 1, np.int32)
-    np.cumsum(np.where(valid, width, 0), out=offsets[1:])
-    buffers = [pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(offsets)]
-    return pa.Array.from_buffers(pa.binary(), n, [*buffers, pa.py_buffer(packed.tobytes())])

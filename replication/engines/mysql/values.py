@@ -13,10 +13,10 @@ from binascii import hexlify, unhexlify
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replication.buffers import contents, rebuilt
 from replication.engines.mysql.types import GEOMETRIES, LocalType
 from replication.types import CanonicalType, Kind
 
@@ -128,28 +128,6 @@ def from_ewkb(text: str) -> bytes:
     if not code & _HAS_SRID:
         return bytes(4) + data
     return data[5:9] + data[:1] + (code & ~_HAS_SRID).to_bytes(4, "little") + data[9:]
-
-
-def contents(column: pa.Array) -> tuple[npt.NDArray[np.int32], bytes]:
-    """The lengths of all values, nulls as 0, and their bytes one after the other."""
-    full = pc.fill_null(column.cast(pa.binary()), b"")
-    start = full.offset
-    offsets = np.frombuffer(full.buffers()[1], np.int32)[start : start + len(full) + 1]
-    data = full.buffers()[2]
-    if data is None or not len(full):
-        return np.zeros(len(full), np.int32), b""
-    return np.diff(offsets), memoryview(data)[offsets[0] : offsets[-1]].tobytes()
-
-
-def rebuilt(column: pa.Array, data: bytes, lengths: npt.NDArray[np.int32], type: pa.DataType) -> pa.Array:
-    """An array of `type` with other contents, null where `column` is."""
-    offsets = np.zeros(len(column) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    validity = None
-    if column.null_count:
-        valid = pc.is_valid(column).to_numpy(zero_copy_only=False)
-        validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(type, len(column), [validity, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def unhyphened(column: pa.Array) -> pa.Array:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replication.buffers import bits
 from replication.change import Op, change_schema
 from replication.engines.postgres.decode import (
     DELETE,
@@ -258,15 +259,3 @@ class _Tuples:
             equal = pc.equal(self.buffer.binary(old[open_]), self.buffer.binary(new[open_]))
             differ[open_] = ~equal.to_numpy(zero_copy_only=False)
         return np.asarray(differ, np.bool_)
-
-
-def bits(matrix: Bools, valid: Bools) -> pa.Array:
-    """Pack each row's flags into bytes, little-endian; null where not `valid`."""
-    n, width = len(matrix), (matrix.shape[1] + 7) // 8
-    if not valid.any():
-        return pa.nulls(n, pa.binary())
-    packed = np.packbits(matrix[valid], axis=1, bitorder="little")
-    offsets = np.zeros(n + 1, np.int32)
-    np.cumsum(np.where(valid, width, 0), out=offsets[1:])
-    buffers = [pa.py_buffer(np.packbits(valid, bitorder="little")), pa.py_buffer(offsets)]
-    return pa.Array.from_buffers(pa.binary(), n, [*buffers, pa.py_buffer(packed.tobytes())])

@@ -12,10 +12,10 @@ from binascii import hexlify, unhexlify
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replication.buffers import contents, rebuilt
 from replication.engines.postgres.arrays import array_to_json, json_to_array
 from replication.engines.postgres.types import LocalType
 from replication.types import CanonicalType, Kind
@@ -199,35 +199,12 @@ def _print_times(column: pa.Array) -> pa.Array:
 
 def _unhex(column: pa.Array) -> pa.Array:
     """`\\x4142` to bytes, one call for the whole column."""
-    lengths, data = _contents(column)
-    return _rebuild(
-        column, unhexlify(data.replace(b"\\x", b"")), np.maximum(lengths - 2, 0) // 2, pa.binary()
-    )
+    lengths, data = contents(column)
+    return rebuilt(column, unhexlify(data.replace(b"\\x", b"")), np.maximum(lengths - 2, 0) // 2, pa.binary())
 
 
 def _hex(column: pa.Array) -> pa.Array:
     """Bytes to `\\x4142`, one call for the whole column."""
-    lengths, data = _contents(column)
-    digits = _rebuild(column, hexlify(data), lengths * 2, pa.utf8())
+    lengths, data = contents(column)
+    digits = rebuilt(column, hexlify(data), lengths * 2, pa.utf8())
     return pc.binary_join_element_wise("\\x", digits, "")
-
-
-def _contents(column: pa.Array) -> tuple[npt.NDArray[np.int32], bytes]:
-    """The lengths of all values, nulls as 0, and their bytes one after the other."""
-    full = pc.fill_null(column, b"")
-    start = full.offset
-    offsets = np.frombuffer(full.buffers()[1], np.int32)[start : start + len(full) + 1]
-    data = full.buffers()[2]
-    if data is None or not len(full):
-        return np.zeros(len(full), np.int32), b""
-    return np.diff(offsets), data.to_pybytes()[offsets[0] : offsets[-1]]
-
-
-def _rebuild(column: pa.Array, data: bytes, lengths: npt.NDArray[np.int32], type: pa.DataType) -> pa.Array:
-    offsets = np.zeros(len(column) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    validity = None
-    if column.null_count:
-        valid = pc.is_valid(column).to_numpy(zero_copy_only=False)
-        validity = pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(type, len(column), [validity, pa.py_buffer(offsets), pa.py_buffer(data)])
