@@ -9,7 +9,6 @@ from contextlib import closing
 import pytest
 
 from replication.engines.mysql import MysqlEngine
-from replication.marker import Marker
 from replication.schema import Column, NodeConfig, Table, TableSchema
 from replication.types import CanonicalType, Kind
 from tests.fixtures.mysql_node import NODE, MysqlNode, mapping, mysql_database
@@ -170,13 +169,6 @@ def test_wide_rows_of_short_texts_are_created(database: Database) -> None:
     assert kinds == {"int", "varchar(1900)", "longtext"}
 
 
-def test_prepare_is_idempotent(mysql_db: str) -> None:
-    with MysqlNode(mysql_db, "CREATE TABLE a (id int PRIMARY KEY)", [mapping("a")]) as node:
-        node.sql("INSERT INTO a VALUES (1)")
-        assert node.control.prepare(node.mapped) == node.start
-        assert [row["id"] for row in node.rows()] == [1]
-
-
 def test_drop_leaves_nothing(mysql_db: str) -> None:
     with MysqlNode(mysql_db, "CREATE TABLE a (id int PRIMARY KEY)", [mapping("a")]) as node:
         node.control.put_state("x", "{}")
@@ -188,16 +180,3 @@ def test_drop_leaves_nothing(mysql_db: str) -> None:
             control.drop()
         node.control.drop()
         assert node.sql("SHOW TABLES") == [("a",)]
-
-
-@pytest.mark.parametrize("group", ["Shop-1", "x" * 80, "ünï", "a b", "100%"])
-def test_any_group_name(mysql_db: str, group: str) -> None:
-    engine = MysqlEngine(NodeConfig(NODE, "mysql", mysql_db), group)
-    with closing(engine.control()) as control, closing(engine.snapshot()) as snapshot:
-        start = control.prepare([])
-        control.raise_epoch(1, 1, Marker(group, 0, 1, 0, 0))
-        snapshot.write_watermark("w")
-        with closing(engine.source([], start)) as source:
-            events = [e for _ in range(3) for e in source.poll(10, 0.5)]
-        assert [e.ident for e in events if hasattr(e, "ident")] == ["w"]
-        control.drop()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
-from replication.change import Watermark
 from replication.errors import RowRefused
 from replication.key import encode_key, encode_keys
 from replication.paging import ChunkSize, read_chunks
 from replication.types import Kind
-from tests.fixtures.mysql_node import MysqlNode, mapping, wait_for
+from tests.fixtures.mysql_node import MysqlNode, mapping
+from tests.fixtures.sql_node import pages
 
 TEXTS = [
     "",
@@ -33,16 +32,12 @@ TEXTS = [
     "NULL",
     "'",
 ]
+
+
 LATIN = [t for t in TEXTS if t.isascii()] + ["ä", "ÿ", "€"]
+
+
 EXACT = "CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin"
-
-
-def pages(node: MysqlNode, table: str, size: int) -> list[dict[str, Any]]:
-    chunks = list(read_chunks(node.snapshot, node.tables[table], ChunkSize(size, size)))
-    assert all(c.num_rows == size for c in chunks[:-1])
-    keys = [k for c in chunks for k in c.column("_key").to_pylist()]
-    assert keys == sorted(set(keys))
-    return [row for c in chunks for row in c.drop_columns(["_key"]).to_pylist()]
 
 
 @pytest.mark.parametrize(
@@ -128,17 +123,6 @@ def test_keys_of_several_columns(mysql_db: str) -> None:
         assert encode_keys([found.column(c) for c in "abc"], kinds) == found.column("_key")
 
 
-def test_empty_and_exact_ends(mysql_db: str) -> None:
-    with MysqlNode(mysql_db, "CREATE TABLE t (k int PRIMARY KEY, v text)", [mapping("t", "k")]) as node:
-        table = node.tables["t"]
-        assert node.snapshot.read_chunk(table, None, 10).num_rows == 0
-        assert node.snapshot.read_keys(table, []).num_rows == 0
-        node.sql(f"INSERT INTO t (k) VALUES {', '.join(f'({i})' for i in range(10))}")
-        chunk = node.snapshot.read_chunk(table, None, 10)
-        assert chunk.column("v").null_count == 10
-        assert node.snapshot.read_chunk(table, chunk.column("_key")[9].as_py(), 10).num_rows == 0
-
-
 @pytest.mark.parametrize(
     "size", [0, 250, 251, 252, 65_535, 65_536, 2_000_000, 16_777_200, 17_000_000, 40_000_000]
 )
@@ -154,16 +138,6 @@ def test_values_of_every_length(mysql_db: str, size: int) -> None:
         assert rows[0]["v"] == "x" * size
 
 
-def test_names_may_differ(mysql_db: str) -> None:
-    ddl = "CREATE TABLE t (k int PRIMARY KEY, `Städte %` text)"
-    mapped = mapping("t", "key", columns={"key": {"my": "k"}, "city": {"my": "Städte %"}})
-    with MysqlNode(mysql_db, ddl, [mapped]) as node:
-        node.sql("INSERT INTO t VALUES (1, 'Köln')")
-        assert pages(node, "t", 5) == [{"key": 1, "city": "Köln"}]
-        (row,) = node.rows()
-        assert (row["key"], row["city"]) == (1, "Köln")
-
-
 def test_estimate(mysql_db: str) -> None:
     with MysqlNode(mysql_db, "CREATE TABLE t (k int PRIMARY KEY)", [mapping("t", "k")]) as node:
         table = node.tables["t"]
@@ -174,24 +148,6 @@ def test_estimate(mysql_db: str) -> None:
         node.sql("DELETE FROM t WHERE k >= 100")
         node.sql("ANALYZE TABLE t")
         assert node.snapshot.estimate_rows(table) == 100
-
-
-def test_watermark_appears_in_the_log(mysql_db: str) -> None:
-    with MysqlNode(mysql_db, "CREATE TABLE t (k int PRIMARY KEY)", [mapping("t", "k")]) as node:
-        source = node.source()
-        try:
-            node.snapshot.write_watermark("here")
-            node.snapshot.write_watermark("here")
-            seen: list[str] = []
-
-            def arrived() -> bool:
-                seen.extend(e.ident for e in source.poll(10, 1.0) if isinstance(e, Watermark))
-                return len(seen) == 2
-
-            wait_for(arrived)
-            assert seen == ["here", "here"]
-        finally:
-            source.close()
 
 
 @pytest.mark.parametrize(

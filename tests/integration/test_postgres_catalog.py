@@ -15,7 +15,6 @@ import pytest
 from cluster.servers.postgres import PostgresServer
 from replication.engines.postgres import PostgresEngine
 from replication.errors import PreflightFailed
-from replication.marker import Marker
 from replication.schema import Column, NodeConfig, Table, TableSchema
 from replication.types import CanonicalType, Kind
 from tests.fixtures.postgres_node import GROUP, NODE, PostgresNode, mapping, postgres_database
@@ -231,27 +230,3 @@ def test_drop_leaves_nothing(postgres_db: str) -> None:
         assert (
             node.sql("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()") == []
         )
-
-
-def test_state(postgres_db: str) -> None:
-    with PostgresNode(postgres_db, "", []) as node:
-        assert node.control.get_state("a") is None
-        node.control.put_state("a", '{"x": "ä"}')
-        node.control.put_state("a", '{"x": 2}')
-        assert node.control.get_state("a") == '{"x": 2}'
-        other = PostgresEngine(NodeConfig(NODE, "postgres", postgres_db), "other")
-        with closing(other.control()) as control:
-            assert control.get_state("a") is None
-
-
-@pytest.mark.parametrize("group", ["Shop-1", "x" * 80, "ünï", "a b"])
-def test_any_group_name(postgres_db: str, group: str) -> None:
-    engine = PostgresEngine(NodeConfig(NODE, "postgres", postgres_db), group)
-    with closing(engine.control()) as control, closing(engine.snapshot()) as snapshot:
-        start = control.prepare([])
-        control.raise_epoch(1, 1, Marker(group, 0, 1, 0, 0))
-        snapshot.write_watermark("w")
-        with closing(engine.source([], start)) as source:
-            events = [e for _ in range(3) for e in source.poll(10, 0.5)]
-        assert [getattr(e, "ident", None) for e in events if hasattr(e, "ident")] == ["w"]
-        control.drop()

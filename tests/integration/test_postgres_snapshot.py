@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import psycopg
 import pytest
@@ -15,20 +14,13 @@ from replication.engine import Source
 from replication.key import encode_keys
 from replication.paging import ChunkSize, read_chunks
 from tests.fixtures.postgres_node import PostgresNode, mapping, wait_for
+from tests.fixtures.sql_node import pages
 
 TEXTS = ["", "a", "B", "ä", "Z", "z", "😀", "ﬀ", "a b", "a\tb", "a\\b", 'a"b', "a,b", "a\nb", "\\N", "NULL"]
 
 
 def quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def pages(node: PostgresNode, table: str, size: int) -> list[dict[str, Any]]:
-    chunks = list(read_chunks(node.snapshot, node.tables[table], ChunkSize(size, size)))
-    assert all(c.num_rows == size for c in chunks[:-1])
-    keys = [k for c in chunks for k in c.column("_key").to_pylist()]
-    assert keys == sorted(set(keys))
-    return [row for c in chunks for row in c.drop_columns(["_key"]).to_pylist()]
 
 
 @pytest.fixture
@@ -96,31 +88,10 @@ def test_keys_of_several_columns(postgres_db: str, collation: str) -> None:
         assert encode_keys([found.column("a"), found.column("b")], kinds) == found.column("_key")
 
 
-def test_empty_and_exact_ends(postgres_db: str) -> None:
-    with PostgresNode(postgres_db, "CREATE TABLE t (k int PRIMARY KEY, v text)", [mapping("t", "k")]) as node:
-        table = node.tables["t"]
-        assert node.snapshot.read_chunk(table, None, 10).num_rows == 0
-        assert node.snapshot.read_keys(table, []).num_rows == 0
-        node.sql("INSERT INTO t SELECT generate_series(1, 10)")
-        chunk = node.snapshot.read_chunk(table, None, 10)
-        assert chunk.column("v").null_count == 10
-        assert node.snapshot.read_chunk(table, chunk.column("_key")[9].as_py(), 10).num_rows == 0
-
-
 def test_wide_values(postgres_db: str) -> None:
     with PostgresNode(postgres_db, "CREATE TABLE t (k int PRIMARY KEY, v text)", [mapping("t", "k")]) as node:
         node.sql("INSERT INTO t SELECT i, repeat('line' || chr(10), 400000) FROM generate_series(1, 3) i")
         assert [len(r["v"]) for r in pages(node, "t", 2)] == [2_000_000] * 3
-
-
-def test_names_may_differ(postgres_db: str) -> None:
-    ddl = 'CREATE TABLE t (k int PRIMARY KEY, "Städte %" text)'
-    mapped = mapping("t", "key", columns={"key": {"pg": "k"}, "city": {"pg": "Städte %"}})
-    with PostgresNode(postgres_db, ddl, [mapped]) as node:
-        node.sql("INSERT INTO t VALUES (1, 'Köln')")
-        assert pages(node, "t", 5) == [{"key": 1, "city": "Köln"}]
-        (row,) = node.rows()
-        assert (row["key"], row["city"]) == (1, "Köln")
 
 
 def test_estimate(postgres_db: str) -> None:
@@ -132,22 +103,6 @@ def test_estimate(postgres_db: str) -> None:
         node.sql("ANALYZE t")
         node.sql("DELETE FROM t WHERE k > 100")
         assert node.snapshot.estimate_rows(table) == 20_000
-
-
-def test_watermark_appears_in_the_log(postgres_db: str) -> None:
-    with PostgresNode(postgres_db, "CREATE TABLE t (k int PRIMARY KEY)", [mapping("t", "k")]) as node:
-        source = node.source()
-        try:
-            node.snapshot.write_watermark("here")
-            seen: list[str] = []
-            wait_for(
-                lambda: bool(
-                    seen.extend(e.ident for e in source.poll(10, 1.0) if isinstance(e, Watermark)) or seen
-                )
-            )
-            assert seen == ["here"]
-        finally:
-            source.close()
 
 
 def test_what_is_logged_before_a_watermark_is_read_after_it(postgres_db: str) -> None:
@@ -180,6 +135,8 @@ def test_what_is_logged_before_a_watermark_is_read_after_it(postgres_db: str) ->
 
 
 COMMITS_WAIT = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
 LOOKS = """SELECT query_start FROM pg_stat_activity
 WHERE query LIKE '%pg_snapshot_xip%' AND pid <> pg_backend_pid()"""
 
