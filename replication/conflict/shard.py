@@ -151,13 +151,7 @@ class Shard:
         self._advance(node, end)
 
     def on_ack(self, node: str, seq: int, kept: Iterable[tuple[str, bytes]] = ()) -> None:
-        """`node` has committed the batch `seq`; its echo may be still to come.
-
-        Args:
-            node: whose answer it is.
-            seq: the batch.
-            kept: see `Applied.kept`.
-        """
+        """`node` has committed the batch `seq`; its echo may be still to come. `kept` is as in `Applied`."""
         if batch := self.unacked[node].pop(seq, None):
             batch.kept = frozenset(kept)
             if batch.shown:
