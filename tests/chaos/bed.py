@@ -1,4 +1,4 @@
-"""A group on Ray between two servers, writers at both ends, and what must hold in the end."""
+"""A group on Ray between two or three servers, a writer at each end, and what must hold in the end."""
 
 from __future__ import annotations
 
@@ -10,167 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-import psycopg
-from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
 from replication.audit.reader import read
-from replication.change import Op
+from tests.fixtures.ends import ENGINES, LOST, PRIORITIES, Row, SqlEnd, open_end
+from tests.fixtures.ledger import check_fates
+from tests.fixtures.writer import Writer
 
-OWN = {"pg": range(1000, 1060), "mongo": range(2000, 2060)}
 SHARED = range(1, 16)
-PROBES = {"pg": 10_000, "mongo": 20_000}
-ROW = ("name", "qty")
-PARTS = ("capture pg", "capture mongo", "resolver 0", "applier pg/0", "applier mongo/0", "audit", "copy pg")
-
-
-class Postgres:
-    """Rows of table orders on PostgreSQL. Every call connects again when the connection is lost."""
-
-    node = "pg"
-    lost = (psycopg.OperationalError, psycopg.InterfaceError)
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._sql: psycopg.Connection[Any] | None = None
-
-    def put(self, key: int, name: str, qty: int, *, whole: bool = False) -> int:
-        """Insert a row; where there is one, set `qty`, or the whole of it."""
-        change = "qty = excluded.qty" + (", name = excluded.name" if whole else "")
-        upsert = f"INSERT INTO orders VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET {change}"
-        return self._execute(upsert, (key, name, qty)).rowcount
-
-    def delete(self, key: int) -> int:
-        """How many rows went."""
-        return self._execute("DELETE FROM orders WHERE id = %s", (key,)).rowcount
-
-    def rows(self) -> dict[int, tuple[Any, ...]]:
-        """All rows by key."""
-        return {r[0]: r[1:] for r in self._execute("SELECT id, name, qty FROM orders", ())}
-
-    def close(self) -> None:
-        if self._sql is not None:
-            self._sql.close()
-            self._sql = None
-
-    def _execute(self, statement: str, values: tuple[object, ...]) -> psycopg.Cursor[Any]:
-        if self._sql is None:
-            self._sql = psycopg.connect(self._dsn, autocommit=True)
-        try:
-            return self._sql.execute(statement, values)
-        except self.lost:
-            self.close()
-            raise
-
-
-class Mongo:
-    """The same on MongoDB."""
-
-    node = "mongo"
-    lost = (PyMongoError,)
-
-    def __init__(self, dsn: str) -> None:
-        self._client: MongoClient[dict[str, Any]] = MongoClient(
-            dsn, serverSelectionTimeoutMS=2000, retryWrites=False
-        )
-        self._docs = self._client.get_default_database()["orders"]
-
-    def put(self, key: int, name: str, qty: int, *, whole: bool = False) -> int:
-        change = {"$set": {"qty": qty}, "$setOnInsert": {"name": name}}
-        if whole:
-            change = {"$set": {"qty": qty, "name": name}}
-        self._docs.update_one({"_id": key}, change, upsert=True)
-        return 1
-
-    def delete(self, key: int) -> int:
-        return self._docs.delete_one({"_id": key}).deleted_count
-
-    def rows(self) -> dict[int, tuple[Any, ...]]:
-        return {d["_id"]: tuple(d.get(c) for c in ROW) for d in self._docs.find()}
-
-    def close(self) -> None:
-        self._client.close()
-
-
-End = Postgres | Mongo
-
-
-class Writer:
-    """Writes at one end until stopped: every value of `qty` once. A write whose answer is lost is made again.
-
-    Attributes:
-        last: own key to the row last written, None when it was deleted.
-        puts: value of `qty` to the key it was written to.
-        again: values and keys whose write was made more than once, perhaps.
-        deletes: key to how often it was deleted.
-    """
-
-    def __init__(self, end: End, seed: int, pause: float = 0.03) -> None:
-        self.end = end
-        self.last: dict[int, tuple[str, int] | None] = {}
-        self.puts: dict[int, int] = {}
-        self.deletes: Counter[int] = Counter()
-        self.again: set[int] = set()
-        self.again_deleted: set[int] = set()
-        self._random = random.Random(seed)
-        self._pause = pause
-        self._abandoned = False
-        self.error: BaseException | None = None
-        self.stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"writer-{end.node}")
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.stopping.set()
-        self._thread.join()
-        self.end.close()
-
-    def abandon(self) -> None:
-        """Stop, also where a write cannot be made."""
-        self._abandoned = True
-        self.stop()
-
-    def _run(self) -> None:
-        try:
-            number = 0 if self.end.node == "pg" else 1  # no value is written at both ends
-            while not self.stopping.wait(self._pause):
-                number += 2
-                shared = self._random.random() < 0.25
-                key = self._random.choice(SHARED if shared else OWN[self.end.node])
-                self._write(key, number, delete=self._random.random() < 0.2)
-        except BaseException as error:  # noqa: BLE001  the test raises it
-            self.error = error
-            self.stopping.set()
-
-    def _write(self, key: int, number: int, *, delete: bool) -> None:
-        name = f"{self.end.node} {number}"
-        if delete:
-            self.deletes[key] += self._surely(lambda: self.end.delete(key), self.again_deleted, key)
-            self.last[key] = None
-        else:
-            self.puts[number] = key
-            before = self.last.get(key)
-            # A row that it deleted may be back for a moment: a copy of it crossed the delete (ADR 4).
-            whole = before is None
-            self._surely(lambda: self.end.put(key, name, number, whole=whole), self.again, number)
-            self.last[key] = (before[0] if before else name, number)
-
-    def _surely(self, write: Callable[[], int], again: set[int], mark: int) -> int:
-        while True:
-            try:
-                return write()
-            except self.end.lost:
-                if self._abandoned:
-                    raise
-                again.add(mark)
-                self.stopping.wait(0.1)
+PROBES = 10_000
+"""The first key of the probes that are written at the first node; the next node's begin so much later."""
+COPIED = 100, 300
 
 
 class Up:
@@ -230,34 +85,47 @@ class Bed:
     """The whole of it.
 
     Args:
-        dsns: what the group connects to, by node.
+        dsns: what the group connects to, by node; the first holds the rows to begin with.
         direct: what the writers and the test connect to, by node.
     """
 
     def __init__(self, folder: Path, dsns: dict[str, str], direct: dict[str, str], seed: int) -> None:
         self.folder = folder
-        self.pg, self.mongo = Postgres(direct["pg"]), Mongo(direct["mongo"])
-        with psycopg.connect(direct["pg"], autocommit=True) as sql:
-            sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text, qty int)")
-            sql.execute("INSERT INTO orders SELECT i, 'old', 0 FROM generate_series(100, 300) i")
+        self.ends = {n: open_end(n, dsn) for n, dsn in direct.items()}
+        first, *_ = direct
+        end = self.ends[first]
+        assert isinstance(end, SqlEnd), "the first node declares the table"
+        end.execute(end.create)
+        end.fill(*COPIED)
+        lines = [
+            f'  {n}: {{engine: {ENGINES[n]}, dsn: "{dsn}", priority: {PRIORITIES[n]}}}\n'
+            for n, dsn in dsns.items()
+        ]
         self.up = Up(
             folder,
-            f'group: chaos\nnodes:\n  pg: {{engine: postgres, dsn: "{dsns["pg"]}", priority: 30}}\n'
-            f'  mongo: {{engine: mongodb, dsn: "{dsns["mongo"]}", priority: 10}}\n'
-            "tables:\n  orders: {key: [id], initial: {from: pg}}\ncreate_tables: true\nshards: 1\n"
-            "audit: {path: audit}\n",
+            f"group: chaos\nnodes:\n{''.join(lines)}"
+            f"tables:\n  orders: {{key: [id], initial: {{from: {first}}}}}\n"
+            "create_tables: true\nshards: 1\naudit: {path: audit}\n",
         )
         self.writers: list[Writer] = []
         self._direct, self._seed, self._probes = direct, seed, 0
+
+    @property
+    def parts(self) -> list[str]:
+        """The processes of the group that may be killed."""
+        each = [part for n in self.ends for part in (f"capture {n}", f"applier {n}/0")]
+        return [*each, "resolver 0", "audit", f"copy {next(iter(self.ends))}"]
 
     def start(self) -> None:
         """Start the group and the writers."""
         self.up.start()
         self.wait(self.up.ready, "ready")
-        ends: list[End] = [Postgres(self._direct["pg"]), Mongo(self._direct["mongo"])]
-        self.writers = [Writer(end, self._seed + i) for i, end in enumerate(ends)]
+        self.writers = [
+            Writer(open_end(n, dsn), i, len(self._direct), self._seed + i, own(i), SHARED)
+            for i, (n, dsn) in enumerate(self._direct.items())
+        ]
 
-    def wait(self, done: Callable[[], object], what: str, seconds: float = 90) -> None:
+    def wait(self, done: Callable[[], object], what: str, seconds: float = 240) -> None:
         """Wait for `done`; between looks, block on the writers' end."""
         deadline = time.monotonic() + seconds
         woken = self.writers[0].stopping if self.writers else threading.Event()
@@ -275,72 +143,65 @@ class Bed:
         self.wait(lambda: time.monotonic() > until, "time")
 
     def moves(self) -> float:
-        """Wait until a new row at each end has come to the other; how many seconds that took."""
+        """Wait until a new row at each end has come to all others; how many seconds that took."""
         began = time.monotonic()
         self._probes += 1
-        keys = {n: first + self._probes for n, first in PROBES.items()}
-        for end in (self.pg, self.mongo):
-            self.wait(lambda end=end: end.put(keys[end.node], "probe", self._probes), "write")
-        self.wait(
-            lambda: keys["pg"] in self.mongo.rows() and keys["mongo"] in self.pg.rows(),
-            f"probe {self._probes}",
-        )
+        keys = {n: PROBES * (i + 1) + self._probes for i, n in enumerate(self.ends)}
+        for node, end in self.ends.items():
+            self.wait(lambda end=end, key=keys[node]: end.put(key, "probe", -self._probes), "write")
+        for node, end in self.ends.items():
+            for key in keys.values():
+                self.wait(lambda end=end, key=key: end.row(key), f"probe {key} at {node}")
         return time.monotonic() - began
 
+    def rows(self) -> dict[int, Row] | None:
+        """What all nodes hold; None while they differ."""
+        first, *others = [end.rows() for end in self.ends.values()]
+        return first if all(rows == first for rows in others) else None
+
     def finish(self) -> None:
-        """Stop the writers, wait until both ends are equal, end the group, and check everything."""
+        """Stop the writers, wait until all ends are equal, end the group, and check everything."""
         for writer in self.writers:
             writer.stop()
             assert writer.error is None, writer.error
         self.moves()
-        self.wait(lambda: self.pg.rows() == self.mongo.rows(), "equal")
-        rows = self.pg.rows()
-        for writer in self.writers:
-            for key in OWN[writer.end.node]:
-                if key in writer.last:
-                    assert rows.get(key) == writer.last[key], f"{writer.end.node}: key {key}"
+        self.wait(lambda: self.rows() is not None, "equal")
         self.wait(self.up.ready, "ready")
         assert self.up.stop() == 0, self.up.log.read_text()[-4000:]
-        assert self.pg.rows() == self.mongo.rows()
+        rows = self.rows()
+        assert rows is not None, "not equal after the end"
         for writer in self.writers:
-            self._check_audit(writer)
+            writer.check_own(rows)
+            keys = {*writer.own, *writer.shared}
+            changes = [c for c in self.recorded("changes/orders") if c["id"] in keys]
+            writer.ledger.check_captured(changes)
+        check_fates(rows, self.recorded, {*SHARED, *(k for w in self.writers for k in w.own)})
 
-    def _check_audit(self, writer: Writer) -> None:
-        """Each write was captured, and each captured change is written down once."""
-        node = writer.end.node
-        found = [
-            r
-            for b in read(self.folder / "audit", "changes/orders")
-            for r in b.to_pylist()
-            if r["_node"] == node and r["_op"] != Op.READ
-        ]
-        orders = Counter((r["_hi"], r["_lo"]) for r in found)
-        assert not [o for o, count in orders.items() if count > 1], "written down twice"
-        mine = [r for r in found if r["id"] in SHARED or r["id"] in OWN[node]]
-        puts = Counter(r["qty"] for r in mine if r["_op"] != Op.DELETE)
-        missing = {n: writer.puts[n] for n in writer.puts.keys() - puts.keys()}
-        assert not missing, f"{node}: not to be found, value to key: {missing}; tried again: {writer.again}"
-        assert not [n for n, count in puts.items() if count > 1 and n not in writer.again], "captured twice"
-        deletes = Counter(r["id"] for r in found if r["_op"] == Op.DELETE)
-        sure = deletes.keys() | writer.deletes.keys()
-        assert all(deletes[k] == writer.deletes[k] for k in sure - writer.again_deleted), "deletes"
+    def recorded(self, stream: str) -> list[dict[str, Any]]:
+        """What the audit log holds."""
+        return [row for batch in read(self.folder / "audit", stream) for row in batch.to_pylist()]
 
     def close(self) -> None:
         """End whatever still runs."""
         with ExitStack() as stack:
-            stack.callback(self.pg.close)
-            stack.callback(self.mongo.close)
+            for end in self.ends.values():
+                stack.callback(end.close)
             if self.up.process is not None and self.up.process.poll() is None:
                 stack.callback(self.up.stop)
             for writer in self.writers:
                 stack.callback(writer.abandon)
 
 
+def own(number: int) -> range:
+    """The keys that one writer alone writes."""
+    return range(1000 * (number + 1), 1000 * (number + 1) + 60)
+
+
 def _tried(done: Callable[[], object]) -> object:
     """What `done` says; not yet where a database is away."""
     try:
         return done()
-    except (*Postgres.lost, *Mongo.lost):
+    except LOST:
         return None
 
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.chaos.bed import Bed, seed
-from tests.chaos.conftest import Servers
+from tests.chaos.conftest import SHAPES, Servers
+from tests.fixtures.ends import through
 from tests.fixtures.proxy import FaultProxy
 
 STALL = float(os.environ.get("STALL", "3"))
@@ -24,16 +25,13 @@ def proxies(servers: Servers) -> Iterator[dict[str, FaultProxy]]:
     with ExitStack() as stack:
         yield {
             node: stack.enter_context(FaultProxy("127.0.0.1", server.port))
-            for node, server in (("pg", servers.postgres), ("mongo", servers.mongodb))
+            for node, server in servers.by_node.items()
         }
 
 
 @pytest.fixture
 def bed(servers: Servers, proxies: dict[str, FaultProxy]) -> Iterator[Bed]:
-    dsns = {
-        "pg": f"postgresql://postgres@127.0.0.1:{proxies['pg'].port}/chaos",
-        "mongo": f"mongodb://127.0.0.1:{proxies['mongo'].port}/chaos?directConnection=true",
-    }
+    dsns = {n: through(dsn, proxies[n].port) for n, dsn in servers.dsns().items()}
     bed = Bed(servers.folder, dsns, servers.dsns(), seed())
     try:
         bed.start()
@@ -43,8 +41,9 @@ def bed(servers: Servers, proxies: dict[str, FaultProxy]) -> Iterator[Bed]:
         bed.close()
 
 
+@pytest.mark.parametrize("nodes", SHAPES[-1:], ids="-".join, indirect=True)
 def test_database_restarts(bed: Bed, servers: Servers, proxies: dict[str, FaultProxy]) -> None:
-    for server in (servers.postgres, servers.mongodb):
+    for server in servers.by_node.values():
         server.restart()
         bed.moves()
     for proxy in proxies.values():

@@ -22,10 +22,10 @@ def test_a_resolver_lost_while_a_database_is_away(servers: Servers) -> None:
     try:
         bed.start()
         bed.moves()
-        servers.postgres.stop()
+        servers.by_node["pg"].stop()
         bed.wait(lambda: bed.up.kill("resolver 0"), "a process of resolver 0")
         bed.wait(lambda: bed.up.log.read_text().count('"resolvers_wait"') >= 2, "tries again")
-        servers.postgres.start()
+        servers.by_node["pg"].start()
         bed.finish()
     finally:
         bed.close()
