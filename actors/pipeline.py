@@ -128,22 +128,39 @@ def prepare(
     controls: dict[str, Control] = {n: e.control() for n, e in engines.items()}
     try:
         resume = {n: c.prepare(tables) for n, c in controls.items()}
-        initial = Marker(group, 0, shards, 0, 0, resume=resume)
-        epoch = 0
-        while True:  # the nodes may have been raised unevenly before: raise until all agree
-            markers = {n: c.raise_epoch(shards, epoch, initial) for n, c in controls.items()}
-            found = [m for per_node in markers.values() for m in per_node]
-            if other := {m.shards for m in found} - {shards}:
-                message = f"shards: this group runs with {other.pop()} shards, not {shards}"
-                raise ConfigError(message, hint="set `shards` to the number that it was started with")
-            highest = max(m.epoch for m in found)
-            if all(m.epoch == highest for m in found):
-                _refuse_set_back(markers)
-                return markers
-            epoch = highest + 1
+        markers = raise_all(controls, shards, Marker(group, 0, shards, 0, 0, resume=resume))
+        _refuse_set_back(markers)
+        return markers
     finally:
         for control in controls.values():
             control.close()
+
+
+def raise_all(controls: Mapping[str, Control], shards: int, initial: Marker) -> dict[str, list[Marker]]:
+    """Fence older incarnations on every node.
+
+    Args:
+        controls: node name to control.
+        shards: how many shards there will be.
+        initial: what missing markers are created from.
+
+    Returns:
+        node name to its markers, by shard, all of one epoch.
+
+    Raises:
+        ConfigError: the markers were written under another number of shards.
+    """
+    epoch = 0
+    while True:  # the nodes may have been raised unevenly before: raise until all agree
+        markers = {n: c.raise_epoch(shards, epoch, initial) for n, c in controls.items()}
+        found = [m for per_node in markers.values() for m in per_node]
+        if other := {m.shards for m in found} - {shards}:
+            message = f"shards: this group runs with {other.pop()} shards, not {shards}"
+            raise ConfigError(message, hint="set `shards` to the number that it was started with")
+        highest = max(m.epoch for m in found)
+        if all(m.epoch == highest for m in found):
+            return markers
+        epoch = highest + 1
 
 
 def _refuse_set_back(markers: Mapping[str, Sequence[Marker]]) -> None:
@@ -158,5 +175,5 @@ def _refuse_set_back(markers: Mapping[str, Sequence[Marker]]) -> None:
                 message = (
                     f"{node} was set back: it holds batch {marker.seq}, and its log had shown {shown[node]}"
                 )
-                hint = "was it restored from a backup? take it in again with an initial copy"
+                hint = f"was it restored from a backup? 'sync-worker reset {node} --from ANOTHER' copies anew"
                 raise LogLost(message, node=node, hint=hint)

@@ -32,6 +32,7 @@ COMMANDS = {
     "status": "show what a running group is doing",
     "verify": "compare all rows on all nodes, and repair what differs",
     "backfill": "copy a table again while the group runs",
+    "reset": "go on although a node's log was lost, and copy anew",
     "conflicts": "list and show recorded conflicts",
     "dlq": "list, retry and discard rows on hold",
     "audit": "show the audit log",

@@ -71,6 +71,13 @@ class GroupLease:
             log.info("takes_over", extra={"group": self._group, "from": told})
         return True
 
+    def taken(self) -> str | None:
+        """Take the group now; None when it is ours, else who has it."""
+        for lease in self._leases.values():
+            if (other := lease.hold()) is not None:
+                return other
+        return None
+
     @property
     def lost(self) -> str | None:
         """Who has taken the group over; None while it is ours."""

@@ -208,6 +208,15 @@ class Control(StateStore, Protocol):
             the markers as stored, by shard, with their new epoch.
         """
 
+    def begin_log(self, tables: Sequence[Table]) -> Position:
+        """Give up the place in the log and take a new one at its end: what lies between is lost.
+
+        Only while no source reads. `replace_markers` must follow on every node.
+        """
+
+    def replace_markers(self, markers: Sequence[Marker]) -> None:
+        """Store these in place of the markers that there are, in one transaction that is no echo."""
+
     def drop(self) -> None:
         """Remove everything that is ours: slot, publication, tables. Used when a node leaves the group."""
 

@@ -22,6 +22,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -99,17 +100,19 @@ def _run_leased(
     from cluster.launch import connect, disconnect, gcs_address
     from cluster.local_ray import RayWatch
     from cluster.ready import make_ready
+    from cluster.reset import requested_copies
 
     ready = make_ready(config, args.accept)  # while this process stood by, much may have changed
     args.accept = []  # of what happens from now on, nothing
     if ready is None:
         return FAILED
+    sources = requested_copies(config)
     connect(args.address, config.group)
     stop_on_signals(stopping)  # again: Ray has set handlers of its own
     watch = RayWatch(args.address, before=lease.close)
     try:
         with noted_address(config.audit_path, gcs_address()):
-            _run_group(config, ready, args.log_level, lease, stopping)
+            _run_group(config, ready, sources, args.log_level, lease, stopping)
     finally:
         watch.stop()
         disconnect()
@@ -132,17 +135,23 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> Gro
 
 
 def _run_group(
-    config: GroupConfig, ready: Ready, log_level: str, lease: GroupLease, stopping: threading.Event
+    config: GroupConfig,
+    ready: Ready,
+    sources: Mapping[str, str],
+    log_level: str,
+    lease: GroupLease,
+    stopping: threading.Event,
 ) -> None:
     """Run incarnation after incarnation, until stopped or replaced by another process.
 
     Raises:
         Terminal: trying again will not help.
     """
+    from cluster.reset import with_copies
     from replication.errors import Terminal
 
     while not stopping.is_set():
-        plan = _plan(config, ready.tables, log_level)
+        plan = _plan(config, with_copies(ready.tables, sources), log_level)
         error = _run_incarnation(plan, ready, lease, stopping)
         if error is None:
             return

@@ -176,7 +176,7 @@ def test_oplog_rolled_over(tmp_path: Path) -> None:
             with node.source(start) as source, pytest.raises(LogLost) as caught:
                 source.poll(1000, 0.1)
             assert caught.value.node == node.engine.node.name
-            assert "backfill" in caught.value.hint
+            assert "sync-worker reset" in caught.value.hint
 
 
 def test_oplog_rolled_over_while_reading_paused(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def test_help_is_quick_and_lists_every_command() -> None:
         ["dlq", "discard"],
         ["audit", "tail"],
         ["backfill"],
+        ["reset"],
+        ["verify"],
     ],
 )
 def test_every_command_explains_itself(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

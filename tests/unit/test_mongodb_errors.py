@@ -55,7 +55,7 @@ def test_an_error_says_whether_to_try_again(error: PyMongoError, stream: bool, k
     assert found.node == "mongo"
     assert str(pickle.loads(pickle.dumps(found))) == str(found)
     if kind is LogLost:
-        assert "backfill" in found.hint
+        assert "sync-worker reset" in found.hint
 
 
 @pytest.mark.parametrize(

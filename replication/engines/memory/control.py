@@ -39,6 +39,21 @@ class MemoryControl:
             database.note()
             return [database.markers[self._group, shard].load() for shard in sorted(stored)]
 
+    def begin_log(self, tables: Sequence[Table]) -> Position:
+        """See `engine.Control.begin_log`."""
+        database = self._session.database()
+        with database.lock:
+            database.slots[self._group] = database.log.end
+            return position_of(database.log.end)
+
+    def replace_markers(self, markers: Sequence[Marker]) -> None:
+        """See `engine.Control.replace_markers`."""
+        database = self._session.database()
+        with database.lock:
+            for marker in markers:
+                database.markers[self._group, marker.shard] = StoredMarker.of(marker)
+            database.note()
+
     def get_state(self, name: str) -> str | None:
         """See `engine.StateStore.get_state`."""
         return self._session.database().state.get(name)

@@ -93,6 +93,23 @@ class MongoControl:
             raised.append(marker)
         return raised
 
+    def begin_log(self, tables: Sequence[Table]) -> Position:
+        """See `engine.Control`."""
+        with translated(self._node.name):
+            self._db[STATE].delete_one({"_id": state_id(self._group, _START)})
+        return self.prepare(tables)
+
+    def replace_markers(self, markers: Sequence[Marker]) -> None:
+        """See `engine.Control`."""
+        with (
+            translated(self._node.name),
+            self._db.client.start_session() as session,
+            session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY),
+        ):
+            for marker in markers:
+                document = to_document(marker, None)
+                self._db[MARKER].replace_one({"_id": document["_id"]}, document, session=session)
+
     def drop(self) -> None:
         """See `engine.Control`. Other groups' documents in our collections stay."""
         with translated(self._node.name):

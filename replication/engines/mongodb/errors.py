@@ -64,7 +64,7 @@ UNAVAILABLE = frozenset(
 )
 """The change stream specification's resumable errors, and what stands for a server that is away."""
 TOO_LARGE = 10334
-RESNAPSHOT = "copy the node's rows again: sync-worker backfill"
+RESNAPSHOT = "accept the gap with: sync-worker reset NODE; it marks the gap and copies anew"
 
 
 def classify(error: PyMongoError, node: str, *, stream: bool = False) -> SyncError:

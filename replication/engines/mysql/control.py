@@ -27,6 +27,12 @@ from replication.schema import NodeConfig, Table
 
 _START = "start"
 _ATTEMPTS = 10
+_NO_ECHO = f"UPDATE {MARKER} SET epoch = %s, seq = seq + 1 WHERE grp = %s AND shard = {NO_SHARD}"
+"""Comes first in a transaction that changes markers and is no batch; it changes its row for certain."""
+_REPLACE = (
+    f"UPDATE {MARKER} SET shards = %s, epoch = %s, seq = %s, state = %s, versions = %s "
+    "WHERE grp = %s AND shard = %s"
+)
 
 
 class MysqlControl:
@@ -63,6 +69,29 @@ class MysqlControl:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError
+
+    def begin_log(self, tables: Sequence[Table]) -> Position:
+        """See `Control.begin_log`."""
+        self.prepare(tables)
+        with self._session.use() as c:
+            position = position_now(c)
+        self.put_state(_START, json.dumps([f"{position.order:x}", position.token]))
+        return position
+
+    def replace_markers(self, markers: Sequence[Marker]) -> None:
+        """See `Control.replace_markers`."""
+        with self._session.use() as c:
+            c.begin()
+            try:
+                with c.cursor() as cursor:
+                    for m in markers:
+                        cursor.execute(_NO_ECHO, [m.epoch, self.group])
+                        values = [m.shards, m.epoch, m.seq, m.state(), m.versions]
+                        cursor.execute(_REPLACE, [*values, self.group, m.shard])
+                c.commit()
+            finally:
+                if c.open:
+                    c.rollback()
 
     def get_state(self, name: str) -> str | None:
         """See `StateStore.get_state`."""

@@ -59,7 +59,7 @@ _LOST_TEXTS = (
 _BROKEN = (pymysql.InterfaceError, pymysql.OperationalError, pymysql.InternalError)
 """Without a number they come from the driver: the connection is closed or out of step."""
 
-SNAPSHOT_HINT = "the gap is marked; take this node in again with an initial copy"
+SNAPSHOT_HINT = "accept the gap with: sync-worker reset NODE; it marks the gap and copies anew"
 
 
 def classify(error: pymysql.MySQLError, node: str, position: int | None = None) -> SyncError:

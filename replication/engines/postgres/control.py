@@ -118,6 +118,27 @@ class PostgresControl:
                 )
             return self._markers(c)
 
+    def begin_log(self, tables: Sequence[Table]) -> Position:
+        """See `Control.begin_log`."""
+        name = object_name(self.group)
+        with self._session.use() as c:
+            self._drop_slot(c, name)
+            slot = self._create_slot(c, name)
+        self.prepare(tables)
+        return between(parse_lsn(slot))
+
+    def replace_markers(self, markers: Sequence[Marker]) -> None:
+        """See `Control.replace_markers`."""
+        with self._session.use() as c, c.transaction():
+            c.execute(f"LOCK TABLE {MARKER} IN SHARE ROW EXCLUSIVE MODE")
+            for m in markers:
+                c.execute(_ANNOUNCE, {"epoch": m.epoch, "grp": self.group})
+                c.execute(
+                    f"UPDATE {MARKER} SET shards = %s, epoch = %s, seq = %s, state = %s, versions = %s "
+                    "WHERE grp = %s AND shard = %s",
+                    [m.shards, m.epoch, m.seq, m.state(), m.versions, self.group, m.shard],
+                )
+
     def get_state(self, name: str) -> str | None:
         """See `StateStore.get_state`."""
         with self._session.use() as c:
@@ -134,15 +155,7 @@ class PostgresControl:
         """See `Control.drop`. The schema goes with the last group that uses it."""
         name = object_name(self.group)
         with self._session.use() as c:
-            c.execute(
-                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots "
-                "WHERE slot_name = %s AND active_pid IS NOT NULL",
-                [name],
-            )
-            c.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
-                [name],
-            )
+            self._drop_slot(c, name)
             c.execute(f"DROP PUBLICATION IF EXISTS {quoted(name)}")
             with c.transaction():
                 c.execute(_LOCK)
@@ -213,6 +226,17 @@ class PostgresControl:
         if row and row[0]:
             message = f"replication slot {name} is missing, although the group has been at work here"
             raise LogLost(message, node=self.node.name, hint=SNAPSHOT_HINT)
+
+    def _drop_slot(self, c: Connection, name: str) -> None:
+        c.execute(
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots "
+            "WHERE slot_name = %s AND active_pid IS NOT NULL",
+            [name],
+        )
+        c.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+            [name],
+        )
 
     def _create_slot(self, c: Connection, name: str) -> str:
         # From version 17 on a standby that synchronises slots takes this one with it.

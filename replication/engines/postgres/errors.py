@@ -33,7 +33,7 @@ _SLOT_LOST = (
     "exceeded the maximum reserved size",
 )
 
-SNAPSHOT_HINT = "the gap is marked; take this node in again with an initial copy"
+SNAPSHOT_HINT = "accept the gap with: sync-worker reset NODE; it marks the gap and copies anew"
 
 
 def classify(error: psycopg.Error, node: str, position: int | None = None) -> SyncError:

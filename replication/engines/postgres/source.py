@@ -44,7 +44,8 @@ _KEEPALIVE = struct.Struct(">cQqB")
 _STATUS = struct.Struct(">cQQQqB")
 _SLOT = """
 SELECT coalesce(wal_status, 'lost'), active_pid,
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text,
+       coalesce(confirmed_flush_lsn, '0/0')::text
 FROM pg_replication_slots WHERE slot_name = %s"""
 
 Message = bytes | memoryview
@@ -179,6 +180,11 @@ class PostgresSource:
             problem = f"replication slot {name} is lost: the server removed log that it still needed"
         elif start > parse_lsn(row[2]):
             problem = f"the log ends at {row[2]}, before our position {format_lsn(start)}"
+        elif parse_lsn(row[3]) > start:
+            problem = (
+                f"replication slot {name} was moved or made anew: it begins at {row[3]}, "
+                f"after our position {format_lsn(start)}"
+            )
         if problem:
             raise LogLost(problem, node=self.node.name, position=self._start.order, hint=SNAPSHOT_HINT)
         if row is not None and row[1] is not None:
