@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from bson.decimal128 import Decimal128
 from pymongo import MongoClient
 from pymysql.connections import Connection
 
@@ -25,6 +26,8 @@ from replication.schema import NodeConfig, Table, TableMapping
 from replication.types import Kind
 
 PATIENCE = 60.0
+PLACED = "SELECT placed FROM orders WHERE id = 1002"
+PRICE = "SELECT price FROM orders WHERE id = 1002"
 CONFIG = """
 group: shop
 nodes:
@@ -113,7 +116,7 @@ def test_three_databases_stay_the_same(
         ends.pg.execute(
             "CREATE TABLE orders (id int PRIMARY KEY, name varchar(40) NOT NULL DEFAULT 'new', price "
             "numeric(12,2), at timestamptz DEFAULT now(), doc jsonb, flag boolean NOT NULL DEFAULT "
-            "true)"
+            "true, placed timestamp(0))"
         )
         ends.pg.execute(
             "INSERT INTO orders SELECT i, 'n' || i, i / 4.0, '2026-01-02 03:04:05.123456Z', '{\"a\": [1]}'"
@@ -123,10 +126,10 @@ def test_three_databases_stay_the_same(
         ends.mysql(
             "CREATE TABLE orders (id int PRIMARY KEY, name varchar(40) NOT NULL DEFAULT 'new', price "
             "decimal(12,2), at timestamp(6) NULL DEFAULT CURRENT_TIMESTAMP(6), doc json, flag boolean "
-            "NOT NULL DEFAULT 1)"
+            "NOT NULL DEFAULT 1, placed datetime)"
         )
         values = ", ".join(
-            f"({i}, 'n{i}', {i / 4}, '2026-01-02 03:04:05.123456', '{{\"a\": [1]}}', 1)"
+            f"({i}, 'n{i}', {i / 4}, '2026-01-02 03:04:05.123456', '{{\"a\": [1]}}', 1, NULL)"
             for i in range(1, 501)
         )
         ends.mysql(f"INSERT INTO orders VALUES {values}")
@@ -143,6 +146,18 @@ def test_three_databases_stay_the_same(
         eventually(ends, lambda: ends.counts() == (403, 403, 403))
         eventually(ends, lambda: {ends.names(i) for i in (1, 100)} == {("by my",) * 3})
         eventually(ends, lambda: {ends.names(i) for i in (1001, 1002, 1003)} == {("by mongo",) * 3})
+        if first == "my":  # its datetime keeps seconds; PostgreSQL's timestamp, made for it, microseconds
+            ends.pg.execute("UPDATE orders SET placed = '2026-01-02 03:04:05.987654' WHERE id = 1002")
+            eventually(ends, lambda: str(ends.mysql(PLACED)[0][0]) == "2026-01-02 03:04:05")
+            ends.mysql("UPDATE orders SET price = 9 WHERE id = 1002")
+            eventually(
+                ends, lambda: (ends.mongo.find_one({"_id": 1002}) or {})["price"] == Decimal128("9.00")
+            )
+            ends.mysql("UPDATE orders SET price = 10 WHERE id = 1002")
+            eventually(ends, lambda: ends.pg.execute(PRICE).fetchone() == (10,))
+            row = ends.pg.execute(PLACED).fetchone()
+            assert row is not None
+            assert str(row[0]) == "2026-01-02 03:04:05.987654"
         ends.my.begin()
         for i in range(2000, 2300):
             ends.mysql("INSERT INTO orders (id) VALUES (%s)", i)
