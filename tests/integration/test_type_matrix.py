@@ -203,6 +203,7 @@ def _normal(column: Any, type: CanonicalType, engines: Sequence[str]) -> list[An
 def test_every_value_goes_there_and_back(
     databases: dict[tuple[str, str], str], source: str, target: str
 ) -> None:
+    """Cases 9 and 10, dates and numbers at their extremes, and every other type."""
     with (
         Node("a", source, databases["a", source], target) as a,
         Node("b", target, databases["b", target], source) as b,
@@ -242,3 +243,27 @@ def test_every_value_goes_there_and_back(
         assert same(table, before, after) == [], "the wider value stays"
         others = after.column("other").to_pylist()
         assert [i for i, other in enumerate(others) if other != 7] == sorted(held)
+
+
+@pytest.mark.parametrize("target", ["postgres", "mysql"])
+def test_missing_versus_null(databases: dict[tuple[str, str], str], target: str) -> None:
+    """Case 11: a field absent in MongoDB is null in SQL, and still absent after the way back."""
+    with (
+        Node("a", "mongodb", databases["a", "mongodb"], target) as a,
+        Node("b", target, databases["b", target], "mongodb") as b,
+    ):
+        table = declare(a)
+        a.join(table)
+        b.catalog.create_table(table, "mongodb")
+        b.join(table)
+        a.app["t"].insert_many(
+            [{"_id": 0, "other": 0}, {"_id": 1, "other": 0, "c_json": None, "c_text": None}]
+        )
+        assert b.apply(a.logged()).held == []
+        assert b.read().column("c_text").null_count == b.read().column("c_json").null_count == 2
+        b.touch()
+        assert a.apply(b.logged()).held == []
+        assert list(a.app["t"].find(sort=[("_id", 1)])) == [
+            {"_id": 0, "other": 7},
+            {"_id": 1, "other": 7, "c_json": None, "c_text": None},
+        ]
