@@ -12,6 +12,7 @@ For instance:
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
         if halts := _halts(config):
             _print_halted(args, config, halts)
             return FAILED
+        if lost := last_halt(config):
+            _print_lost(args, config, lost)
+            return FAILED
         print(f"group {config.group} does not run here; start it with: sync-worker up -c {args.config}")
         return FAILED
     shards, copies = state
@@ -80,6 +84,29 @@ def _halts(config: GroupConfig) -> list[Halt]:
         log.warning("nodes_not_asked", extra={"error": str(error)})
         return []
     return [halt for state in states.values() for halt in state.halted.values()]
+
+
+def last_halt(config: GroupConfig) -> dict[str, str] | None:
+    """The lost log that ended the group, if nothing was done since: node, error and hint."""
+    from replication.audit.reader import Filter, tail
+
+    if not config.audit_path.is_dir():
+        return None
+    newest = tail(config.audit_path, 1, Filter(kind="operator"))
+    if not newest or newest[0]["kind"] != "halted":
+        return None
+    detail: dict[str, str] = json.loads(newest[0]["detail"])
+    return detail
+
+
+def _print_lost(args: argparse.Namespace, config: GroupConfig, lost: dict[str, str]) -> None:
+    command = f"sync-worker reset {lost['node']} -c {args.config}"
+    if args.json:
+        print_json({"group": config.group, "state": "halted: lost log", **lost, "command": command})
+        return
+    print(f"group {config.group} is halted: the log of {lost['node']} was lost")
+    print(f"  {lost['error']}")
+    print(f"    accept the gap with: {command}")
 
 
 def _print_halted(args: argparse.Namespace, config: GroupConfig, halts: Sequence[Halt]) -> None:

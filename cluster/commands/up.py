@@ -22,8 +22,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from cluster.commands.common import (
     noted_address,
     present_ray_token,
 )
-from replication.errors import Fenced, NodeUnavailable, SchemaChanged, SyncError, Transient
+from replication.errors import Fenced, LogLost, NodeUnavailable, SchemaChanged, SyncError, Transient
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
@@ -82,9 +82,24 @@ def run(args: argparse.Namespace) -> int:
     while not stopping.is_set() and code == OK:
         with closing(GroupLease(config.group, engines_of(config))) as lease:
             if lease.acquire(stopping):
-                code = _run_leased(config, args, lease, stopping)
+                with _halts_noted(config):
+                    code = _run_leased(config, args, lease, stopping)
     log.info("stopped", extra={"group": config.group})
     return code
+
+
+@contextmanager
+def _halts_noted(config: GroupConfig) -> Iterator[None]:
+    """Put it on record when a lost log ends the block, so that `status` can say so."""
+    from cluster.running import note_at_rest
+
+    try:
+        yield
+    except LogLost as lost:
+        with suppress(SyncError, OSError):
+            detail = {"node": lost.node, "error": lost.message, "hint": lost.hint}
+            note_at_rest(config, [("halted", detail)])
+        raise
 
 
 def stop_on_signals(stopping: threading.Event) -> None:

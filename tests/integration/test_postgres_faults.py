@@ -128,7 +128,7 @@ def test_removed_log_halts_at_start(own_server: PostgresServer) -> None:
         with pytest.raises(LogLost, match="is lost"):
             node.control.prepare(node.mapped)
         findings = {f.subject: f for f in node.catalog.preflight(node.mapped)}
-        assert f"pg_drop_replication_slot('{SLOT}')" in findings["slot"].remedy
+        assert "sync-worker reset NODE" in findings["slot"].remedy
 
 
 def test_removed_log_halts_midstream(own_server: PostgresServer) -> None:

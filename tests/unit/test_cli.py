@@ -371,3 +371,19 @@ def test_the_version_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out.startswith("sync-worker ")
+
+
+def test_a_lost_log_is_what_status_tells(tmp_path: Path) -> None:
+    from cluster.commands.status import last_halt
+    from cluster.config import load
+    from cluster.running import note_at_rest
+
+    file = tmp_path / "sync.yaml"
+    file.write_text(CONFIG)
+    config = load(file)
+    assert last_halt(config) is None
+    detail = {"node": "pg", "error": "the slot is gone", "hint": "reset it"}
+    note_at_rest(config, [("halted", detail)])
+    assert last_halt(config) == detail
+    note_at_rest(config, [("log_gap", {"node": "pg"})])
+    assert last_halt(config) is None

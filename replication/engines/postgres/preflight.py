@@ -111,9 +111,9 @@ def _slot(c: Connection, group: str, tables: Sequence[Table]) -> Iterator[Findin
         if _one(c, "SELECT to_regclass('sync_worker.marker') IS NOT NULL"):
             written = c.execute("SELECT count(*) FROM sync_worker.marker WHERE grp = %s", [group]).fetchone()
             if written and written[0]:
-                yield _error("slot", f"replication slot {name} is gone: changes were missed", _again(name))
+                yield _error("slot", f"replication slot {name} is gone: changes were missed", _RESET)
     elif row[0] == "lost":
-        yield _error("slot", f"replication slot {name} is lost: changes were missed", _again(name))
+        yield _error("slot", f"replication slot {name} is lost: changes were missed", _RESET)
     elif row[1] != "pgoutput" or row[2] != _one(c, "SELECT current_database()"):
         message = f"replication slot {name} belongs to somebody else"
         yield _error("slot", message, f"SELECT pg_drop_replication_slot('{name}')")
@@ -122,8 +122,7 @@ def _slot(c: Connection, group: str, tables: Sequence[Table]) -> Iterator[Findin
         yield Finding("warning", "slot", message, "raise max_slot_wal_keep_size")
 
 
-def _again(slot: str) -> str:
-    return f"copy the node's tables again; a lost slot goes with SELECT pg_drop_replication_slot('{slot}')"
+_RESET = "sync-worker reset NODE: it marks the gap, makes a new slot, and the next start copies anew"
 
 
 def _table(c: Connection, node: NodeConfig, table: Table) -> Iterator[Finding]:
