@@ -56,10 +56,10 @@ def parts_of(pipeline: Pipeline) -> dict[str, LocalHandle]:
     }
     for resolver in pipeline.resolvers:
         parts[f"resolver {resolver.shard.config.shard}"] = LocalHandle(
-            heartbeat=resolver.heartbeat, recorded=lambda: pipeline.audit.barrier().result(30)
+            heartbeat=resolver.heartbeat, recorded=lambda: pipeline.audit.barrier().result(120)
         )
     record = pipeline.audit._put
-    parts["audit"] = LocalHandle(write=lambda records: [record(r).result(30) for r in records])
+    parts["audit"] = LocalHandle(write=lambda records: [record(r).result(120) for r in records])
     return parts
 
 
@@ -84,7 +84,7 @@ class Shop:
             self.my.query(statement)
 
     def wait_for(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not done():
             assert self.pipeline.error is None, self.pipeline.error
             assert time.monotonic() < deadline, "not in time"
@@ -211,7 +211,7 @@ def test_rows_on_hold_are_sent_again_or_discarded(shop: Shop, capsys: pytest.Cap
     shop.docs.insert_many([{"_id": 2000, "qty": 5000}, {"_id": 2001, "qty": "x"}, {"_id": 2002, "qty": 1}])
     row = "SELECT qty FROM goods WHERE id = %s"
     shop.wait_for(lambda: shop.pg.execute(row, [2002]).fetchone() == (1,))
-    assert shop.pipeline.audit.barrier().result(30) is None
+    assert shop.pipeline.audit.barrier().result(120) is None
     code, out = shop.run(capsys, "dlq", "list", "--json")
     holds = {h["key_text"]: h["id"] for h in json.loads(out)}
     assert set(holds) == {"2000", "2001"}
@@ -224,7 +224,7 @@ def test_rows_on_hold_are_sent_again_or_discarded(shop: Shop, capsys: pytest.Cap
     assert shop.pg.execute(row, [2000]).fetchone() == (5000,)
     shop.docs.update_one({"_id": 2001}, {"$set": {"qty": 7}})
     shop.wait_for(lambda: shop.pg.execute(row, [2001]).fetchone() == (7,))
-    assert shop.pipeline.audit.barrier().result(30) is None
+    assert shop.pipeline.audit.barrier().result(120) is None
     assert shop.run(capsys, "dlq", "list") == (0, "nothing is on hold\n")
 
 

@@ -71,7 +71,7 @@ class Shop:
 
     def wait(self, done: Callable[[dict[int, Any], dict[int, Any]], bool]) -> None:
         assert self.pipeline is not None
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not done(*self.rows()):
             assert self.pipeline.error is None, self.pipeline.error
             assert time.monotonic() < deadline, self.rows()
@@ -117,7 +117,7 @@ def test_lost_slot_halts(
 
     def error() -> BaseException:
         pipeline = shop.start()
-        assert pipeline.stopping.wait(60)
+        assert pipeline.stopping.wait(180)
         assert pipeline.error is not None
         return pipeline.error
 

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,8 @@ import pytest
 from pymongo import MongoClient
 
 from cluster.servers.process import free_port
+
+PATIENCE = 180.0
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def ray_cluster() -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=PATIENCE)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -82,13 +85,13 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                             break
                     assert docs.count_documents({}) == 501, change
                 status = sync_worker(config, "status", "--json", *address)
-                answer = subprocess.run(status, capture_output=True, text=True, timeout=60, check=False)
+                answer = subprocess.run(status, capture_output=True, text=True, timeout=PATIENCE, check=False)
                 assert answer.returncode == 0, answer.stderr
                 state = json.loads(answer.stdout)
                 assert sum(s["changes"] for s in state["shards"]) >= 501
                 assert state["copies"][0]["rows"] in (500, 501)  # the last row may be copied, too
                 again = sync_worker(config, "backfill", "orders", "--json", *address)
-                answer = subprocess.run(again, capture_output=True, text=True, timeout=60, check=False)
+                answer = subprocess.run(again, capture_output=True, text=True, timeout=PATIENCE, check=False)
                 assert answer.returncode == 0, answer.stderr
                 assert json.loads(answer.stdout)["rows"] == 501
             finally:
@@ -126,6 +129,17 @@ def kill_daemon(up: subprocess.Popen[str], name: str) -> None:
     raise AssertionError(name)
 
 
+@contextmanager
+def ended_after(up: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a process that hangs, so that whoever reads what it writes goes on."""
+    timer = threading.Timer(2 * PATIENCE, up.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def test_another_up_takes_over_and_a_lost_daemon_of_ray_begins_it_anew(
     postgres_db: str, mongodb_db: str, tmp_path: Path
 ) -> None:
@@ -139,6 +153,7 @@ def test_another_up_takes_over_and_a_lost_daemon_of_ray_begins_it_anew(
             command = subprocess.Popen(sync_worker(config, "up"), stderr=subprocess.PIPE, text=True)
             up = stack.enter_context(command)
             stack.callback(up.kill)
+            stack.enter_context(ended_after(up))
             ups.append(up)
             read_until(up.stderr, event)
         first, second = ups
@@ -156,4 +171,4 @@ def test_another_up_takes_over_and_a_lost_daemon_of_ray_begins_it_anew(
                 stream.try_next()
         assert docs.count_documents({}) == 1
         second.send_signal(signal.SIGTERM)
-        assert second.wait(60) == 0
+        assert second.wait(PATIENCE) == 0
