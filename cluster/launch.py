@@ -37,6 +37,8 @@ from replication.marker import Marker
 
 log = logging.getLogger(__name__)
 RENEW_SECONDS = 30.0
+BEGIN_SECONDS = 120.0
+"""For the first call to a resolver, whose process starts together with those of all other parts."""
 
 
 class RayHandle:
@@ -172,7 +174,7 @@ class Group:
         """Set the resolvers to work."""
         for s, resolver in enumerate(self.resolvers):
             own = {n: markers[s] for n, markers in self._markers.items()}
-            resolver.call("begin", own).result(RENEW_SECONDS)
+            resolver.call("begin", own).result(BEGIN_SECONDS)
 
     def streaming(self) -> bool:
         """Whether every log is connected."""

@@ -219,15 +219,17 @@ def read_version(
     return version
 
 
-def is_rival(state: Run | KeyState, key: bytes, node: str) -> bool:
+def is_rival(state: Run | KeyState, key: bytes, node: str, *, replaying: bool) -> bool:
     """Whether a row copied from `node` competes with what is on its way: only a row copied elsewhere does.
+
+    While replaying, a row copied before may be known from one node's echo, and be on its way to nobody.
 
     A write is on its way to every node by itself, and the copied row is not newer: at best it shows that very
     write, at worst a value that a batch of ours had put in its place for a moment.
     """
     if isinstance(state, Run):
         return state.node != node and state.rows.ops[state.index(key)] == Op.READ
-    return state.version.node != node and state.version.op is Op.READ
+    return state.version.op is Op.READ and (replaying or state.version.node != node)
 
 
 def split_keys(keys: list[bytes], known: Mapping[bytes, object]) -> tuple[list[int], list[int]]:

@@ -239,7 +239,7 @@ class Shard:
     def _write(self, node: str, rows: ChangeRows, index: int, arrival: Arrival) -> None:
         key = rows.keys[index]
         state = self.keys[rows.table].get(key)
-        if rows.ops[index] == Op.READ and state is not None and not is_rival(state, key, node):
+        if rows.ops[index] == Op.READ and state and not is_rival(state, key, node, replaying=self.replaying):
             return
         policies = self.config.policies[rows.table]
         absorbed, rank = self.progress.absorbed[node], self.config.nodes[node]
