@@ -39,11 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, print, and give the exit code."""
     from cluster import mapping
+    from cluster.schema_state import as_agreed, load_states
     from cluster.topology import open_catalogs, read_topology
 
     config = load_config(args)
     with open_catalogs(config) as catalogs:
-        topology = read_topology(config, catalogs)
+        topology = as_agreed(read_topology(config, catalogs), load_states(config))
         findings = {
             node: [
                 *_missing(config, topology, node),

@@ -325,6 +325,14 @@ def test_policies_of_your_own_and_other_values() -> None:
     assert (table.conflict, table.initial) == (("my.rules:newest", "last_write_wins"), "merge")
 
 
+def test_what_follows_when_a_table_changes() -> None:
+    found = read(with_line("  items: {key: [id], schema: evolve, truncate: carry}"))
+    assert [(t.on_alter, t.on_truncate) for t in found.tables] == [("ignore", "halt"), ("evolve", "carry")]
+    (wrong,) = complaints(with_line("  items: {key: [id], schema: evolv}"))
+    assert "tables.items.schema" in wrong
+    assert "evolve" in wrong
+
+
 def test_the_error_survives_a_journey_and_reads_well() -> None:
     with pytest.raises(InvalidConfig) as caught:
         read(MINIMAL + "shard: 1\n")

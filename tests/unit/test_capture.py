@@ -1,0 +1,111 @@
+"""Capture: what it makes of changes of the tables themselves, with sinks that only remember."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pytest
+
+from actors.capture import Ack, Capture
+from actors.truncate import deletes
+from replication.change import Changes, LogEvent, Progress, SchemaChange, TableChanges, change_schema
+from replication.errors import SchemaChanged
+from replication.key import encode_key
+from replication.position import Position
+from replication.schema import Column, Table, TableMapping, TableSchema
+from replication.types import CanonicalType, Kind
+
+SCHEMA = TableSchema(
+    "orders",
+    (Column("id", CanonicalType(Kind.INT32), nullable=False), Column("name", CanonicalType(Kind.TEXT))),
+    ("id",),
+)
+
+
+class Log:
+    """A source that gives what it was made with."""
+
+    def __init__(self, events: Sequence[LogEvent]) -> None:
+        self.events = list(events)
+        self.decode_echoes = False
+
+    def poll(self, max_rows: int, wait: float) -> list[LogEvent]:
+        found, self.events = self.events, []
+        return found
+
+    def confirm(self, position: Position) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Sink:
+    """A shard that remembers what it was fed."""
+
+    def __init__(self) -> None:
+        self.fed: list[LogEvent] = []
+
+    def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
+        self.fed += events
+        return Ack(replaying=False, paused=False, released=Position(0), epoch=1)
+
+    def on_their_way(self, table: str) -> list[bytes]:
+        return []
+
+
+def capture(
+    events: Sequence[LogEvent], sinks: Sequence[Sink], on_alter: str = "ignore", on_truncate: str = "halt"
+) -> Capture:
+    mapping = TableMapping("orders", ("id",), {"pg": "orders"}, on_alter=on_alter, on_truncate=on_truncate)
+    table = Table(mapping, SCHEMA)
+
+    def carry(event: SchemaChange) -> TableChanges:
+        keys = [encode_key((i,), [Kind.INT32]) for i in range(6)]
+        return TableChanges("orders", deletes(table, keys, event))
+
+    return Capture("pg", lambda _: Log(events), sinks, [table], carry)
+
+
+def row(order: int) -> Changes:
+    empty = change_schema(SCHEMA.arrow).empty_table().to_batches()
+    rows = empty[0] if empty else pa.RecordBatch.from_pylist([], schema=change_schema(SCHEMA.arrow))
+    return Changes([TableChanges("orders", rows)], Position(order))
+
+
+def test_what_came_before_a_change_is_fed_before_it_stops() -> None:
+    sink = Sink()
+    made = capture([row(1), SchemaChange("orders", "drop", "DROP TABLE orders", Position(2)), row(3)], [sink])
+    with pytest.raises(SchemaChanged, match="orders: DROP TABLE orders") as caught:
+        made.step(10, 0)
+    assert [e.end.order for e in sink.fed] == [1]
+    assert (caught.value.node, caught.value.table, caught.value.position) == ("pg", "orders", 2)
+    assert "up --accept orders" in caught.value.hint
+    assert not caught.value.fits
+
+
+def test_a_change_that_is_passed_over_goes_on_record_once() -> None:
+    sinks = [Sink(), Sink()]
+    change = SchemaChange("orders", "alter", "column a was added", Position(2), fits=True)
+    capture([row(1), change, row(3)], sinks).step(10, 0)
+    assert [e for e in sinks[0].fed if isinstance(e, SchemaChange)] == [change]
+    assert Progress(Position(2)) in sinks[1].fed
+
+
+def test_a_carried_truncate_is_deletes_in_its_place() -> None:
+    sinks = [Sink(), Sink()]
+    change = SchemaChange("orders", "truncate", "TRUNCATE orders", Position((7 << 32) + 3), ts=5)
+    capture([row(1), change, row(8 << 32)], sinks, on_truncate="carry").step(10, 0)
+    found = [e for sink in sinks for e in sink.fed if isinstance(e, Changes) and e.end == change.end]
+    rows = [r for e in found for t in e.tables for r in t.rows.to_pylist()]
+    assert sorted(r["id"] for r in rows) == list(range(6))
+    assert {(r["_op"], r["_hi"], r["_lo"], r["_ts"], r["name"]) for r in rows} == {(3, 7, 3, 5, None)}
+    assert [e for e in sinks[0].fed if isinstance(e, SchemaChange)] == [change]
+
+
+def test_a_truncate_of_a_node_that_is_being_copied_stops() -> None:
+    made = capture([SchemaChange("orders", "truncate", "", Position(2))], [Sink()], on_truncate="carry")
+    made.begin("run", "orders")
+    with pytest.raises(SchemaChanged):
+        made.step(10, 0)
