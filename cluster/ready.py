@@ -71,9 +71,10 @@ def make_ready(
         raise ConfigError(message, hint="name a table as the configuration does")
     with open_catalogs(config) as catalogs:
         evolved = evolve(config, catalogs, accept, stopped)
+        if config.create_tables and any(evolved.topology.missing.values()):
+            create_missing_tables(config, catalogs, evolved.topology)
+            evolved = evolve(config, catalogs, accept, stopped)  # what was made is known from the beginning
         topology = evolved.topology
-        if config.create_tables:
-            create_missing_tables(config, catalogs, topology)
         if not _fit(config, catalogs, topology):
             return None
     if evolved.stale:

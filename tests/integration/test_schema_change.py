@@ -176,6 +176,18 @@ def test_rows_that_were_there_get_the_same_values(dsns: dict[str, str], tmp_path
             group.until(lambda: nodes[source].rows("name")[1] == ("new",))
 
 
+def test_a_table_that_the_group_made_is_known(dsns: dict[str, str], tmp_path: Path) -> None:
+    ends = {"pg": dsns["pg"], "my": dsns["my"]}
+    config = group_config(tmp_path, ends, policies(schema="evolve"))
+    with apps(ends) as nodes:
+        nodes["pg"].sql(CREATE)
+        with running(config) as group:
+            nodes["my"].sql("ALTER TABLE orders ADD COLUMN extra int NOT NULL DEFAULT 7")
+            group.until(lambda: group.incarnations > 1)
+            nodes["my"].insert(1, name="a", extra=8)
+            group.until(lambda: equal(nodes, 1, "name", "extra"))
+
+
 def test_a_default_that_differs_by_row_halts(dsns: dict[str, str], tmp_path: Path) -> None:
     ends = {"pg": dsns["pg"], "my": dsns["my"]}
     config = group_config(tmp_path, ends, policies(schema="evolve"))
