@@ -251,6 +251,10 @@ def _renew(
 ) -> None:
     """Take what was settled into a node's state."""
     state.tables = {name: schema for name, schema in found.items() if schema is not None}
+    for m in config.tables:
+        under, before = state.agreed.get(m.name, ("", ()))
+        if under == mapped_as(m) and (new := set(agreed[m.name]).difference(before)):
+            state.late[m.name] = tuple(sorted(new.union(state.late.get(m.name, ()))))
     state.agreed = {m.name: (mapped_as(m), agreed[m.name]) for m in config.tables}
     for name in accept:
         if (why := state.halted.get(name)) is not None:
@@ -261,4 +265,5 @@ def _renew(
 def _knowing(table: Table, states: Mapping[str, NodeState]) -> Table:
     known = {node: s.tables[table.name] for node, s in states.items() if table.name in s.tables}
     accepted = {node: s.accepted[table.name] for node, s in states.items() if table.name in s.accepted}
-    return replace(table, known=known, accepted=accepted)
+    late = frozenset(column for s in states.values() for column in s.late.get(table.name, ()))
+    return replace(table, known=known, accepted=accepted, late=late)

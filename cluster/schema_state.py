@@ -48,12 +48,14 @@ class NodeState:
         agreed: to the columns that travel, with the mapping that they were agreed under.
         accepted: to the order in the node's log up to which changes of the table itself are settled.
         halted: to why it stopped the group.
+        late: to the columns that did not travel from the beginning.
     """
 
     tables: dict[str, TableSchema] = field(default_factory=dict)
     agreed: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     accepted: dict[str, int] = field(default_factory=dict)
     halted: dict[str, Halt] = field(default_factory=dict)
+    late: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def dump(self) -> str:
         """As JSON text. Orders have up to 96 bits, so they are hexadecimal."""
@@ -63,6 +65,7 @@ class NodeState:
                 "agreed": {name: [under, *columns] for name, (under, columns) in self.agreed.items()},
                 "accepted": {name: f"{order:x}" for name, order in self.accepted.items()},
                 "halted": {h.table: [h.node, h.change, f"{h.order:x}"] for h in self.halted.values()},
+                "late": self.late,
             }
         )
 
@@ -75,6 +78,7 @@ class NodeState:
             {name: (under, tuple(columns)) for name, (under, *columns) in s["agreed"].items()},
             {name: int(order, 16) for name, order in s["accepted"].items()},
             {t: Halt(t, node, change, int(order, 16)) for t, (node, change, order) in s["halted"].items()},
+            {name: tuple(columns) for name, columns in s["late"].items()},
         )
 
 

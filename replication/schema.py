@@ -106,12 +106,14 @@ class Table:
         known: what each node was last known to have, columns that do not travel included. A node that is not
             in it does not announce changes which the mapped columns survive.
         accepted: for each node, the order in its log up to which changes of the table itself are settled.
+        late: columns that travel only since the group has run. A document without one may be older than it.
     """
 
     mapping: TableMapping
     schema: TableSchema
     known: Mapping[str, TableSchema] = field(default_factory=dict)
     accepted: Mapping[str, int] = field(default_factory=dict)
+    late: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -287,3 +288,25 @@ def test_tokens_keep_their_form() -> None:
     for token in (plain, bits):
         assert unpack_token(pack_token(token)) == token
     assert token_time(bits) is None
+
+
+def test_a_document_without_a_late_column_says_nothing_of_it() -> None:
+    """It may be older than the column, whose value its node got by another way."""
+    layout = Layout(replace(ORDERS, late=frozenset({"qty"})), NodeConfig(NODE, "mongodb", "mongodb://h/shop"))
+    made = StreamDecoder(GROUP, [layout], START)
+    before = {"_id": 3, "qty": 1}
+    events = [
+        insert(1, 1),
+        insert(2, 2, qty=5),
+        event("replace", 3, 3, fullDocument={"_id": 3}, fullDocumentBeforeChange=before),
+        event("delete", 4, 1, fullDocumentBeforeChange={"_id": 1}),
+    ]
+    bit = 1 << ORDERS.schema.index("qty")
+    every = (1 << len(ORDERS.schema.columns)) - 1
+    masks = [row["_have"] for row in change_rows(run(events, made))]
+    assert [every if m is None else int.from_bytes(m, "little") for m in masks] == [
+        every & ~bit,
+        every,
+        every,
+        every,
+    ]

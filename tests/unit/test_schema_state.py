@@ -24,6 +24,7 @@ def test_a_state_comes_back_as_it_was() -> None:
         {"orders": (mapped_as(MAPPING), ("id", "tags"))},
         {"orders": 1 << 95},
         {"orders": Halt("orders", "pg", "it's gone", 1 << 90)},
+        {"orders": ("tags",)},
     )
     assert NodeState.load(state.dump()) == state
 

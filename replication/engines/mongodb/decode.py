@@ -124,7 +124,26 @@ def to_batch(rows: Sequence[Row], layout: Layout) -> tuple[pa.RecordBatch, dict[
 
 def _have(rows: Sequence[Row], layout: Layout) -> pa.Array:
     width = len(layout.columns)
-    return pa.array([None if r.known is None else pack_bits(r.known, width) for r in rows], pa.binary())
+    bits = [None if r.known is None else pack_bits(r.known, width) for r in rows]
+    every = frozenset(range(width))
+    for i, absent in _absent(rows, layout).items():
+        bits[i] = pack_bits(every - absent, width)
+    return pa.array(bits, pa.binary())
+
+
+def _absent(rows: Sequence[Row], layout: Layout) -> dict[int, frozenset[int]]:
+    """For each row the late columns of which it says nothing: it may be older than they are."""
+    if not layout.late:
+        return {}
+    after = [r.after for r in rows]
+    before = [r.before or _EMPTY for r in rows]
+    found: dict[int, set[int]] = {}
+    for place in layout.late:
+        pairs = zip(layout.values(before, place), layout.values(after, place), strict=True)
+        for i, (old, new) in enumerate(pairs):
+            if old is None and new is None and rows[i].op != Op.DELETE and rows[i].known is None:
+                found.setdefault(i, set()).add(place)
+    return {i: frozenset(places) for i, places in found.items()}
 
 
 def _changed(rows: Sequence[Row], layout: Layout) -> pa.Array:

@@ -48,6 +48,7 @@ class Layout:
         for place, name in zip(self.key_places, self.key, strict=True):
             local = table.mapping.local(node.name, name)
             self.paths[place] = ("_id",) if len(self.key) == 1 else ("_id", local)
+        self.late = [i for i, c in enumerate(self.columns) if c.name in table.late]
         self.data_places = [i for i in range(len(self.columns)) if i not in self.key_places]
 
     @property
