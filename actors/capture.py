@@ -27,7 +27,7 @@ from replication.change import (
     Watermark,
 )
 from replication.engine import Source
-from replication.errors import NodeUnavailable, SchemaChanged
+from replication.errors import SchemaChanged
 from replication.evolution import Verdict, verdict
 from replication.position import Position
 from replication.schema import Table
@@ -105,8 +105,7 @@ class Capture:
         self._epoch = max(a.epoch for a in acks)
         self.released = min(a.released for a in acks)
         self.source = open_source(self.released)
-        self.replaying = any(a.replaying for a in acks)
-        self.source.decode_echoes = self.replaying
+        self.source.decode_echoes = any(a.replaying for a in acks)
         self.paused = any(a.paused for a in acks)
 
     def step(self, max_rows: int, wait: float) -> bool:
@@ -118,23 +117,14 @@ class Capture:
         """
         events = [] if self.paused else self.source.poll(max_rows, wait)
         acks = self._pass_on(events)
-        self.replaying = any(a.replaying for a in acks)
-        self.source.decode_echoes = self.window.active or self.replaying
+        self.source.decode_echoes = self.window.active or any(a.replaying for a in acks)
         self.paused = any(a.paused for a in acks)
         self.released = min(a.released for a in acks)
         self.source.confirm(self.released)
         return bool(events)
 
     def begin(self, run: str, table: str) -> None:
-        """A copy of `table` starts; see `ChunkWindow.begin`.
-
-        Raises:
-            NodeUnavailable: not while a resolver replays. It knows then from one node's log of rows that a
-                predecessor had copied there, and would drop them for the nodes that they had not reached.
-        """
-        if self.replaying:
-            message = "the resolvers replay: copying waits"
-            raise NodeUnavailable(message, node=self.node)
+        """A copy of `table` starts; see `ChunkWindow.begin`."""
         with self._lock:
             self.window.begin(run, table)
             self.source.decode_echoes = True

@@ -10,7 +10,7 @@ import pytest
 from actors.capture import Ack, Capture
 from actors.truncate import deletes
 from replication.change import Changes, LogEvent, Progress, SchemaChange, TableChanges, change_schema
-from replication.errors import NodeUnavailable, SchemaChanged
+from replication.errors import SchemaChanged
 from replication.key import encode_key
 from replication.position import Position
 from replication.schema import Column, Table, TableMapping, TableSchema
@@ -46,11 +46,10 @@ class Sink:
 
     def __init__(self) -> None:
         self.fed: list[LogEvent] = []
-        self.replaying = False
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         self.fed += events
-        return Ack(replaying=self.replaying, paused=False, released=Position(0), epoch=1)
+        return Ack(replaying=False, paused=False, released=Position(0), epoch=1)
 
     def on_their_way(self, table: str) -> list[bytes]:
         return []
@@ -110,16 +109,3 @@ def test_a_truncate_of_a_node_that_is_being_copied_stops() -> None:
     made.begin("run", "orders")
     with pytest.raises(SchemaChanged):
         made.step(10, 0)
-
-
-def test_no_copy_begins_while_a_resolver_replays() -> None:
-    """It would drop a row that one node's log shows, for another node that the row has not reached."""
-    sink = Sink()
-    sink.replaying = True
-    made = capture([row(1)], [sink])
-    with pytest.raises(NodeUnavailable, match="copying waits"):
-        made.begin("run", "orders")
-    sink.replaying = False
-    made.step(10, 0)
-    made.begin("run", "orders")
-    assert made.window.active
