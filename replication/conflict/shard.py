@@ -339,6 +339,8 @@ class Shard:
             state.version = decided
             state.decided, state.decided_cut = marker.seq, marker.cut
             self._want(node, state, wanted=False)
+        elif not same_dot(decided, state.version):
+            self._want_unless_sent(node, state)  # it holds a decision that a write has since overturned
 
     # -- bookkeeping ---------------------------------------------------------------------------
 

@@ -180,7 +180,7 @@ class PostgresSource:
             problem = f"replication slot {name} is lost: the server removed log that it still needed"
         elif start > parse_lsn(row[2]):
             problem = f"the log ends at {row[2]}, before our position {format_lsn(start)}"
-        elif parse_lsn(row[3]) > start:
+        elif start and parse_lsn(row[3]) > start:  # of a node that is new to the group there is no position
             problem = (
                 f"replication slot {name} was moved or made anew: it begins at {row[3]}, "
                 f"after our position {format_lsn(start)}"
