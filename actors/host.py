@@ -26,7 +26,8 @@ from replication.schema import Table
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.5
 GATHER_SECONDS = 0.003
-"""Pause after a poll that brought something: what comes meanwhile shares the next one's cost."""
+"""Pause after a poll that brought something: what comes meanwhile shares the next one's cost. Slept through,
+since waiting for an event with a timeout costs a thread more than it would read in that time."""
 SWITCH_SECONDS = 0.0001
 Fail = Callable[[BaseException], None]
 
@@ -133,7 +134,7 @@ class CaptureHost:
         try:
             while not self._stopping.is_set():
                 if capture.step(self._limits.poll_rows, self._limits.wait):
-                    self._stopping.wait(GATHER_SECONDS)
+                    time.sleep(GATHER_SECONDS)
                 if capture.paused:
                     self._stopping.wait(0.005)
         finally:

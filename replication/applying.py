@@ -90,7 +90,8 @@ def split(table: Table, rows: pa.RecordBatch) -> Parts:
             some = whole.filter(pc.fill_null(pc.equal(have, pattern), False))
             partial.append((_set_bits(pattern, len(table.schema.columns)), _keyed(table, some)))
         whole = whole.filter(pc.is_null(have))
-    return Parts(_keyed(table, rows.filter(deleted)), partial, whole)
+    gone = rows.filter(deleted) if deleted.true_count else rows.slice(0, 0)
+    return Parts(_keyed(table, gone), partial, whole)
 
 
 def beyond(column: pa.Array, checks: Iterable[tuple[pa.Array, str]]) -> dict[int, str]:

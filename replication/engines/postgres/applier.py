@@ -223,12 +223,12 @@ class PostgresApplier:
         work: list[Work] = []
         # Where a key cannot be written, there is no such row to delete.
         if (rows := _writable(bound, bound.key, parts.deleted, Findings())).num_rows:
-            work += _pieces(bound, statements.delete(), rows, False)
+            work += _pieces(bound, statements.delete, rows, False)
         for have, partial in parts.partial:
             if (rows := _writable(bound, (*bound.key, *have), partial, found)).num_rows:
                 work += _pieces(bound, statements.update(have), rows, True)
         if (rows := _writable(bound, statements.writable, parts.whole, found)).num_rows:
-            work += _pieces(bound, statements.upsert(), rows, False)
+            work += _pieces(bound, statements.upsert, rows, False)
         return work
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from replication.engines.postgres.config import Connection, quoted, quoted_table, split_name
 from replication.engines.postgres.types import LocalType, local_type
@@ -61,7 +62,7 @@ class LocalColumn:
     default: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bound:
     """A mapped table on this node, with the catalog's column for each canonical one."""
 
@@ -74,7 +75,7 @@ class Bound:
         """The table's name as SQL."""
         return quoted_table(self.table.mapping.names[self.node])
 
-    @property
+    @cached_property
     def key(self) -> tuple[int, ...]:
         """Indexes of the key columns, in key order."""
         return tuple(self.table.schema.index(name) for name in self.table.schema.key)

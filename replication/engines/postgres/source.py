@@ -33,6 +33,9 @@ MAX_BYTES = 32 << 20
 """A transaction of more bytes than this is passed on in parts, and one poll takes no more."""
 SKIPPED_ROWS = 2_000
 """So many rows of an echo are passed over at once; nobody waits for them before its commit has come."""
+FEW_MESSAGES = 500
+"""More than these at once, and the stream is in full flow: what follows is waited for a moment."""
+GATHER_SECONDS = 0.004
 STATUS_SECONDS = 1.0
 PROGRESS_SECONDS = 0.1
 SILENCE_SECONDS = 10.0
@@ -211,8 +214,8 @@ class PostgresSource:
 
     def _receive(self, pg: pq.abc.PGconn, max_rows: int) -> None:
         """Take what has come, up to about `max_rows` messages or `MAX_BYTES`."""
-        pending, get, size, stop = self._pending, pg.get_copy_data, self._pending_bytes, len(self._pending)
-        stop += max_rows
+        pending, get, size, before = self._pending, pg.get_copy_data, self._pending_bytes, len(self._pending)
+        stop = before + max_rows
         heard = False
         while len(pending) < stop and size < MAX_BYTES:
             length, data = get(1)
@@ -223,16 +226,24 @@ class PostgresSource:
                 self._keepalive(data)
                 heard = True
             elif length == 0:
-                if not select.select([pg.socket], [], [], 0)[0]:
+                ready = bool(select.select([pg.socket], [], [], 0)[0])
+                if not ready and len(pending) - before > FEW_MESSAGES:
+                    ready = self._gather(pg)
+                if not ready:
                     break
                 pg.consume_input()
             else:
                 self._ended(pg)
-        if heard or len(pending) > stop - max_rows:
+        if heard or len(pending) > before:
             self._heard_at, self._asked_at = self._clock(), None
         if pending:
             self._received = max(self._received, int.from_bytes(pending[-1][1:9], "big"))
         self._pending_bytes = size
+
+    def _gather(self, pg: pq.abc.PGconn) -> bool:
+        """Let more come of a stream in full flow: to be woken for every few messages slows both ends."""
+        time.sleep(GATHER_SECONDS)
+        return bool(select.select([pg.socket], [], [], 0)[0])
 
     def _whole(self, max_rows: int, searched: int) -> list[Message]:
         """Take the messages up to the last commit, or all of a transaction too large to wait for.

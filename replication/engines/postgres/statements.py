@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +33,17 @@ _BEYOND_JSONB = r"\\u(0000|[dD][89abAB])"
 """Escapes that `json` stores and `jsonb` refuses."""
 
 
+FEW = 64
+"""So many texts are joined one by one: faster than calls for the whole column."""
+
+
 def literal(texts: pa.Array, kind: Kind) -> str:
     """A column of texts as a PostgreSQL array literal, built by Arrow for the whole column."""
-    if not len(texts):
-        return "{}"
+    if len(texts) <= FEW:
+        items = texts.to_pylist()
+        if kind not in _BARE:
+            items = [t if t is None else '"' + _escape(t) + '"' for t in items]
+        return "{" + ",".join(["NULL" if t is None else t for t in items]) + "}"
     items = texts
     if kind not in _BARE:
         data = _bytes(items)
@@ -49,6 +57,10 @@ def literal(texts: pa.Array, kind: Kind) -> str:
     return f"{{{pc.binary_join(whole, ',')[0].as_py()}}}"
 
 
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
 def _bytes(texts: pa.Array) -> bytes:
     """The bytes of all texts, one after the other."""
     offsets, data = texts.buffers()[1:]
@@ -56,7 +68,7 @@ def _bytes(texts: pa.Array) -> bytes:
     return b"" if data is None else bytes(memoryview(data)[at[0] : at[-1]])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Statements:
     """Writes to one table.
 
@@ -81,11 +93,12 @@ class Statements:
         """A column's type inside a statement with parameters."""
         return _escaped(self.bound.columns[index].cast)
 
-    @property
+    @cached_property
     def writable(self) -> tuple[int, ...]:
         """Indexes of the columns that can be written: all but generated ones."""
         return tuple(i for i, c in enumerate(self.bound.columns) if not c.generated)
 
+    @cached_property
     def upsert(self) -> tuple[str, tuple[int, ...]]:
         """Insert whole rows, or update those that exist.
 
@@ -121,6 +134,7 @@ class Statements:
         )
         return statement, columns
 
+    @cached_property
     def delete(self) -> tuple[str, tuple[int, ...]]:
         """Delete by key.
 
