@@ -49,7 +49,7 @@ LINE_SECONDS = 10.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--seconds", type=float, default=20.0, metavar="N", help="write so long (20)")
+    parser.add_argument("--seconds", type=float, default=15.0, metavar="N", help="write so long (15)")
     parser.add_argument("--rate", type=float, default=500.0, metavar="N", help="changes per second (500)")
     parser.add_argument("--rows", type=int, metavar="N", help="only so many flights (336776)")
     parser.add_argument("--without-mysql", action="store_true", help="PostgreSQL and MongoDB only")
