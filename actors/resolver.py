@@ -114,6 +114,7 @@ class Resolver:
         self._lock = threading.RLock()
         self._stopped = False
         self._early: set[int] = set()
+        self._unrecorded = 0
         self._changes = self._applied = self._conflicts = self._held = 0
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
@@ -242,8 +243,19 @@ class Resolver:
     def _record_conflicts(self) -> None:
         if self.shard.conflicts:
             self._conflicts += len(self.shard.conflicts)
-            self.auditor.conflicts(self.shard.conflicts)
+            self._unrecorded += 1
+            durable = self.auditor.conflicts(self.shard.conflicts)
             self.shard.conflicts = []
+            durable.add_done_callback(self._recorded_conflicts)
+
+    def _recorded_conflicts(self, done: Future[None]) -> None:
+        """A successor that learns the outcome from an echo does not see the conflict again."""
+        if (error := done.exception()) is not None:
+            self.fail(error)
+            return
+        with self._lock:
+            self._unrecorded -= 1
+            self._pump()
 
     def _pump(self) -> None:
         for node in self.names:
@@ -251,7 +263,8 @@ class Resolver:
                 pass
 
     def _send(self, node: str, *, heartbeat: bool = False) -> bool:
-        outgoing = None if self._stopped else self.shard.form_batch(node, heartbeat=heartbeat)
+        held = self._stopped or self._unrecorded
+        outgoing = None if held else self.shard.form_batch(node, heartbeat=heartbeat)
         if outgoing is None:
             return False
         batch = to_apply_batch(outgoing, self.schemas, self.names)
