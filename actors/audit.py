@@ -18,14 +18,15 @@ import orjson
 import pyarrow as pa
 
 from replication.audit.holds import HoldRecord
-from replication.audit.records import ConflictRecord, decision_records
+from replication.audit.records import ConflictRecord, decision_records, echoed_decisions
 from replication.audit.writer import AuditWriter
-from replication.batch import VERSION_COLUMNS, Applied, ApplyBatch, HeldRow
+from replication.batch import VERSION_COLUMNS, Applied, ApplyBatch, HeldRow, by_table, unpack_versions
 from replication.change import Op, SchemaChange, TableChanges, Unreadable
 from replication.conflict.batching import layer_values
 from replication.conflict.decide import Conflict
 from replication.conflict.version import Version
 from replication.key import decode_key
+from replication.marker import Marker
 from replication.position import split_order
 from replication.schema import TableSchema
 
@@ -41,9 +42,10 @@ class ChangeRecords:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecords:
-    """What became of rows sent to a node; columns of `records.DECISION_SCHEMA`."""
+    """What became of a batch; columns of `records.DECISION_SCHEMA`, and the rows that its node refused."""
 
     rows: pa.RecordBatch
+    holds: Sequence[HoldRecord] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ class AuditLog:
                 for t in record.tables:
                     self._writer.add_changes(record.node, record.shard, t.table, t.rows)
             elif isinstance(record, DecisionRecords):
-                self._writer.add_decisions(record.rows)
+                if self._writer.add_decisions(record.rows):
+                    self._writer.add_holds(record.holds)
             elif isinstance(record, ConflictRecords):
                 self._writer.add_conflicts(record.conflicts)
             elif isinstance(record, NoteRecords):
@@ -102,7 +105,7 @@ class AuditLog:
 
 
 class AuditQueue:
-    """A resolver's way to the log, with a thread of its own.
+    """A resolver's way to the log, with a thread of its own. After an error it takes nothing more.
 
     Args:
         write: makes records durable before it returns; `AuditLog.write`, here or in another process.
@@ -121,6 +124,7 @@ class AuditQueue:
         self._nodes = nodes
         self._queue: queue.SimpleQueue[tuple[Record, Future[None]] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
+        self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
@@ -130,7 +134,15 @@ class AuditQueue:
 
     def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
         """Record what became of a batch."""
-        return self._put(DecisionRecords(decision_records(batch, applied, self._nodes)))
+        versions = {t.table: t.rows for t in batch.tables} if applied.held else {}
+        holds = self._holds(batch.node, applied.held, versions)
+        return self._put(DecisionRecords(decision_records(batch, applied, self._nodes), holds))
+
+    def echoed(self, node: str, marker: Marker, held: Sequence[HeldRow]) -> Future[None]:
+        """Record what became of a batch that the node's log shows."""
+        versions = unpack_versions(marker.versions) if held else None
+        holds = self._holds(node, held, {} if versions is None else by_table(versions))
+        return self._put(DecisionRecords(echoed_decisions(node, marker, held, self._nodes), holds))
 
     def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
         """Record conflicts."""
@@ -144,20 +156,6 @@ class AuditQueue:
             HoldRecords([HoldRecord(node, event.table, event.key, text, node, *order, event.reason)])
         )
 
-    def refused(self, batch: ApplyBatch, held: Sequence[HeldRow]) -> Future[None]:
-        """Record rows that a node refuses."""
-        versions = {
-            (t.table, r["_key"]): r for t in batch.tables for r in t.rows.select(VERSION_COLUMNS).to_pylist()
-        }
-        records = []
-        for row in held:
-            v = versions[row.table, row.key]
-            text, origin = self._key_text(row.table, row.key), self._nodes[v["_origin"]]
-            records.append(
-                HoldRecord(batch.node, row.table, row.key, text, origin, v["_hi"], v["_lo"], row.reason)
-            )
-        return self._put(HoldRecords(records))
-
     def schema_change(self, node: str, event: SchemaChange) -> Future[None]:
         """Record a change of a table itself that the group goes on from."""
         hi, lo = split_order(event.end.order)
@@ -170,9 +168,28 @@ class AuditQueue:
 
     def close(self) -> None:
         """Write what waits and end."""
+        self.abandon()
+        self._thread.join()
+
+    def abandon(self) -> None:
+        """Write what waits and end, without waiting for that."""
         self._closing.set()
         self._queue.put(None)
-        self._thread.join()
+
+    def _holds(
+        self, node: str, held: Sequence[HeldRow], versions: Mapping[str, pa.RecordBatch]
+    ) -> list[HoldRecord]:
+        rows = {
+            (table, r["_key"]): r
+            for table, batch in versions.items()
+            for r in batch.select(VERSION_COLUMNS).to_pylist()
+        }
+        records = []
+        for row in held:
+            v = rows[row.table, row.key]
+            text, origin = self._key_text(row.table, row.key), self._nodes[v["_origin"]]
+            records.append(HoldRecord(node, row.table, row.key, text, origin, v["_hi"], v["_lo"], row.reason))
+        return records
 
     def _key_text(self, table: str, key: bytes) -> str:
         return key_text(key, self._schemas[table]) if key else "?"
@@ -195,8 +212,11 @@ class AuditQueue:
 
     def _write(self, batch: Sequence[tuple[Record, Future[None]]]) -> None:
         try:
+            if self._failed is not None:
+                raise self._failed  # records must not follow ones that are missing
             self._send([record for record, _ in batch])
         except Exception as error:  # noqa: BLE001  handed to everyone who waits for these records
+            self._failed = error
             for _, done in batch:
                 done.set_exception(error)
         else:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue
 from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.resolver import Resolver, make_shard
+from replication.applying import findings_name
 from replication.audit.writer import AuditWriter
 from replication.backfill import copies
 from replication.engine import Control, Engine
@@ -59,7 +61,10 @@ class Pipeline:
             self.appliers += targets.values()
             own = {n: m[number] for n, m in markers.items()}
             shard = make_shard(group, number, shards, engines, tables, own)
-            self.resolvers.append(Resolver(shard, schemas, targets, self.audit, self.limits, self.fail))
+            findings = {n: m.findings for n, m in own.items()}
+            self.resolvers.append(
+                Resolver(shard, schemas, targets, self.audit, self.limits, self.fail, findings)
+            )
         self.captures = {
             n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail, without(engines, n))
             for n in names
@@ -130,10 +135,14 @@ def prepare(
         resume = {n: c.prepare(tables) for n, c in controls.items()}
         markers = raise_all(controls, shards, Marker(group, 0, shards, 0, 0, resume=resume))
         _refuse_set_back(markers)
-        return markers
+        return {n: [_with_findings(controls[n], m) for m in found] for n, found in markers.items()}
     finally:
         for control in controls.values():
             control.close()
+
+
+def _with_findings(control: Control, marker: Marker) -> Marker:
+    return replace(marker, findings=control.get_state(findings_name(marker.shard)) or "")
 
 
 def raise_all(controls: Mapping[str, Control], shards: int, initial: Marker) -> dict[str, list[Marker]]:

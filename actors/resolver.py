@@ -12,10 +12,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from actors.capture import Ack
 from actors.limits import Limits
+from replication.applying import Findings
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
 from replication.conflict.batching import echoed_rows, to_apply_batch
@@ -50,14 +52,14 @@ class Auditor(Protocol):
     def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
         """Record what became of a batch."""
 
+    def echoed(self, node: str, marker: Marker, held: Sequence[HeldRow]) -> Future[None]:
+        """Record what became of a predecessor's batch, unless that is on record."""
+
     def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
         """Record conflicts."""
 
     def unreadable(self, node: str, event: Unreadable) -> Future[None]:
         """Record a change that cannot be read."""
-
-    def refused(self, batch: ApplyBatch, held: Sequence[HeldRow]) -> Future[None]:
-        """Record rows that a node refuses."""
 
     def schema_change(self, node: str, event: SchemaChange) -> Future[None]:
         """Record a change of a table itself that the group goes on from."""
@@ -93,6 +95,7 @@ class Resolver:
         auditor: where records go.
         limits: when the logs of the other nodes are held back.
         fail: called once with the error that ends this incarnation.
+        findings: what each node had found in the last batch in which it found anything; see `Findings`.
     """
 
     def __init__(
@@ -103,8 +106,10 @@ class Resolver:
         auditor: Auditor,
         limits: Limits,
         fail: Callable[[BaseException], None],
+        findings: Mapping[str, str] | None = None,
     ) -> None:
         self.shard = shard
+        self._findings = findings or {}
         self.schemas = schemas
         self.targets = targets
         self.auditor = auditor
@@ -180,13 +185,32 @@ class Resolver:
             self.shard.on_ack(batch.node, batch.marker.seq, applied.kept)
             self._early.discard(batch.marker.seq)
             self._applied += batch.rows
-            self.auditor.decisions(batch, applied)
             if applied.held:
-                self._held += len(applied.held)
-                self.auditor.refused(batch, applied.held)
-                detail = {"node": batch.node, "rows": len(applied.held), "reason": applied.held[0].reason}
-                log.warning("rows_held", extra=detail)
+                self._note_held(batch.node, applied.held)
+            durable = self.auditor.decisions(batch, applied)
+            # The node keeps what it has found until it finds something in a later batch.
+            self._await(durable, partial(self.shard.on_recorded, batch.node, batch.marker.seq), applied.held)
             self._pump()
+
+    def _note_held(self, node: str, held: Sequence[HeldRow]) -> None:
+        self._held += len(held)
+        log.warning("rows_held", extra={"node": node, "rows": len(held), "reason": held[0].reason})
+
+    def _await(self, durable: Future[None], then: Callable[[], None], hold_back: object = False) -> None:
+        """Go on with `then` once something is on record; until then send nothing if `hold_back`."""
+        self._unrecorded += bool(hold_back)
+
+        def recorded(done: Future[None]) -> None:
+            if (error := done.exception()) is not None:
+                self.fail(error)
+                return
+            with self._lock:
+                then()
+                if hold_back:
+                    self._unrecorded -= 1
+                    self._pump()
+
+        durable.add_done_callback(recorded)
 
     def _too_early(self, batch: ApplyBatch) -> None:
         """Send a batch again that came before its predecessor, or find that the node has lost that one.
@@ -212,18 +236,28 @@ class Resolver:
             rows = [ChangeRows(t.table, t.rows) for t in event.tables]
             number = self.shard.on_changes(node, rows, event.end)
             durable = self.auditor.changes(node, self.shard.config.shard, event.tables)
-            durable.add_done_callback(lambda done: self._audited(number, done))
+            self._await(durable, partial(self.shard.on_audited, number))
         elif isinstance(event, Echo):
-            rows_shown = echoed_rows(event, self.schemas, self.names) if self.shard.replaying else []
-            self.shard.on_echo(node, event.marker, event.end, rows_shown)
+            self._take_echo(node, event)
         elif isinstance(event, Unreadable):
             self._hold(node, event)
         elif isinstance(event, SchemaChange):
             number = self.shard.on_changes(node, [], event.end)
             durable = self.auditor.schema_change(node, event)
-            durable.add_done_callback(lambda done: self._audited(number, done))
+            self._await(durable, partial(self.shard.on_audited, number))
         else:
             self.shard.on_progress(node, event.end)
+
+    def _take_echo(self, node: str, echo: Echo) -> None:
+        """See our own batch in a log; while replaying, it may be that nobody received the node's answer."""
+        marker = echo.marker
+        if not self.shard.replaying:
+            self.shard.on_echo(node, marker, echo.end)
+            return
+        self.shard.on_echo(node, marker, echo.end, echoed_rows(echo, self.schemas, self.names))
+        held = Findings.load(text, marker).held if (text := self._findings.get(node)) else []
+        durable = self.auditor.echoed(node, marker, held)
+        self._await(durable, partial(self.shard.on_recorded, node, marker.seq), held)
 
     def _hold(self, node: str, event: Unreadable) -> None:
         """Pass over a change that cannot be read, once that is on record."""
@@ -231,31 +265,15 @@ class Resolver:
         log.warning("change_held", extra={"node": node, "table": event.table, "reason": event.reason})
         number = self.shard.on_changes(node, [], event.end)
         durable = self.auditor.unreadable(node, event)
-        durable.add_done_callback(lambda done: self._audited(number, done))
-
-    def _audited(self, number: int, done: Future[None]) -> None:
-        if (error := done.exception()) is not None:
-            self.fail(error)
-            return
-        with self._lock:
-            self.shard.on_audited(number)
+        self._await(durable, partial(self.shard.on_audited, number))
 
     def _record_conflicts(self) -> None:
+        """A successor that learns the outcome from an echo does not see the conflict again."""
         if self.shard.conflicts:
             self._conflicts += len(self.shard.conflicts)
-            self._unrecorded += 1
             durable = self.auditor.conflicts(self.shard.conflicts)
             self.shard.conflicts = []
-            durable.add_done_callback(self._recorded_conflicts)
-
-    def _recorded_conflicts(self, done: Future[None]) -> None:
-        """A successor that learns the outcome from an echo does not see the conflict again."""
-        if (error := done.exception()) is not None:
-            self.fail(error)
-            return
-        with self._lock:
-            self._unrecorded -= 1
-            self._pump()
+            self._await(durable, lambda: None, hold_back=True)
 
     def _pump(self) -> None:
         for node in self.names:

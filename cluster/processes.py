@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from actors.applier import Applying
@@ -117,7 +118,8 @@ class ResolverProcess(_Part):
         self._number = number
         self._schemas = {t.name: t.schema for t in plan.tables}
         self._engines = plan.engines()
-        self._queue = AuditQueue(RemoteLog(audit).write, self._schemas, sorted(self._engines))
+        self._open_queue = partial(AuditQueue, RemoteLog(audit).write, self._schemas, sorted(self._engines))
+        self._queue = self._open_queue()
         self._targets = {n: RemoteTarget(h) for n, h in appliers.items()}
         self._resolver: Resolver | None = None
 
@@ -130,7 +132,10 @@ class ResolverProcess(_Part):
             if self._resolver is begun:
                 self._fail(error)
 
-        begun = Resolver(shard, self._schemas, self._targets, self._queue, plan.limits, fail)
+        findings = {n: m.findings for n, m in markers.items()}
+        self._queue.abandon()  # once something could not be written, it takes nothing more
+        self._queue = self._open_queue()
+        begun = Resolver(shard, self._schemas, self._targets, self._queue, plan.limits, fail, findings)
         self._error = None
         self._resolver = begun
 

@@ -1,4 +1,4 @@
-"""What the appliers of SQL engines share: how a table's rows are split, halved and reported."""
+"""What appliers share: how a table's rows are split, halved and reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ W = TypeVar("W", bound=Work)
 
 @dataclass(slots=True)
 class Findings:
-    """What is reported besides the outcome; stored with the batch, in case the answer gets lost."""
+    """What is reported besides the outcome; stored with the batch, in case the answer gets lost.
+
+    They are kept in the node's state (`findings_name`) until a later batch of the shard has some, too.
+    """
 
     held: list[HeldRow] = field(default_factory=list)
     missing: list[tuple[str, bytes]] = field(default_factory=list)
@@ -77,6 +80,11 @@ class Findings:
             return cls()
         held = [HeldRow(table, bytes.fromhex(key), why) for table, key, why in stored["held"]]
         return cls(held, [(table, bytes.fromhex(key)) for table, key in stored["missing"]])
+
+
+def findings_name(shard: int) -> str:
+    """Under which name a node keeps the findings of a shard; see `StateStore.get_state`."""
+    return f"applied/{shard}"
 
 
 def split(table: Table, rows: pa.RecordBatch) -> Parts:

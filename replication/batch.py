@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from replication.marker import Marker
 
@@ -165,3 +166,12 @@ def unpack_versions(packed: bytes) -> pa.Table:
         return pa.schema(fields).empty_table()
     with pa.ipc.open_stream(packed) as reader:
         return reader.read_all()
+
+
+def by_table(versions: pa.Table) -> dict[str, pa.RecordBatch]:
+    """The rows of `unpack_versions` by table."""
+    found = {}
+    for name in versions.column("_table").unique().to_pylist():
+        rows = versions.filter(pc.equal(versions.column("_table"), name)).combine_chunks()
+        found[name] = rows.to_batches()[0]
+    return found

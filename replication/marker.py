@@ -32,6 +32,8 @@ class Marker:
         absorbed: for each node, what its log had absorbed of the others at its resume position.
         echoed: for each node, the last `seq` that its log had shown at its resume position.
         versions: key, origin, order and hybrid time of each row, packed (`batch.pack_versions`).
+        findings: of a marker that was read when a group begins: what the node had found when it applied
+            the last batch in which it found anything (`applying.Findings`). Not stored with the marker.
     """
 
     group: str
@@ -45,6 +47,7 @@ class Marker:
     absorbed: Mapping[str, Vector] = field(default_factory=dict)
     echoed: Vector = field(default_factory=dict)
     versions: bytes = b""
+    findings: str = ""
 
     def state(self) -> str:
         """The vectors as JSON text, the form in which every engine stores them.

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replication.batch import Applied, ApplyBatch, Outcome, TableRows
+from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows, by_table, unpack_versions
 from replication.change import Op
+from replication.marker import Marker
 from replication.position import split_order
 
 CHANGES = "changes"
@@ -153,12 +154,36 @@ def decision_records(batch: ApplyBatch, applied: Applied, nodes: Sequence[str]) 
         applied: the node's answer.
         nodes: sorted node names, which `_origin` indexes.
     """
-    parts = [_decisions_of(batch, table, applied, nodes) for table in batch.tables]
-    if not parts:
-        return pa.RecordBatch.from_arrays(
-            [pa.array([], f.type) for f in DECISION_SCHEMA], schema=DECISION_SCHEMA
-        )
-    return pa.concat_batches(parts)
+    parts = []
+    for table in batch.tables:
+        outcome = _outcomes(table, applied)
+        parts.append(_decisions(batch.node, batch.marker, table.table, table.rows, outcome, nodes))
+    return _joined(parts)
+
+
+def echoed_decisions(
+    node: str, marker: Marker, held: Sequence[HeldRow], nodes: Sequence[str]
+) -> pa.RecordBatch:
+    """The same of a batch whose answer nobody received, from its marker as the node's log shows it.
+
+    Rows of an initial copy that the node kept are not among them: the batch did not carry them.
+
+    Args:
+        node: whose log it is.
+        marker: the batch's marker.
+        held: rows that the node refuses.
+        nodes: sorted node names, which `_origin` indexes.
+    """
+    parts = []
+    for name, rows in by_table(unpack_versions(marker.versions)).items():
+        outcome = _outcomes(TableRows(name, rows), Applied(Outcome.COMMITTED, held))
+        parts.append(_decisions(node, marker, name, rows, outcome, nodes))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    empty = [pa.array([], f.type) for f in DECISION_SCHEMA]
+    return pa.concat_batches([*parts] or [pa.RecordBatch.from_arrays(empty, schema=DECISION_SCHEMA)])
 
 
 def _mark(outcome: pa.Array, rows: pa.RecordBatch, keys: Sequence[bytes], what: str) -> pa.Array:
@@ -166,25 +191,30 @@ def _mark(outcome: pa.Array, rows: pa.RecordBatch, keys: Sequence[bytes], what: 
     return pc.if_else(marked, pa.scalar(what), outcome)
 
 
-def _decisions_of(
-    batch: ApplyBatch, table: TableRows, applied: Applied, nodes: Sequence[str]
-) -> pa.RecordBatch:
-    rows, marker = table.rows, batch.marker
-    count = rows.num_rows
+def _outcomes(table: TableRows, applied: Applied) -> pa.Array:
+    rows = table.rows
     fenced = applied.outcome is Outcome.FENCED
-    outcome = pa.repeat(pa.scalar("fenced" if fenced else "committed"), count)
+    outcome = pa.repeat(pa.scalar("fenced" if fenced else "committed"), rows.num_rows)
     held = [h.key for h in applied.held if h.table == table.table]
     kept = [key for t, key in applied.kept if t == table.table]
     if kept and not fenced:
         outcome = _mark(outcome, rows, kept, _KEPT)
     if held and not fenced:
         outcome = _mark(outcome, rows, held, _HELD)
+    return outcome
+
+
+def _decisions(
+    node: str, marker: Marker, table: str, rows: pa.RecordBatch, outcome: pa.Array, nodes: Sequence[str]
+) -> pa.RecordBatch:
+    """Records of rows that have `batch.VERSION_COLUMNS`."""
+    count = rows.num_rows
     columns = [
-        pa.repeat(pa.scalar(batch.node), count),
+        pa.repeat(pa.scalar(node), count),
         pa.repeat(pa.scalar(marker.shard, pa.int16()), count),
         pa.repeat(pa.scalar(marker.epoch, pa.int64()), count),
         pa.repeat(pa.scalar(marker.seq, pa.int64()), count),
-        pa.repeat(pa.scalar(table.table), count),
+        pa.repeat(pa.scalar(table), count),
         rows.column("_op"),
         rows.column("_key"),
         pa.array(nodes, pa.utf8()).take(rows.column("_origin")),

@@ -33,7 +33,7 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 _END = 8  # bytes of the end-of-stream marker, which an open segment never has
 
 Marks = Mapping[str, str]
-"""Highest change order recorded, hexadecimal text, by `node/shard/shards/log`."""
+"""Highest change order, or epoch and number of a batch, recorded: hexadecimal, by `node/shard/shards/log`."""
 
 
 class AuditDamaged(Terminal):

@@ -188,15 +188,29 @@ class AuditWriter:
         rows, last = newer_than(rows, self._mark(stream, node, shard))
         if rows.num_rows:
             records = change_records(node, shard, rows, self._now())
-            self._add(stream, records, f"{node}/{shard}/{self._shards}/{self._log(node)}", f"{last:x}")
+            self._add(stream, records, self._mark_of(node, shard), f"{last:x}")
         return int(rows.num_rows)
 
-    def add_decisions(self, decisions: pa.RecordBatch) -> None:
-        """Record what became of rows sent to a node; the columns are `records.DECISION_SCHEMA`."""
-        if decisions.num_rows:
-            columns = [decisions.column(f.name).cast(f.type) for f in DECISION_SCHEMA]
-            rows = pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA)
-            self._add(self._stream(DECISIONS), stamp(rows, self._now()))
+    def add_decisions(self, decisions: pa.RecordBatch) -> bool:
+        """Record what became of a batch, unless it or a later one of its node and shard is on record.
+
+        Args:
+            decisions: of one batch; the columns are `records.DECISION_SCHEMA`.
+
+        Returns:
+            whether it is new.
+        """
+        if not decisions.num_rows:
+            return False
+        names = ("_node", "_shard", "_epoch", "_seq")
+        node, shard, epoch, seq = (decisions.column(name)[0].as_py() for name in names)
+        stream, number = self._stream(DECISIONS), epoch << 64 | seq
+        if number <= self._mark(stream, node, shard):
+            return False
+        columns = [decisions.column(f.name).cast(f.type) for f in DECISION_SCHEMA]
+        rows = pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA)
+        self._add(stream, stamp(rows, self._now()), self._mark_of(node, shard), f"{number:x}")
+        return True
 
     def add_conflicts(self, conflicts: Sequence[ConflictRecord]) -> int:
         """Record conflicts; those whose `ident` is on record already are dropped. Gives how many are new."""
@@ -245,7 +259,8 @@ class AuditWriter:
         self._failed = True
         self._check_sealing()
         now = self._now()
-        for stream in self._streams.values():
+        # What is known of a batch besides its decisions comes first: they say that it is on record.
+        for stream in sorted(self._streams.values(), key=lambda s: s.name == DECISIONS):
             if stream.waiting:
                 stream.write(self._group, self._rolling, now)
             self._seal(stream)
@@ -300,6 +315,9 @@ class AuditWriter:
             if len(newest) >= RECENT_CONFLICTS:
                 break
         return dict.fromkeys(reversed(newest))
+
+    def _mark_of(self, node: str, shard: int) -> str:
+        return f"{node}/{shard}/{self._shards}/{self._log(node)}"
 
     def _mark(self, stream: _Stream, node: str, shard: int) -> int:
         """The highest order recorded.

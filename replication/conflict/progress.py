@@ -43,8 +43,12 @@ class Progress:
     def arrive(self, node: str) -> Arrival:
         """A stretch of `node`'s log begins at its current position."""
         self._count += 1
-        arrival = Arrival(self._count, self.position[node], self.absorbed[node], self.echoed[node])
-        self._arrivals[node].append(arrival)
+        return self._arrive(node, self._count)
+
+    def keep(self, node: str) -> Arrival:
+        """Keep `node`'s log from its current position on until the arrival is no longer `live`."""
+        arrival = self._arrive(node, 0)
+        arrival.live = 1
         return arrival
 
     def absorb(self, node: str, marker: Marker) -> None:
@@ -87,6 +91,11 @@ class Progress:
             else:
                 resume[n], absorbed[n], echoed[n] = self.position[n], self.absorbed[n], self.echoed[n]
         return cut, resume, absorbed, echoed
+
+    def _arrive(self, node: str, number: int) -> Arrival:
+        arrival = Arrival(number, self.position[node], self.absorbed[node], self.echoed[node])
+        self._arrivals[node].append(arrival)
+        return arrival
 
     def _see_if_replayed(self) -> None:
         self.replaying = bool(self._unread) or any(

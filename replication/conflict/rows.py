@@ -80,10 +80,10 @@ class Arrival:
     """A stretch of one node's log that reached the shard, and what the log had shown before it.
 
     Attributes:
-        number: counts arrivals; the audit log confirms up to a number.
+        number: counts arrivals of changes; the audit log confirms up to a number. 0 for an echo.
         start: the position before it: re-reading from there finds every change of it again.
         absorbed, echoed: the state of that log at `start`.
-        live: how many keys on their way have their first change here.
+        live: how many keys on their way have their first change here; for an echo, 1 until it is on record.
     """
 
     number: int
@@ -187,8 +187,8 @@ class SentBatch:
     """A batch on its way to a node, until that node's log has shown it.
 
     Attributes:
-        copied: it has rows of an initial copy, so only its answer tells what it wrote.
         shown: the log has shown it, and the answer is still to come.
+        recorded: what became of it is on record.
         kept: rows of an initial copy that the node did not take, because it holds a row there.
     """
 
@@ -199,8 +199,8 @@ class SentBatch:
     runs: list[Run]
     states: list[KeyState]
     rows: int = 0
-    copied: bool = False
     shown: bool = False
+    recorded: bool = False
     kept: frozenset[tuple[str, bytes]] = frozenset()
 
 

@@ -96,6 +96,7 @@ class Shard:
         self.outbox: dict[str, dict[KeyState, None]] = {n: {} for n in self.nodes}
         self.outstanding: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
         self.unacked: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
+        self.unrecorded: dict[tuple[str, int], Arrival] = {}
         self.conflicts: list[Conflict] = []
 
     # -- input ---------------------------------------------------------------------------------
@@ -126,22 +127,23 @@ class Shard:
             end: the echo's position.
             rows: what the batch wrote; needed only while replaying.
 
+        The log is not released until `on_recorded` says that the batch is on record.
+
         Raises:
             Fenced: the marker is of a newer incarnation of this shard.
         """
         if marker.epoch > self.epoch:
             message = f"shard {marker.shard} was replaced by epoch {marker.epoch}"
             raise Fenced(message, node=node, position=end.order)
-        replaying = self.replaying
-        self.progress.absorb(node, marker)
         batch = self.outstanding[node].get(marker.seq)
-        if replaying:
+        if self.replaying or (batch and not batch.recorded):
+            self.unrecorded[node, marker.seq] = self.progress.keep(node)
+        self.progress.absorb(node, marker)
+        if self.replaying:
             for row in rows:
                 self._replay_echo(node, marker, row)
         elif batch is not None:
             batch.shown = True
-            if not batch.copied:
-                self.unacked[node].pop(marker.seq, None)
             if marker.seq not in self.unacked[node]:
                 self._finish(batch)
         self._advance(node, end)
@@ -160,6 +162,13 @@ class Shard:
     def on_audited(self, number: int) -> None:
         """Everything up to the arrival `number` is on record and may be released."""
         self.progress.audited = max(self.progress.audited, number)
+
+    def on_recorded(self, node: str, seq: int) -> None:
+        """What became of the batch `seq` of `node` is on record, of this incarnation or a predecessor."""
+        if arrival := self.unrecorded.pop((node, seq), None):
+            arrival.live -= 1
+        elif batch := self.outstanding[node].get(seq):
+            batch.recorded = True
 
     # -- output --------------------------------------------------------------------------------
 
@@ -186,7 +195,6 @@ class Shard:
         for state in outbox:
             state.sent[node] = batch.seq
         batch.rows = sum(r.live for r in queue) + len(outbox)
-        batch.copied = any(r.copied for r in queue)
         queue.clear()
         outbox.clear()
         marker = Marker(

@@ -175,7 +175,7 @@ class Bed:
             keys = {*writer.own, *writer.shared}
             changes = [c for c in self.recorded("changes/orders") if c["id"] in keys]
             writer.ledger.check_captured(changes)
-        check_fates(rows, self.recorded, {*SHARED, *(k for w in self.writers for k in w.own)}, killed=True)
+        check_fates(rows, self.recorded, {*SHARED, *(k for w in self.writers for k in w.own)})
 
     def recorded(self, stream: str) -> list[dict[str, Any]]:
         """What the audit log holds."""

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from replication.applying import Findings, findings_name
 from replication.batch import ApplyBatch, HeldRow, Outcome
 from replication.key import encode_key
 from replication.types import Kind
@@ -109,6 +110,21 @@ def test_a_refused_row_is_held_and_the_others_commit(harness: EngineHarness, pee
     assert ("a",) in harness.rows("words")
     assert peer.apply(Write("items", (7,), item(7))).outcome is Outcome.COMMITTED
     assert mapped(harness)[7,] == item(7)
+
+
+def test_the_same_batch_again_is_already_there_with_its_findings(harness: EngineHarness, peer: Peer) -> None:
+    partial = Write("items", (3,), {"note": "x"})
+    batch = peer.batch(Write("items", (1,), item(1, qty=POISON)), Write("items", (2,), item(2)), partial)
+    first = peer.applier.apply(batch)
+    with closing(peer.engine.applier(harness.mapped, [])) as another:
+        again = another.apply(batch)
+    assert (first.outcome, again.outcome) == (Outcome.COMMITTED, Outcome.ALREADY)
+    assert len(first.held) == len(first.missing) == 1
+    assert (again.held, again.missing) == (first.held, first.missing)
+    with closing(harness.engine.control()) as control:
+        kept = control.get_state(findings_name(batch.marker.shard))
+    assert kept is not None
+    assert Findings.load(kept, batch.marker).held == first.held
 
 
 def test_a_refused_update_leaves_the_row_as_it_was(harness: EngineHarness, peer: Peer) -> None:

@@ -72,8 +72,27 @@ class Sent:
 
     marker: Marker
     rows: list[tuple[bytes, Version, Row]]
-    copied: frozenset[bytes] | None = None  # of an initial copy: its answer is needed, and cannot be lost
+    copied: frozenset[bytes] | None = None  # keys of an initial copy
     hidden: frozenset[bytes] = frozenset()  # the log does not show these rows, or a part of them only
+
+
+class Records:
+    """Stands for the decisions in the audit log: which batches are on record, and which wait to be."""
+
+    def __init__(self) -> None:
+        self.durable: list[tuple[str, int, int]] = []  # node, epoch, number
+        self.waiting: list[tuple[str, int, int]] = []
+
+    def add(self, node: str, marker: Marker) -> None:
+        """Record a batch, unless one of the same node that came after it is on record."""
+        mark = max((b[1:] for b in self.durable + self.waiting if b[0] == node), default=(0, 0))
+        if (marker.epoch, marker.seq) > mark:
+            self.waiting.append((node, marker.epoch, marker.seq))
+
+    def flush(self) -> None:
+        """Make durable what waits."""
+        self.durable += self.waiting
+        self.waiting = []
 
 
 @dataclass

@@ -172,6 +172,14 @@ class ReleasedWhenCommitted(CheckedShard):
             self.progress.committed(seq, batch.resume)
 
 
+class ReleasedBeforeItIsOnRecord(CheckedShard):
+    """A log is released although what became of a batch that it shows is not on record yet."""
+
+    def on_echo(self, node: str, marker: Marker, *args: Any, **kwargs: Any) -> None:
+        super().on_echo(node, marker, *args, **kwargs)
+        self.on_recorded(node, marker.seq)
+
+
 class ReplayForgetsAbsorbed(CheckedShard):
     """A restart does not restore what each log had absorbed at its resume position."""
 
@@ -269,6 +277,7 @@ MUTATIONS = [
     _mutation(RunForgotAtFirstEcho),
     _mutation(ResumesAtProgress),
     _mutation(ReleasedWhenCommitted),
+    _mutation(ReleasedBeforeItIsOnRecord),
     _mutation(ReplayForgetsAbsorbed),
     _mutation(NoReplay),
     _mutation(ReplayIgnoresDecisions),

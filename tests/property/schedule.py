@@ -7,6 +7,7 @@ is the state machine; real databases are the conformance and chaos suites' busin
     no lost update    no write saw the surviving one (or anything it covers) and followed it
     no false alarm    a conflict is only reported for two writes neither of which saw the other
     nothing left      no key stays on its way
+    all on record     what became of each batch that a node holds is on record, once
     once              where each key is written at one node only, no other is sent the same version twice
 
 Some schedules leave the last column of an update out of the log where it did not change, as PostgreSQL does
@@ -26,8 +27,9 @@ from replication.conflict.policy import load_policies
 from replication.conflict.rows import Arrival, KeyState
 from replication.conflict.shard import EchoedRow, Outgoing, Shard, ShardConfig
 from replication.conflict.version import ALL, Version
+from replication.marker import Marker
 from replication.position import Position
-from tests.property.databases import EMPTY, FIELDS, TABLE, Cell, Database, Row, Rows, Sent, Write
+from tests.property.databases import EMPTY, FIELDS, TABLE, Cell, Database, Records, Row, Rows, Sent, Write
 
 
 class CheckedShard(Shard):
@@ -115,7 +117,9 @@ class Schedule:
             db.keep()
         self.lossy = scenario.seed % 3 == 1
         self.released = dict.fromkeys(self.names, 0)
-        self.answers: list[tuple[str, int, list[tuple[str, bytes]]]] = []
+        self.answers: list[tuple[str, Marker, list[tuple[str, bytes]]]] = []
+        self.records = Records()
+        self.unconfirmed: list[tuple[str, int]] = []
         self.crashes = 0
         self.fetched = False
         self.shard = self.start()
@@ -172,7 +176,10 @@ class Schedule:
         elif isinstance(entry, Rows):
             shard.on_audited(shard.on_changes(node, [entry], end))
         else:
-            shard.on_echo(node, entry.marker, end, self.echoed(entry) if shard.replaying else ())
+            replaying = shard.replaying
+            shard.on_echo(node, entry.marker, end, self.echoed(entry) if replaying else ())
+            if replaying:
+                self.record(node, entry.marker)
         for conflict in shard.conflicts:
             pair = tuple(self.truth[v.node, v.order, conflict.key] for v in (conflict.left, conflict.right))
             self.conflicts.add(pair)
@@ -206,8 +213,8 @@ class Schedule:
         whole = self.complete(self.dbs[name], batch)
         kept = self.dbs[name].apply(whole)
         if kept is not None:
-            if live and (batch.copied is not None or self.rng.random() < 0.7):
-                self.answers.append((name, batch.marker.seq, kept))
+            if live:
+                self.answers.append((name, batch.marker, kept))
         elif live:
             self.in_flight.append((name, batch))
 
@@ -229,8 +236,26 @@ class Schedule:
         return replace(batch, rows=rows)
 
     def answer(self) -> None:
-        self.shard.on_ack(*self.answers.pop(self.rng.randrange(len(self.answers))))
+        # those of one node come in their order
+        nodes = list(dict.fromkeys(node for node, _, _ in self.answers))
+        node = self.rng.choice(nodes)
+        at = next(i for i, (n, _, _) in enumerate(self.answers) if n == node)
+        _, marker, kept = self.answers.pop(at)
+        self.shard.on_ack(node, marker.seq, kept)
+        self.record(node, marker)
         self.release()
+
+    def record(self, node: str, marker: Marker) -> None:
+        self.records.add(node, marker)
+        self.unconfirmed.append((node, marker.seq))
+        if self.rng.random() < 0.5:
+            self.flush()
+
+    def flush(self) -> None:
+        self.records.flush()
+        for node, seq in self.unconfirmed:
+            self.shard.on_recorded(node, seq)
+        self.unconfirmed = []
 
     def release(self) -> None:
         self.released = {n: max(o, self.shard.progress.released[n].order) for n, o in self.released.items()}
@@ -262,6 +287,8 @@ class Schedule:
                 self.crashes += 1
                 zombies = self.in_flight  # may still try to commit after the restart
                 self.answers = []
+                self.records.waiting = []
+                self.unconfirmed = []
                 if self.lossy and self.rng.random() < 0.5:
                     self.lose(node)
                 self.shard = self.start()
@@ -280,6 +307,7 @@ class Schedule:
                     self.commit()
             while self.answers:
                 self.answer()
+            self.flush()
             self.in_flight += [(n, b) for n in self.names if (b := self.form(n))]
             delivered = [self.deliver(n) for n in self.names]
             moved |= any(delivered) or bool(self.in_flight)
@@ -309,6 +337,11 @@ class Schedule:
             assert not self.conflicts, f"{self.s}: conflicts: {self.conflicts}"
             again = {n: db.again for n, db in self.dbs.items()}
             assert not any(again.values()), f"{self.s}: applied again: {again}"
+        for node, db in self.dbs.items():
+            held = [(node, e.marker.epoch, e.marker.seq) for e in db.log if isinstance(e, Sent)]
+            found = [b for b in self.records.durable if b in held]
+            assert sorted(found) == sorted(held), f"{self.s}: committed {held}, on record {found}"
+        assert not self.shard.unrecorded, f"{self.s}: unconfirmed {self.shard.unrecorded}"
         assert self.shard.idle, f"{self.s}: unfinished keys remain: {self.shard.keys}"
         assert not any(self.shard.backlog(n) for n in self.names), f"{self.s}: rows remain"
 

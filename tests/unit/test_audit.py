@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replication.audit import reader, store
-from replication.audit.records import decision_records
+from replication.audit.records import DECISION_SCHEMA, decision_records
 from replication.audit.segment import AuditDamaged, Header, Segment, committed_batches, recover
 from replication.audit.writer import AuditWriter, Rolling
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows, apply_schema
@@ -145,18 +145,38 @@ def test_decisions_say_what_became_of_each_row(tmp_path: Path) -> None:
         Outcome.COMMITTED, held=[HeldRow("orders", b"b", "check"), HeldRow("items", b"a", "other table")]
     )
     nodes = ["mongo", "pg"]
+    kept = Applied(Outcome.COMMITTED, kept=[("orders", b"a"), ("items", b"b")])
+    answers = [(17, held), (18, Applied(Outcome.FENCED)), (19, kept)]
     with opened(tmp_path) as audit:
-        audit.add_decisions(decision_records(batch, held, nodes))
-        audit.add_decisions(decision_records(batch, Applied(Outcome.FENCED), nodes))
-        kept = Applied(Outcome.COMMITTED, kept=[("orders", b"a"), ("items", b"b")])
-        audit.add_decisions(decision_records(batch, kept, nodes))
-        audit.add_decisions(decision_records(ApplyBatch("pg", batch.marker, []), held, nodes))
+        for seq, applied in answers:
+            numbered = replace(batch, marker=replace(batch.marker, seq=seq))
+            assert audit.add_decisions(decision_records(numbered, applied, nodes))
+        assert not audit.add_decisions(decision_records(ApplyBatch("pg", batch.marker, []), held, nodes))
     assert recorded(tmp_path, "decisions", "outcome") == [
         "committed", "held", "fenced", "fenced", "kept", "committed",
     ]  # fmt: skip
     first = reader.tail(tmp_path, 6)[0]
     assert (first["_node"], first["_shard"], first["_epoch"], first["_seq"]) == ("pg", 3, 2, 17)
     assert (first["_origin"], first["_table"], first["_key"]) == ("pg", "orders", "61")
+
+
+def test_what_became_of_a_batch_is_recorded_once(tmp_path: Path) -> None:
+    def add(audit: AuditWriter, seq: int, epoch: int = 2, node: str = "pg", shard: int = 0) -> bool:
+        names = {"_node": node, "_shard": shard, "_epoch": epoch, "_seq": seq}
+        columns = [pa.array([names.get(f.name)], f.type) for f in DECISION_SCHEMA]
+        return audit.add_decisions(pa.RecordBatch.from_arrays(columns, schema=DECISION_SCHEMA))
+
+    with opened(tmp_path, rolling=SMALL, shards=2) as audit:
+        assert add(audit, 7)
+        assert not add(audit, 7), "not flushed yet, but added"
+        assert add(audit, 9)
+        assert not add(audit, 8), "an older one, which came late"
+        assert add(audit, 8, node="mongo")
+        assert add(audit, 8, shard=1)
+    with opened(tmp_path, rolling=SMALL, shards=2) as audit:
+        assert not add(audit, 9)
+        assert add(audit, 9, epoch=3), "a database that lost a batch is sent another of its number"
+    assert recorded(tmp_path, "decisions", "_seq") == [7, 9, 8, 8, 9]
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

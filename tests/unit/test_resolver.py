@@ -54,7 +54,7 @@ class Durable:
     def unreadable(self, node: str, event: Unreadable) -> Future[None]:
         return self._done()
 
-    def refused(self, batch: ApplyBatch, held: Sequence[HeldRow]) -> Future[None]:
+    def echoed(self, node: str, marker: Marker, held: Sequence[HeldRow]) -> Future[None]:
         return self._done()
 
     def _done(self) -> Future[None]:

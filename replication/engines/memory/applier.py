@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from replication.applying import Findings, findings_name
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, refusal
 from replication.engines.memory.database import MemoryDatabase
 from replication.engines.memory.errors import unavailable
@@ -45,24 +46,28 @@ class MemoryApplier:
     def _apply(self, database: MemoryDatabase, batch: ApplyBatch) -> Applied:
         marker = batch.marker
         stored = database.markers.get((marker.group, marker.shard))
+        kept = findings_name(marker.shard)
         if (refused := _refuse(stored, marker)) is not None:
-            return Applied(refused)
-        held: list[HeldRow] = []
-        missing: list[tuple[str, bytes]] = []
+            known = database.state.get(kept) if refused is Outcome.ALREADY else None
+            found = Findings.load(known, marker) if known else Findings()
+            return Applied(refused, found.held, found.missing)
+        found = Findings()
         draft = Draft(database.tables, first=1)
         try:
             for table in batch.tables:
                 merge = self._merge(database, table.table)
                 refusals, absent = merge.write(draft, table.rows, database.faults.refuse)
-                held += (HeldRow(table.table, key, reason) for key, reason in refusals)
-                missing += ((table.table, key) for key in absent)
+                found.held += (HeldRow(table.table, key, reason) for key, reason in refusals)
+                found.missing += ((table.table, key) for key in absent)
         except BaseException:
             draft.abort()
             raise
         written = StoredMarker.of(marker)
         database.markers[marker.group, marker.shard] = written
+        if found:
+            database.state[kept] = found.dump(marker)
         database.commit(draft, marker=written)
-        return Applied(Outcome.COMMITTED, held, missing)
+        return Applied(Outcome.COMMITTED, found.held, found.missing)
 
     def _merge(self, database: MemoryDatabase, table: str) -> TableMerge:
         binding = self._bindings[table]

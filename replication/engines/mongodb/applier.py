@@ -21,8 +21,17 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, DocumentTooLarge, PyMongoError
 from pymongo.results import BulkWriteResult
 
+from replication.applying import Findings, findings_name
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, refusal
-from replication.engines.mongodb.config import MAJORITY, MARKER, SNAPSHOT, Document, connect
+from replication.engines.mongodb.config import (
+    MAJORITY,
+    MARKER,
+    SNAPSHOT,
+    Document,
+    connect,
+    get_state,
+    put_state,
+)
 from replication.engines.mongodb.errors import CONTENTION, DUPLICATE_KEY, UNAVAILABLE, classify, translated
 from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.marker import marker_id, to_document
@@ -76,21 +85,20 @@ class MongoApplier:
                 with contextlib.suppress(
                     _Refused
                 ):  # perhaps only because a document has changed since the look
-                    missing = self._commit(batch.marker, _live(tables), look_first=True)
-                    return Applied(Outcome.COMMITTED, held, missing)
+                    return self._commit(batch.marker, _live(tables), held, look_first=True)
                 for _ in range(_ROUNDS):
                     try:
-                        return Applied(Outcome.COMMITTED, held, self._commit(batch.marker, _live(tables)))
+                        return self._commit(batch.marker, _live(tables), held)
                     except _Refused as refusal:
                         held += _leave_out(refusal)
                 held += self._try_each(batch.marker, tables)
                 while True:
                     try:
-                        return Applied(Outcome.COMMITTED, held, self._commit(batch.marker, _live(tables)))
+                        return self._commit(batch.marker, _live(tables), held)
                     except _Refused as refusal:
                         held += _leave_out(refusal)
             except _NotOurs as other:
-                return Applied(other.outcome)
+                return self._not_ours(batch.marker, other.outcome)
 
     def close(self) -> None:
         """See `engine.Applier`."""
@@ -100,18 +108,24 @@ class MongoApplier:
             self._session = None
         self._db.client.close()
 
-    def _commit(self, marker: Marker, chosen: Chosen, *, look_first: bool = False) -> list[tuple[str, bytes]]:
-        """One transaction; the keys of partial rows that are not there.
+    def _commit(
+        self, marker: Marker, chosen: Chosen, held: list[HeldRow], *, look_first: bool = False
+    ) -> Applied:
+        """One transaction.
 
         Args:
             marker: the batch's marker.
             chosen: the rows.
+            held: the rows that are left out.
             look_first: read the documents before the transaction, not in it.
         """
         looked = self._plan(None, marker, chosen) if look_first else None
         with self._transaction(marker.shard) as session:
             plans = self._plan(session, marker, chosen) if looked is None else looked
             self._write(session, marker, chosen, plans)
+            found = Findings(held, [(plan.layout.name, key) for plan in plans for key in plan.missing])
+            if found:
+                put_state(self._db, self._group, findings_name(marker.shard), found.dump(marker), session)
             for attempt in range(1, _COMMITS + 1):
                 try:
                     session.commit_transaction()
@@ -122,7 +136,12 @@ class MongoApplier:
                     if attempt == _COMMITS:
                         message = "whether the transaction was committed is not known"
                         raise NodeUnavailable(message, node=self._node.name) from error
-        return [(plan.layout.name, key) for plan in plans for key in plan.missing]
+        return Applied(Outcome.COMMITTED, found.held, found.missing)
+
+    def _not_ours(self, marker: Marker, outcome: Outcome) -> Applied:
+        kept = get_state(self._db, self._group, findings_name(marker.shard))
+        found = Findings.load(kept, marker) if kept and outcome is Outcome.ALREADY else Findings()
+        return Applied(outcome, found.held, found.missing)
 
     def _try_each(self, marker: Marker, tables: Sequence[Incoming]) -> list[HeldRow]:
         held: list[HeldRow] = []

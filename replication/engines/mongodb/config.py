@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pymongo import MongoClient
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.monitoring import ConnectionPoolListener
@@ -69,3 +70,19 @@ def collection_name(node: NodeConfig, mapping: TableMapping) -> str:
 def state_id(group: str, name: str) -> str:
     """The `_id` of a state document."""
     return f"{group}/{name}"
+
+
+def get_state(db: Database[Document], group: str, name: str) -> str | None:
+    """A state document's value; see `engine.StateStore`."""
+    document = db[STATE].find_one({"_id": state_id(group, name)})
+    return None if document is None else str(document["value"])
+
+
+def put_state(
+    db: Database[Document], group: str, name: str, value: str, session: ClientSession | None = None
+) -> None:
+    """Store a state document, in a transaction if there is one."""
+    key = state_id(group, name)
+    document = {"_id": key, "group": group, "name": name, "value": value}
+    states = db[STATE] if session else db[STATE].with_options(write_concern=MAJORITY)
+    states.replace_one({"_id": key}, document, upsert=True, session=session)

@@ -17,6 +17,8 @@ from replication.engines.mongodb.config import (
     WATERMARK,
     collection_name,
     connect,
+    get_state,
+    put_state,
     state_id,
 )
 from replication.engines.mongodb.errors import classify, translated
@@ -123,17 +125,12 @@ class MongoControl:
     def get_state(self, name: str) -> str | None:
         """See `engine.StateStore`."""
         with translated(self._node.name):
-            document = self._db[STATE].find_one({"_id": state_id(self._group, name)})
-        return None if document is None else str(document["value"])
+            return get_state(self._db, self._group, name)
 
     def put_state(self, name: str, value: str) -> None:
         """See `engine.StateStore`."""
-        key = state_id(self._group, name)
-        document = {"_id": key, "group": self._group, "name": name, "value": value}
         with translated(self._node.name):
-            self._db[STATE].with_options(write_concern=MAJORITY).replace_one(
-                {"_id": key}, document, upsert=True
-            )
+            put_state(self._db, self._group, name, value)
 
     def close(self) -> None:
         """See `engine.Control`."""

@@ -18,7 +18,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.constants import CLIENT, SERVER_STATUS
 
-from replication.applying import Findings, beyond, split, without_unwritable, write_what_passes
+from replication.applying import Findings, beyond, findings_name, split, without_unwritable, write_what_passes
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows, refusal
 from replication.engines.mysql.columns import Bound, bind
 from replication.engines.mysql.config import MARKER, STATE, parse
@@ -129,7 +129,7 @@ class MysqlApplier:
         return Applied(Outcome.ALREADY, found.held, found.missing)
 
     def _state(self, marker: Marker) -> str:
-        return state_name(self.group, f"applied/{marker.shard}")
+        return state_name(self.group, findings_name(marker.shard))
 
     def _work(self, c: Connection, given: TableRows, found: Findings) -> list[Work]:
         """What has to be done with a table's rows; those that would be changed in silence are held."""

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
-from replication.applying import Findings, beyond, split, without_unwritable, write_what_passes
+from replication.applying import Findings, beyond, findings_name, split, without_unwritable, write_what_passes
 from replication.batch import Applied, ApplyBatch, Outcome, TableRows, refusal
 from replication.declared import second_digits
 from replication.engines.postgres.columns import Bound, bind
@@ -211,7 +211,7 @@ class PostgresApplier:
         return Applied(Outcome.ALREADY, found.held, found.missing)
 
     def _state(self, marker: Marker) -> str:
-        return state_name(self.group, f"applied/{marker.shard}")
+        return state_name(self.group, findings_name(marker.shard))
 
     def _work(self, c: Connection, given: TableRows, found: Findings) -> list[Work]:
         """What has to be done with a table's rows; those that would be changed in silence are held."""
