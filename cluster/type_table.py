@@ -22,8 +22,9 @@ _POSTGRES: Sequence[tuple[str, int]] = (
     ("date", 1082), ("time without time zone", 1083), ("time(0) without time zone", 1083),
     ("timestamp without time zone", 1114), ("timestamp(0) without time zone", 1114),
     ("timestamp with time zone", 1184), ("uuid", 2950), ("json", 114), ("jsonb", 3802),
-    ("bit(5)", 1560), ("interval", 1186), ("inet", 869), ("int4range", 3904), ("integer[]", 1007),
-    ("numeric[]", 1231), ("text[]", 1009), ("date[]", 1182),
+    ("bit(5)", 1560), ("interval", 1186), ("interval(3)", 1186), ("inet", 869),
+    ("int4range", 3904), ("integer[]", 1007), ("numeric[]", 1231), ("numeric(12,2)[]", 1231),
+    ("text[]", 1009), ("date[]", 1182),
 )  # fmt: skip
 """Declarations with the object id of their type."""
 _MYSQL = (
@@ -48,7 +49,8 @@ by `sync-worker check`, which names both types and the statement that mends it.
   is: a value that comes back equal to its narrowed form changes nothing. `verify` compares by the same rule.
   In a key nothing is narrowed: such a pair is refused, or the row is held.
 - *held*: rows with such a value go to hold; all others flow on. The other way too, what the first column
-  cannot hold is held: a text that is no `inet` for one.
+  cannot hold is held: a text that is no `inet` for one, or one that PostgreSQL would print otherwise, as
+  `10.0.0.1/32`, and an item that `numeric(12,2)[]` would round. A domain counts as what it is made of.
 
 The tables show the column that `create_tables` makes. A column that is there already is judged by its own
 declaration: `datetime` beside PostgreSQL's `timestamp` is narrowed down to the second, and `varchar(20)`

@@ -138,6 +138,7 @@ class SchemaChange:
         detail: the statement, or a sentence for the operator.
         fits: every mapped column can still be read and written.
         ts: commit time by the node's own clock, microseconds since 1970; 0 where it is not known.
+        resized: a column that travels keeps more or less of a value than before.
     """
 
     table: str
@@ -146,6 +147,7 @@ class SchemaChange:
     end: Position = field(default=Position(0))
     fits: bool = False
     ts: int = 0
+    resized: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ when the group ran last. Either way the same comparison says what it is, and the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -83,7 +83,8 @@ def verdict(table: Table, node: str, event: SchemaChange) -> Verdict:
                 return Verdict.PASS
             carried = table.mapping.on_truncate == "carry" and event.what == "truncate"
             return Verdict.CARRY if carried else Verdict.STOP
-        case "alter" if event.fits and table.mapping.on_alter == "ignore":
+        # What is written there must be checked by the new declaration.
+        case "alter" if event.fits and not event.resized and table.mapping.on_alter == "ignore":
             return Verdict.PASS
     return Verdict.STOP
 
@@ -112,6 +113,12 @@ def differences(before: TableSchema, now: TableSchema) -> list[ColumnChange]:
     Defaults do not count: they say nothing of rows that exist.
     """
     return list(_differences(before, now))
+
+
+def resizes(changes: Iterable[ColumnChange], table: Table) -> bool:
+    """Whether a column that travels keeps more or less of a value than before."""
+    travel = {c.name for c in table.schema.columns}
+    return any(c.column.name in travel and c.before and c.before.type != c.column.type for c in changes)
 
 
 def _differences(before: TableSchema, now: TableSchema) -> Iterator[ColumnChange]:

@@ -18,6 +18,11 @@ from replication.narrowing import CLOCKS, DECIMAL128_DIGITS, MILLISECONDS
 from replication.types import CanonicalType, Kind
 
 _INTEGERS = frozenset({Kind.INT16, Kind.INT32, Kind.INT64})
+_EXACT_IN = {
+    Kind.FLOAT32: frozenset({Kind.INT16}),
+    Kind.FLOAT64: frozenset({Kind.FLOAT32, Kind.INT16, Kind.INT32}),
+}
+"""By the kind of a list's items that are rounded, the kinds that are not when they become such items."""
 _WIDTH = {Kind.BOOLEAN: 1, Kind.INT16: 2, Kind.INT32: 4, Kind.INT64: 8}
 _PLAIN = frozenset({Kind.TEXT, Kind.OPAQUE, Kind.JSON, Kind.UUID})
 """Kinds whose texts a PostgreSQL column of a text type keeps, and reads back, as they are."""
@@ -111,6 +116,12 @@ def accepts(engine: str, kind: Kind, own: Collection[Kind]) -> bool:
     return kind in own or not ACCEPTS.get(engine, {}).get(kind, frozenset()).isdisjoint(own)
 
 
+def items_fit(type: CanonicalType, other: CanonicalType) -> bool:
+    """Whether no item of a list of one type is rounded in a list of another."""
+    exact = _EXACT_IN.get(other.item) if other.kind is Kind.LIST and other.item is not None else None
+    return type.kind is not Kind.LIST or exact is None or type.item in (other.item, *exact)
+
+
 def pair(wide: Declaration, other: Declaration) -> Pairing:
     """What becomes of values of `wide`, which decides the canonical type, at the node of `other`."""
     kind = wide.type.kind
@@ -119,7 +130,7 @@ def pair(wide: Declaration, other: Declaration) -> Pairing:
             return Pairing(Verdict.SAME)
         rule = _document_rule(wide)
         return Pairing(Verdict.NARROWED if rule else Verdict.SAME, rule, tuple(_document_held(wide)))
-    if not accepts(other.engine, kind, _kinds(other)):
+    if not accepts(other.engine, kind, _kinds(other)) or not items_fit(wide.type, other.type):
         return Pairing(Verdict.REFUSED, f"{shown(other.type)} is not {shown(wide.type)}")
     held = tuple(_held(wide, other))
     if kind in CLOCKS and other.digits < wide.digits:
@@ -180,6 +191,7 @@ def _held(wide: Declaration, other: Declaration) -> Iterator[str]:
             yield "years before 4713 BC or beyond 294276"
     elif kind in (Kind.TEXT, Kind.OPAQUE):
         yield from _held_texts(wide, other)
+        yield from _held_respelled(wide, other)
     elif kind is Kind.BYTES:
         yield from _held_bytes(wide, other)
     elif kind in (Kind.JSON, Kind.LIST) and other.type.kind is Kind.JSON:
@@ -187,6 +199,8 @@ def _held(wide: Declaration, other: Declaration) -> Iterator[str]:
             yield "JSON numbers that are neither integers of 64 bits nor doubles"
         if declared(other.type.native).name == "jsonb" and wide.engine != "postgres":
             yield "JSON with \\u0000"
+    elif kind is Kind.LIST and other.type.native != wide.type.native and _size(other) is not None:
+        yield f"items that {_bare(other)} would round or cut"
 
 
 def _held_numbers(wide: Declaration, other: Declaration) -> Iterator[str]:
@@ -231,6 +245,16 @@ def _held_texts(wide: Declaration, other: Declaration) -> Iterator[str]:
             yield f"texts longer than {own.size} characters"
     elif other.engine == "mysql" and (limit := _BYTES_OF.get(own.name)):
         yield f"texts of more than {limit:,} bytes"
+
+
+def _held_respelled(wide: Declaration, other: Declaration) -> Iterator[str]:
+    """Texts that PostgreSQL reads as a type of its own and prints again, maybe otherwise."""
+    own = other.type.kind
+    if other.engine != "postgres" or own not in (Kind.OPAQUE, Kind.UUID, Kind.JSON):
+        return
+    bare = wide.type.native.partition("(")[0]
+    if wide.engine != "postgres" or other.type.native not in (wide.type.native, bare):
+        yield f"texts that {_bare(other)} would print otherwise, or not read"
 
 
 def _held_bytes(wide: Declaration, other: Declaration) -> Iterator[str]:

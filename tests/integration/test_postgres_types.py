@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from replication.change import Op
+from replication.key import encode_key
 from replication.narrowing import narrow
 from replication.schema import Table, TableSchema
 from replication.types import CanonicalType, Kind
@@ -288,3 +289,55 @@ def test_what_a_column_would_change_in_silence_is_held(postgres_db: str) -> None
         assert node.sql("SELECT id, n, v, at::text FROM t") == [
             (9, Decimal("1.50"), "ab ", "2024-01-01 23:59:59.99")
         ]
+
+
+EXACT = {
+    "d": ("price", "1.50", "1.234"),
+    "code": ("code", "ab ", "abcdef"),
+    "list": ("numeric(6,2)[]", '["1.50",null]', '["1.5","1.234"]'),
+    "prices": ("price[]", '["1.50"]', '["1.234"]'),
+    "pair": ("prices", '["1.50"]', '["1.234"]'),
+    "texts": ("varchar(3)[]", '["ab ","abc"]', '["abc "]'),
+    "clocks": ("time(1)[]", '["12:00:00.5"]', '["12:00:00.55"]'),
+    "span": ("interval(1)", "1 day 00:00:03.5", "1 day 00:00:03.55"),
+    "months": ("interval year to month", "1 year 2 mons", "1 year 2 mons 3 days"),
+    "zoned": ("timetz(0)", "12:00:00+00", "12:00:00.5+00"),
+    "cost": ("cost", "(1.50,x)", "(1.234,x)"),
+    "host": ("inet", "10.0.0.1", "10.0.0.1/32"),
+}
+"""By column its type, a value that it keeps, and one that it would change in silence."""
+_EXACT_DDL = (
+    """
+CREATE DOMAIN price AS numeric(6,2);
+CREATE DOMAIN code AS varchar(3);
+CREATE DOMAIN prices AS numeric(6,2)[];
+CREATE TYPE cost AS (amount numeric(6,2), unit text);
+CREATE TABLE t (id int PRIMARY KEY, """
+    + ", ".join(f"{n} {t}" for n, (t, *_) in EXACT.items())
+    + ")"
+)
+
+
+@pytest.mark.parametrize("sources", [["mysql"], ["mongodb"]])
+def test_what_domains_arrays_and_types_of_the_server_would_change_is_held(
+    postgres_db: str, sources: list[str]
+) -> None:
+    with PostgresNode(postgres_db, _EXACT_DDL, [mapping("t")], sources) as node:
+        types = {c.name: c.type for c in node.tables["t"].schema.columns}
+        assert (types["d"].kind, types["d"].native) == (Kind.NUMERIC, "numeric(6,2)")
+        assert (types["code"].kind, types["code"].native) == (Kind.TEXT, "character varying(3)")
+        for name in ("prices", "pair"):
+            assert types[name] == CanonicalType(Kind.LIST, "numeric(6,2)[]", Kind.NUMERIC)
+        good = {name: kept for name, (_, kept, _) in EXACT.items()}
+        rows = [{"id": i, **good, name: bad} for i, (name, (_, _, bad)) in enumerate(EXACT.items())]
+        rows.append({"id": 99, **good})
+        held = [encode_key([i], [Kind.INT32]) for i in range(len(EXACT))]
+        for have in (None, b"\xff\xff"):
+            applied = node.apply("t", [{"_have": have, **row} for row in rows])
+            assert [h.key for h in applied.held] == held
+            reasons = dict(zip(EXACT, [h.reason for h in applied.held], strict=True))
+            assert "more digits than numeric(6,2) keeps" in reasons["d"]
+            assert "would become 1 day 00:00:03.6 as interval(1)" in reasons["span"]
+            assert node.apply("t", [{**row, **good} for row in rows]).held == []  # for the partial rows
+        read = node.snapshot.read_chunk(node.tables["t"], None, 100)
+        assert [{n: r[n] for n in good} for r in read.to_pylist()] == [good] * len(rows)

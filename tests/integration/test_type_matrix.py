@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from bson import Binary, Decimal128, Int64, ObjectId
+from bson import Binary, Code, Decimal128, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 
 from replication.batch import Outcome
@@ -102,7 +102,12 @@ MONGO: Mapping[Kind, Sequence[Any]] = {
     Kind.TIMESTAMP: (DatetimeMS(1), DatetimeMS(-1)),
     Kind.TIMESTAMPTZ: (DatetimeMS(1_700_000_000_123),),
     Kind.UUID: (Binary(uuid.UUID(int=7).bytes, 4),),
-    Kind.JSON: ({"a": [1, {"b": None}], "o": ObjectId("65a000000000000000000001")}, [1.5, "x"], "text"),
+    Kind.JSON: (
+        {"a": [1, {"b": None}], "o": ObjectId("65a000000000000000000001")},
+        [1.5, "x"],
+        "text",
+        {"f": Code("return {}")},
+    ),
 }
 HELD: Mapping[tuple[str, str], frozenset[str]] = {
     ("postgres", "mysql"): frozenset(

@@ -8,7 +8,7 @@ from decimal import Decimal
 import bson
 import pyarrow as pa
 import pytest
-from bson import Int64, ObjectId
+from bson import Code, Int64, ObjectId
 from bson.binary import Binary
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
@@ -64,6 +64,8 @@ def test_json_comes_back_with_every_digit(text: str) -> None:
         '{"$notextended":[1,{"$set":2}]}',
         '[{"$numberDecimal":"NaN"},{"$numberDouble":"NaN"}]',
         '{"$oid":"x"}',
+        '{"$code":"return 1"}',
+        '{"a":[{"$code":"f(\\"x\\")","$scope":{"n":9007199254740993}}],"$code":"no code"}',
         '{"a":{"$oid":null},"b":{"$oid":"507f1f77bcf86cd799439011"}}',
         '{"$minKey":true}',
         '{"$numberLong":"5"}',
@@ -126,6 +128,9 @@ def test_the_types_of_documents() -> None:
         (Kind.UUID, "12345678-9ABC-DEF0-1234-56789ABCDEF0", "12345678-9abc-def0-1234-56789abcdef0"),
         (Kind.LIST, [Decimal128("1.5"), None], "[1.5,null]"),
         (Kind.JSON, ObjectId("507f1f77bcf86cd799439011"), '{"$oid":"507f1f77bcf86cd799439011"}'),
+        (Kind.JSON, Code("return 1"), '{"$code":"return 1"}'),
+        (Kind.JSON, [Int64(5), {"f": Code("x", {"n": 1})}], '[5,{"f":{"$code":"x","$scope":{"n":1}}}]'),
+        (Kind.TEXT, Code("return 1"), "return 1"),
     ],
 )
 def test_reading_takes_more_than_writing_gives(kind: Kind, value: object, want: object) -> None:

@@ -79,6 +79,23 @@ def test_what_is_narrowed(wide: Declaration, other: Declaration, rule: str) -> N
         (pg(Kind.BOOLEAN, "boolean"), my("tinyint(1)"), ()),
         (pg(Kind.INT16, "smallint"), my("tinyint(1)"), ("numbers that tinyint(1) cannot hold",)),
         (mongo(Kind.JSON), mongo(Kind.JSON), ()),
+        (
+            pg(Kind.LIST, "numeric[]", Kind.NUMERIC),
+            pg(Kind.LIST, "numeric(6,2)[]", Kind.NUMERIC),
+            ("items that numeric(6,2)[] would round or cut",),
+        ),
+        (pg(Kind.LIST, "real[]", Kind.FLOAT32), pg(Kind.LIST, "double precision[]", Kind.FLOAT64), ()),
+        (
+            my("varchar(20)"),
+            pg(Kind.OPAQUE, "interval(3)"),
+            ("texts with U+0000", "texts that interval(3) would print otherwise, or not read"),
+        ),
+        (pg(Kind.OPAQUE, "interval(3)"), pg(Kind.OPAQUE, "interval"), ()),
+        (
+            pg(Kind.OPAQUE, "interval"),
+            pg(Kind.OPAQUE, "interval(3)"),
+            ("texts that interval(3) would print otherwise, or not read",),
+        ),
     ],
 )  # fmt: skip
 def test_what_is_the_same_but_for_rows_that_are_held(
@@ -98,6 +115,11 @@ def test_what_is_the_same_but_for_rows_that_are_held(
             my("varchar(9) CHARACTER SET latin1 COLLATE x"),
             pg(Kind.BYTES, "bytea"),
             "bytes (bytea) is not text (varchar(9))",
+        ),
+        (
+            pg(Kind.LIST, "numeric[]", Kind.NUMERIC),
+            pg(Kind.LIST, "real[]", Kind.FLOAT32),
+            "list (real[]) is not list (numeric[])",
         ),
         (pg(Kind.INT16, "smallint"), my("bit(1)"), "boolean (bit(1)) is not int16 (smallint)"),
     ],

@@ -14,10 +14,13 @@ import math
 from decimal import Decimal
 from typing import Any
 
+import orjson
 from bson import json_util
+from bson.code import Code
 from bson.codec_options import DatetimeConversion
 from bson.decimal128 import Decimal128
 from bson.errors import BSONError
+from bson.int64 import Int64
 from bson.json_util import JSONMode, JSONOptions
 
 from replication.engines.mongodb import decimals
@@ -33,6 +36,8 @@ _MOST, _LEAST = (1 << 63) - 1, -(1 << 63)
 def to_text(value: Any) -> str:
     """Compact JSON text; the fields keep their order."""
     try:
+        # JavaScript is a kind of str to Python, which `json` would print as one.
+        orjson.dumps(value, _integer_of, orjson.OPT_PASSTHROUGH_SUBCLASS)
         return json.dumps(value, separators=_SEPARATORS, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):
         parts: list[str] = []
@@ -52,6 +57,17 @@ def from_text(text: str) -> Any:
     return json.loads(
         text, object_hook=hook, parse_int=_integer, parse_float=_number, parse_constant=_constant
     )
+
+
+def _integer_of(value: Any) -> int:
+    """What a value of a class of its own is in plain JSON.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(value, Int64):
+        return int(value)
+    raise TypeError
 
 
 def _extended(read: dict[str, Any]) -> Any:
@@ -93,7 +109,7 @@ def _spell(value: Any, parts: list[str]) -> None:
         parts.append("]")
     elif isinstance(value, Decimal128) and value.to_decimal().is_finite():
         parts.append(_json_number(value))
-    elif value is None or isinstance(value, (str, bool, int)):
+    elif value is None or (isinstance(value, (str, bool, int)) and not isinstance(value, Code)):
         parts.append(json.dumps(value, ensure_ascii=False))
     elif isinstance(value, float) and math.isfinite(value):
         parts.append(repr(value))

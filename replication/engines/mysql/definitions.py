@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from replication.engines.mysql.ddl import Does, Statement
 from replication.engines.mysql.tables import Mapped
-from replication.evolution import differences
+from replication.evolution import ColumnChange, differences, resizes
 from replication.schema import Table
 
 _LEAVES = re.compile(r"_(.+)_(del|old)")
@@ -32,6 +32,7 @@ class Definition:
     what: str
     detail: str
     fits: bool = False
+    resized: bool = False
 
 
 def definitions(statement: Statement, text: str, mapped: Mapped) -> Iterator[Definition]:
@@ -57,16 +58,17 @@ def definitions(statement: Statement, text: str, mapped: Mapped) -> Iterator[Def
         detail = f"{name} at {mapped.node}: {text[:_LONGEST]}"
         if does is Does.ALTER or found.name in swapped:
             if changed := _changed(found, mapped):
-                yield Definition(found.name, "alter", f"{detail}; {changed}", fits=True)
+                said = f"{detail}; {'; '.join(map(str, changed))}"
+                yield Definition(found.name, "alter", said, fits=True, resized=resizes(changed, found))
         else:
             yield Definition(found.name, does.value, detail)
 
 
-def _changed(table: Table, mapped: Mapped) -> str:
+def _changed(table: Table, mapped: Mapped) -> list[ColumnChange]:
     """What is different from what the node was known to have; empty if nothing is, or it is not known."""
     before = table.known.get(mapped.node)
     now = mapped.look(table) if before is not None else None
-    return "" if before is None or now is None else "; ".join(map(str, differences(before, now)))
+    return [] if before is None or now is None else differences(before, now)
 
 
 def _swapped(statement: Statement, mapped: Mapped) -> frozenset[str]:

@@ -34,7 +34,7 @@ from replication.engines.mysql.decode import (
     read_query,
     read_rotate,
 )
-from replication.engines.mysql.definitions import definitions
+from replication.engines.mysql.definitions import Definition, definitions
 from replication.engines.mysql.errors import SNAPSHOT_HINT
 from replication.engines.mysql.layout import Layout
 from replication.engines.mysql.pending import Pending
@@ -275,11 +275,19 @@ class Assembler:
     def _defined(self, event: Event, statement: Statement, query: Query) -> None:
         """DDL: what it does to mapped tables."""
         for found in definitions(statement, query.text, self._mapped):
-            self._announce(event, found.table, found.what, found.detail, fits=found.fits)
+            self._announce(event, found)
 
-    def _announce(self, event: Event, table: str, what: str, detail: str, *, fits: bool = False) -> None:
+    def _announce(self, event: Event, found: Definition) -> None:
         tx = self._inside()
-        make = partial(SchemaChange, table, what, detail, fits=fits, ts=tx.ts)
+        make = partial(
+            SchemaChange,
+            found.table,
+            found.what,
+            found.detail,
+            fits=found.fits,
+            ts=tx.ts,
+            resized=found.resized,
+        )
         self._pending.cut(tx, self._place(event), make)
 
     def _rows(self, event: Event) -> None:
@@ -351,7 +359,7 @@ class Assembler:
         """Say once that a table no longer fits, before the first such row."""
         if layout.trouble and id(layout) not in self._troubled:
             self._troubled.add(id(layout))
-            self._announce(event, layout.table.name, "alter", layout.trouble)
+            self._announce(event, Definition(layout.table.name, "alter", layout.trouble))
         if not layout.readable:
             message = f"the key of {layout.table.name} cannot be read: {layout.trouble}"
             raise SchemaChanged(

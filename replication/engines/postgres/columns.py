@@ -11,24 +11,32 @@ from replication.engines.postgres.types import LocalType, local_type
 from replication.errors import SchemaChanged
 from replication.schema import Column, Table
 
-_COLUMNS = """
-SELECT a.attname, b.oid::int8, b.typtype = 'e' OR coalesce(e.typtype = 'e', false),
-       CASE WHEN b.typcategory = 'A' THEN b.typelem::int8 ELSE 0 END,
-       a.atttypid::int8, format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod),
+_BASE = """
+    WITH RECURSIVE base(oid, typtype, typbasetype, typtypmod, mod) AS (
+        SELECT {type}.oid, {type}.typtype, {type}.typbasetype, {type}.typtypmod, {mod}
+        UNION ALL
+        SELECT p.oid, p.typtype, p.typbasetype, p.typtypmod, base.typtypmod
+        FROM base JOIN pg_type p ON p.oid = base.typbasetype WHERE base.typtype = 'd')
+    SELECT p.*, base.mod FROM base JOIN pg_type p ON p.oid = base.oid WHERE base.typtype <> 'd'"""
+"""What is below a type's domains, and the length or precision that is declared with it there."""
+_COLUMNS = f"""
+SELECT a.attname, CASE WHEN i.typtype = 'd' THEN e.typarray ELSE b.oid END::int8,
+       b.typtype = 'e' OR coalesce(e.typtype = 'e', false),
+       CASE WHEN b.typcategory = 'A' THEN e.oid::int8 ELSE 0 END,
+       a.atttypid::int8,
+       CASE WHEN i.typtype = 'd' THEN format_type(e.typarray, -1) ELSE format_type(b.oid, -1) END,
+       CASE WHEN i.typtype = 'd' THEN format_type(e.typarray, e.mod) ELSE format_type(b.oid, b.mod) END,
+       format_type(a.atttypid, a.atttypmod),
        a.attnotnull, a.attgenerated, a.attidentity, pg_get_expr(d.adbin, d.adrelid)
 FROM pg_attribute a
 JOIN pg_class r ON r.oid = a.attrelid
 JOIN pg_namespace n ON n.oid = r.relnamespace
 JOIN pg_type t ON t.oid = a.atttypid
-JOIN LATERAL (
-    WITH RECURSIVE base(oid, typtype, typbasetype) AS (
-        SELECT t.oid, t.typtype, t.typbasetype
-        UNION ALL
-        SELECT p.oid, p.typtype, p.typbasetype FROM base JOIN pg_type p ON p.oid = base.typbasetype
-        WHERE base.typtype = 'd')
-    SELECT p.* FROM base JOIN pg_type p ON p.oid = base.oid WHERE base.typtype <> 'd'
+JOIN LATERAL ({_BASE.format(type="t", mod="a.atttypmod")}
 ) b ON true
-LEFT JOIN pg_type e ON b.typcategory = 'A' AND e.oid = b.typelem
+LEFT JOIN pg_type i ON b.typcategory = 'A' AND i.oid = b.typelem
+LEFT JOIN LATERAL ({_BASE.format(type="i", mod="b.mod")}
+) e ON i.oid IS NOT NULL
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE n.nspname = %s AND r.relname = %s AND r.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum"""
@@ -42,9 +50,10 @@ class LocalColumn:
         name: its name on this node.
         type: how its text is read.
         type_oid: object id of the declared type, as a Relation message names it.
-        cast: the type without length or precision, safe for an explicit cast: a value that does not fit the
-            declared length is refused on assignment, where a cast to it would cut silently.
-        native: the declared type.
+        cast: the type below any domain, without length or precision, safe for an explicit cast: a value that
+            does not fit the declared length is refused on assignment, where a cast to it would cut silently.
+        native: the type below any domain, with length or precision.
+        declared: the declared type.
         not_null: whether it refuses null.
         generated: `s` stored, `v` virtual, or empty.
         identity: `a` always, `d` by default, or empty.
@@ -56,6 +65,7 @@ class LocalColumn:
     type_oid: int
     cast: str
     native: str
+    declared: str
     not_null: bool
     generated: str
     identity: str
@@ -93,18 +103,8 @@ def read_columns(connection: Connection, name: str) -> list[LocalColumn]:
     """The columns of a table in their order; empty if there is no such table."""
     rows = connection.execute(_COLUMNS, split_name(name)).fetchall()
     return [
-        LocalColumn(
-            name,
-            local_type(base, enum=enum, array_of=item),
-            oid,
-            cast,
-            native,
-            not_null,
-            generated,
-            identity,
-            default,
-        )
-        for name, base, enum, item, oid, cast, native, not_null, generated, identity, default in rows
+        LocalColumn(name, local_type(base, enum=enum, array_of=item), *rest)
+        for name, base, enum, item, *rest in rows
     ]
 
 

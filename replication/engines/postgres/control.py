@@ -60,6 +60,19 @@ BEGIN
 END $$
 """
 """A number as IEEE 754 decimal128 holds it: cut to 34 digits; the rule of `replication.narrowing`."""
+_EXACT = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.exact(given anyelement, kept anyelement, declared text) RETURNS anyelement
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    IF given IS DISTINCT FROM kept THEN
+        RAISE EXCEPTION USING ERRCODE = 'data_exception',
+            MESSAGE = format(
+                '%s would become %s as %s', left(given::text, 60), left(kept::text, 60), declared);
+    END IF;
+    RETURN given;
+END $$
+"""
+"""A value, if a column keeps it as it is. An error of class 22 is one of its row; see `errors`."""
 
 _ANNOUNCE = f"""
 INSERT INTO {MARKER} (grp, shard, shards, epoch, seq, state, versions)
@@ -93,6 +106,7 @@ class PostgresControl:
                 c.execute(_LOCK)
                 c.execute(_TABLES)
                 c.execute(_DECIMAL128)
+                c.execute(_EXACT)
                 self._publish(c, name, tables)
             slot = self._slot(c, name)
             if slot is None:

@@ -229,6 +229,7 @@ class Relation:
         identity: replica identity: `d` default, `n` nothing, `f` full, `i` index.
         names: column names.
         types: object ids of the columns' types.
+        modifiers: lengths and precisions of the columns, as the catalog numbers them.
     """
 
     oid: int
@@ -237,6 +238,7 @@ class Relation:
     identity: str
     names: tuple[str, ...]
     types: tuple[int, ...]
+    modifiers: tuple[int, ...] = ()
 
 
 def parse_relation(data: bytes, at: int) -> Relation:
@@ -246,14 +248,18 @@ def parse_relation(data: bytes, at: int) -> Relation:
     table, at = _string(data, at)
     identity, count = chr(data[at]), struct.unpack_from(">H", data, at + 1)[0]
     at += 3
-    names, types = [], []
+    names, types, modifiers = [], [], []
     for _ in range(count):
         name, at = _string(data, at + 1)
-        types.append(struct.unpack_from(">I", data, at)[0])
+        type, modifier = struct.unpack_from(">Ii", data, at)
         names.append(name)
+        types.append(type)
+        modifiers.append(modifier)
         at += 8
     # The catalog's own schema is sent as an empty name.
-    return Relation(oid, schema or "pg_catalog", table, identity, tuple(names), tuple(types))
+    return Relation(
+        oid, schema or "pg_catalog", table, identity, tuple(names), tuple(types), tuple(modifiers)
+    )
 
 
 def parse_truncate(data: bytes, at: int) -> list[int]:

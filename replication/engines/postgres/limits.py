@@ -8,6 +8,8 @@ The server refuses most of what does not fit. These it does not, so such rows ar
     char(n)        blanks at the end are padding, they vanish
     name, "char"   cut off
     time and its kin, in a key   digits of the second are rounded; elsewhere `narrowing.floored` comes first
+
+Arrays, and types that only this server understands, it compares itself: `statements` asks it to.
 """
 
 from __future__ import annotations

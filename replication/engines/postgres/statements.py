@@ -28,6 +28,8 @@ _BARE = frozenset(
     }
 )  # fmt: skip
 """Kinds whose texts need no quotes in an array literal."""
+_SPELLED = frozenset({Kind.OPAQUE, Kind.UUID, Kind.JSON})
+"""Kinds of columns that print a text in a way of their own."""
 _DECIMAL128_DIGITS = 34
 _BEYOND_JSONB = r"\\u(0000|[dD][89abAB])"
 """Escapes that `json` stores and `jsonb` refuses."""
@@ -127,7 +129,7 @@ class Statements:
         change = [i for i in self._settable(have) if i not in b.key] or list(b.key)
         columns = (*b.key, *(i for i in change if i not in b.key))
         place = {i: n for n, i in enumerate(columns)}
-        sets = ", ".join(f"{self.name(i)} = {self._kept(i, self._value(place[i], i))}" for i in change)
+        sets = ", ".join(f"{self.name(i)} = {self._kept(i, self._exact(place[i], i))}" for i in change)
         statement = (
             f"UPDATE {self.table} AS t SET {sets} "
             f"FROM {self._unnest(columns, ordinal=True)} WHERE {self._same_key()} RETURNING u.n"
@@ -145,7 +147,7 @@ class Statements:
         return f"DELETE FROM {self.table} AS t USING {self._unnest(b.key)} WHERE {self._same_key()}", b.key
 
     def _casts(self, columns: Sequence[int]) -> str:
-        return ", ".join(self._value(n, i) for n, i in enumerate(columns))
+        return ", ".join(self._exact(n, i) for n, i in enumerate(columns))
 
     def _unnest(self, columns: Sequence[int], *, ordinal: bool = False) -> str:
         types = [self.cast(i) if self._parsed(i) else "text" for i in columns]
@@ -157,13 +159,37 @@ class Statements:
         """The value of a column, whose array is the statement's parameter number `place`."""
         return f"u.c{place}" if self._parsed(index) else f"u.c{place}::{self.cast(index)}"
 
+    def _exact(self, place: int, index: int) -> str:
+        """The value, which the server refuses if the column would change it in silence.
+
+        Of what `limits.checks` knows nothing: the text of a type of the server's own must come back as it is,
+        and the items of an array must not be rounded or cut.
+        """
+        column, value = self.bound.columns[index], self._value(place, index)
+        declared = _escaped(column.declared)
+        if self._spelled(index):
+            # A cast to text may print otherwise than the type itself does, as that of inet.
+            value, kept = f"u.c{place}", f"format('%%s', u.c{place}::{declared})"
+        elif column.type.kind is Kind.LIST and column.declared != column.cast:
+            kept = f"u.c{place}::{declared}::{self.cast(index)}"
+        else:
+            return value
+        name = declared.replace("'", "''")
+        return f"{SCHEMA}.exact({value}, {kept}, '{name}')::{self.cast(index)}"
+
+    def _spelled(self, index: int) -> bool:
+        """Whether the value is a text that this column may spell otherwise."""
+        kind = self.bound.table.schema.columns[index].type.kind
+        return kind in (Kind.TEXT, Kind.OPAQUE) and self.bound.columns[index].type.kind in _SPELLED
+
     def _parsed(self, index: int) -> bool:
         """Whether the array is one of the column's own type, which saves a cast per value.
 
         An array of arrays would lose its inner bounds, and not every type of a user has an array type.
         """
         column = self.bound.columns[index]
-        return column.type_oid < FIRST_USER_OID and column.type.kind not in (Kind.LIST, Kind.OPAQUE)
+        own = column.type_oid < FIRST_USER_OID and column.type.kind not in (Kind.LIST, Kind.OPAQUE)
+        return own and not self._spelled(index)
 
     def _same_key(self) -> str:
         b = self.bound

@@ -30,7 +30,7 @@ from replication.engines.postgres.rows import Decoded, Layout, Orders, decode_ro
 from replication.engines.postgres.runs import Open, Run, shifted, slices
 from replication.engines.postgres.types import LocalType
 from replication.errors import SchemaChanged
-from replication.evolution import differences
+from replication.evolution import differences, resizes
 from replication.marker import Marker
 from replication.position import Position, order_of
 from replication.schema import Table, TableSchema
@@ -115,33 +115,34 @@ class Assembler:
             known = self._relations.get(relation.oid)
             if known == relation:
                 continue
-            layout, change = self._lay_out(relation)
+            layout, change, resized = self._lay_out(relation)
             if known is not None or change:
                 events += self._run(buffer, start, i)
                 start = i
             self._learn(relation, layout)
             if layout is not None and change:
-                events.append(self._change(layout, change))
+                events.append(self._change(layout, change, resized))
         events += self._run(buffer, start, count)
 
-    def _lay_out(self, relation: Relation) -> tuple[Layout | None, str]:
-        """The layout of a mapped table's rows, and what has changed of the table, if anything."""
+    def _lay_out(self, relation: Relation) -> tuple[Layout | None, str, bool]:
+        """The layout of a mapped table's rows, what has changed of the table, if anything, and its sizes."""
         m = self.mapped
         table = m.tables.get(f"{relation.schema}.{relation.table}")
         if table is None:
-            return None, ""
+            return None, "", False
         absent = m.unpublished.get(table.name, frozenset())
         layout = lay_out(table, m.node, relation, m.types, absent)
         if (before := table.known.get(m.node)) is None:
-            return layout, layout.trouble
+            return layout, layout.trouble, False
         now = m.look(table)
         if layout.trouble and now is not None:
             # The log is behind: what the node has by now was added later.
             later = {table.mapping.local(m.node, c.name) for c in now.columns}
             layout = lay_out(table, m.node, relation, m.types, absent | later)
         if layout.trouble or now is None:
-            return layout, layout.trouble
-        return layout, "; ".join(map(str, differences(before, now)))
+            return layout, layout.trouble, False
+        changes = differences(before, now)
+        return layout, "; ".join(map(str, changes)), resizes(changes, table)
 
     def _learn(self, relation: Relation, layout: Layout | None) -> None:
         self._relations[relation.oid] = relation
@@ -155,11 +156,11 @@ class Assembler:
         else:
             self._layouts[relation.oid] = layout
 
-    def _change(self, layout: Layout, detail: str) -> SchemaChange:
+    def _change(self, layout: Layout, detail: str, resized: bool) -> SchemaChange:
         """The event for a table that is no longer what it was, placed before the next row."""
         opened = self._open or Open(max(self.end_lsn, self._resume >> 32))
         at = Position(order_of(opened.commit, opened.index * 2 + 1), format_lsn(opened.commit))
-        return SchemaChange(layout.table.name, "alter", detail, at, not layout.trouble)
+        return SchemaChange(layout.table.name, "alter", detail, at, fits=not layout.trouble, resized=resized)
 
     def _run(self, buffer: Buffer, start: int, stop: int) -> list[LogEvent]:
         """The events of the messages from `start` to `stop`; no relation changes among them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from replication.pairing import accepts
+from replication.pairing import accepts, items_fit
 from replication.types import CanonicalType, Kind
 
 BYTEA = 17
@@ -98,7 +98,8 @@ class LocalType:
 
     def fits(self, canonical: CanonicalType) -> bool:
         """Whether every text of this type can be read as a value of the canonical type."""
-        return accepts("postgres", canonical.kind, (self.kind,))
+        own = CanonicalType(self.kind, item=self.item)
+        return accepts("postgres", canonical.kind, (self.kind,)) and items_fit(canonical, own)
 
 
 def local_type(oid: int, *, enum: bool = False, array_of: int = 0) -> LocalType:
