@@ -6,13 +6,14 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from load import bench_binlog, bench_flow, bench_mysql, bench_stages
 from load.bench_bed import Bed, Line, Sizes
 
 QUICK = 10
+DRAIN_GOAL = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the size")
     parser.add_argument("--rows", type=int, help="rows of each throughput benchmark")
     parser.add_argument("--seconds", type=float, help="duration of the latency benchmark")
-    parser.add_argument("--only", default="", help="only the benchmarks whose name contains this")
+    parser.add_argument("--only", default="", help="only lines whose name contains this, and what they need")
     options = parser.parse_args(arguments)
     sizes = Sizes()
     if options.quick:
@@ -45,24 +46,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(sizes: Sizes, only: str) -> Iterator[Line]:
     """Every line, as soon as it is measured."""
-    bare = 0.0
+    bare: dict[str, float] = {}
     with Bed() as bed:
-        if only in "capture":
-            yield bench_stages.capture(bed, sizes)
-        if only in "apply":
-            line, bare = bench_stages.apply(bed, sizes)
-            yield line
-        rest: dict[str, Callable[[], list[Line]]] = {
-            "drain postgres": lambda: bench_flow.drain(bed, sizes, bare),
-            "drain memory": lambda: bench_flow.drain(bed, sizes, 0.0, "memory"),
-            "copy": lambda: [bench_flow.copy(bed, sizes, bare)],
-            "latency": lambda: bench_flow.latency(bed, sizes),
-            "mysql": lambda: bench_mysql.measure(sizes),
-            "binlog": lambda: bench_binlog.measure(sizes),
-        }
-        for name, run in rest.items():
-            if only in name:
-                yield from run()
+        stages = _stages(bed, sizes, bare)
+        wanted = [s for s in stages if any(only in name for name in s.names)]
+        needed = {s.needs for s in wanted}
+        for stage in stages:
+            if stage in wanted or stage.gives in needed - {""}:
+                yield from stage.run()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One or more lines that are measured together.
+
+    Attributes:
+        names: of its lines.
+        run: measures them.
+        gives: the engine whose bare rate it measures, or empty.
+        needs: the engine whose bare rate bounds it, or empty.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[], Iterable[Line]]
+    gives: str = ""
+    needs: str = ""
+
+
+def _stages(bed: Bed, sizes: Sizes, bare: dict[str, float]) -> list[Stage]:
+    """Everything in the order of the report.
+
+    Args:
+        bed: the servers.
+        sizes: how much each does.
+        bare: filled while they run: the rows per second that an engine takes bare.
+    """
+
+    def apply() -> Iterable[Line]:
+        line, bare["postgres"] = bench_stages.apply(bed, sizes)
+        return [line]
+
+    def mysql() -> Iterable[Line]:
+        lines, bare["mysql"] = bench_mysql.measure(sizes)
+        return lines
+
+    def drain(way: str, needs: str = "", goal: float = 0.0) -> Stage:
+        def run() -> Iterable[Line]:
+            return bench_flow.drain(bed, sizes, bare.get(needs, 0.0), way, goal)
+
+        return Stage((f"drain {way}", f"processor, {way}"), run, needs=needs)
+
+    return [
+        Stage(("capture",), lambda: [bench_stages.capture(bed, sizes)]),
+        Stage(("apply",), apply, gives="postgres"),
+        drain("postgres -> postgres", "postgres"),
+        drain("postgres -> memory"),
+        Stage(("initial copy",), lambda: [bench_flow.copy(bed, sizes, bare["postgres"])], needs="postgres"),
+        Stage(("latency p50", "latency p99"), lambda: bench_flow.latency(bed, sizes)),
+        Stage(("capture mysql", "apply mysql"), mysql, gives="mysql"),
+        drain("postgres -> mysql", "mysql", DRAIN_GOAL),
+        drain("mysql -> postgres", "postgres", DRAIN_GOAL),
+        Stage(("capture binlog",), lambda: bench_binlog.measure(sizes)),
+    ]
 
 
 def show(line: Line) -> str:

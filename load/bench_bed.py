@@ -19,11 +19,18 @@ from typing import Self
 import psycopg
 
 from actors.pipeline import Pipeline, prepare
+from cluster.servers.mysql import MysqlServer
 from cluster.servers.postgres import PostgresServer
+from load.bench_mysql_bed import DDL as MYSQL_DDL
+from load.bench_mysql_bed import OPTIONS as MYSQL_OPTIONS
+from load.bench_mysql_bed import TRANSACTION
+from load.bench_mysql_bed import fill as fill_mysql
 from replication.audit.writer import AuditWriter
 from replication.engine import Engine
 from replication.engines import load_engine
 from replication.engines.memory import drop_database, open_database
+from replication.engines.mysql.config import parse
+from replication.engines.mysql.connection import connect
 from replication.schema import NodeConfig, Table, TableMapping
 
 GROUP = "bench"
@@ -33,7 +40,6 @@ DDL = """CREATE TABLE {} (id bigint PRIMARY KEY, name text NOT NULL, qty int, pr
 FILL = """INSERT INTO bench SELECT i, 'name ' || i, i %% 1000, (i %% 100000) / 100.0,
  timestamptz '2024-01-01 00:00:00+00' + i * interval '1 second', i %% 2 = 0,
  'a note of about thirty letters ' || i %% 97 FROM generate_series(%s::bigint, %s::bigint) i"""
-TRANSACTION = 1_000
 SAMPLE_SECONDS = 0.005
 PACKAGES = ("/replication/", "/actors/")
 
@@ -79,7 +85,7 @@ class Line:
 
 
 class Bed:
-    """Two PostgreSQL servers, stopped and removed at the end."""
+    """Two PostgreSQL servers, and a MySQL server once it is asked for; stopped and removed at the end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -87,6 +93,7 @@ class Bed:
         self.folder = Path(folder)
         self.folder.chmod(0o755)
         self.servers: list[PostgresServer] = []
+        self._mysql: MysqlServer | None = None
         self._number = 0
 
     def __enter__(self) -> Self:
@@ -99,6 +106,32 @@ class Bed:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def mysql(self) -> MysqlServer:
+        """The MySQL server.
+
+        Raises:
+            NoMysql: this machine has none and cannot fetch one.
+        """
+        if self._mysql is None:
+            server = MysqlServer(self.folder / "mysql", options=MYSQL_OPTIONS)
+            self._mysql = self._stack.enter_context(server)
+        return self._mysql
+
+    @contextmanager
+    def mysql_database(self, *, table: bool = True) -> Iterator[str]:
+        """A new MySQL database, with the empty table if wanted; dropped at the end."""
+        self._number += 1
+        name = f"bench_{self._number}"
+        try:
+            dsn = self.mysql.create_database(name)
+            if table:
+                with self.mysql.connect(name) as c:
+                    c.query(MYSQL_DDL.format("bench"))
+            yield dsn
+        finally:
+            self.mysql.drop_database(name)
 
     @contextmanager
     def database(self, server: int, *, table: bool = True) -> Iterator[str]:
@@ -137,6 +170,7 @@ class Group:
 
     Args:
         bed: where databases are made.
+        source: the engine of `a`, `postgres` or `mysql`.
         target: the engine of `b`.
         initial: the node whose rows are copied at the start, or `none`.
     """
@@ -144,6 +178,7 @@ class Group:
     bed: Bed
     target: str = "postgres"
     initial: str = "none"
+    source: str = "postgres"
     left: str = ""
     right: str = ""
     engines: dict[str, Engine] = field(default_factory=dict)
@@ -151,26 +186,40 @@ class Group:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.left = stack.enter_context(self.bed.database(0))
+            mysql, postgres = self.bed.mysql_database, self.bed.database
+            self.left = stack.enter_context(mysql() if self.source == "mysql" else postgres(0))
             if self.target == "postgres":
-                self.right = stack.enter_context(self.bed.database(1, table=False))
+                self.right = stack.enter_context(postgres(1, table=False))
+            elif self.target == "mysql":
+                self.right = stack.enter_context(mysql(table=False))
             else:
                 self.right = "memory://bench"
                 open_database("bench")
                 stack.callback(drop_database, "bench")
             stack.callback(self.stop)
-            nodes = [NodeConfig("a", "postgres", self.left, 20), NodeConfig("b", self.target, self.right, 10)]
+            nodes = [
+                NodeConfig("a", self.source, self.left, 20),
+                NodeConfig("b", self.target, self.right, 10),
+            ]
             self.engines = {n.name: load_engine(n, GROUP) for n in nodes}
             mapping = TableMapping("bench", ("id",), {"a": "bench", "b": "bench"}, initial=self.initial)
             self.tables = [read_table(self.engines["a"], mapping)]
             with closing(self.engines["b"].catalog()) as catalog:
-                catalog.create_table(self.tables[0], "postgres")
+                catalog.create_table(self.tables[0], self.source)
             prepare(GROUP, self.engines, self.tables, 1)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def fill(self, rows: int) -> None:
+        """Write the rows 1 to `rows` at the source."""
+        if self.source == "mysql":
+            with connect(parse(self.engines["a"].node)) as c:
+                fill_mysql(c, rows)
+        else:
+            fill(self.left, 1, rows)
 
     def start(self) -> Pipeline:
         """Start a pipeline; its audit log is a new one."""

@@ -5,48 +5,59 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from multiprocessing import get_context
 from threading import Thread
 from typing import Any
 
 import psycopg
+from pymysql.connections import Connection
 
+from cluster.servers.mysql_programs import NoMysql
 from load.bench_bed import FILL, Bed, Group, Line, Sampler, Sizes, fill, percentile
 from replication.batch import Applied, ApplyBatch
 from replication.engine import Applier, Engine
+from replication.engines.mysql.config import parse
+from replication.engines.mysql.connection import connect
 from replication.schema import Table
 
 WRITERS = 4
 P50_GOAL, P99_GOAL = 15.0, 50.0
 
 
-def drain(bed: Bed, sizes: Sizes, bare: float, target: str = "postgres") -> list[Line]:
+def drain(bed: Bed, sizes: Sizes, bare: float, way: str, goal: float = 0.0) -> list[Line]:
     """Write while the group is stopped, then start it and time until the target has everything.
 
     Args:
         bed: the servers.
         sizes: how many rows.
-        bare: rows per second that the target takes bare; 0 when unknown.
-        target: the engine of the target.
+        bare: rows per second of the slower bare stage, which is the target's; 0 when unknown.
+        way: the engines, as in `postgres -> mysql`.
+        goal: the share of `bare` that is asked for; 0 for none.
     """
-    with Group(bed, target) as group:
-        fill(group.left, 1, sizes.rows)
-        elapsed, sampler = _timed(group, sizes)
+    source, _, target = way.split()
+    name = f"drain {way}"
+    try:
+        with Group(bed, target, source=source) as group:
+            group.fill(sizes.rows)
+            elapsed, sampler = _timed(group, sizes)
+    except NoMysql as error:
+        return [Line(name, str(error))]
     rate = sizes.rows / elapsed
-    ratio = f"{rate / bare:.2f}" if bare else ""
-    figure = f"{rate:,.0f} rows/s"
-    name = f"drain postgres -> {target}"
+    ratio = rate / bare if bare else 0.0
+    figure = f"{rate:,.0f} rows/s" + (f" (bare {bare:,.0f})" if bare else "")
+    asked, met = (f">= {goal:.2f}", ratio >= goal) if goal and bare else ("", None)
     seconds = sampler.cpu / sizes.rows * 1e6
     return [
-        Line(name, figure, ratio, limit=sampler.verdict()),
-        Line(f"processor, {name[6:]}", f"{seconds:.1f} s per million rows", limit=_top(sampler)),
+        Line(name, figure, f"{ratio:.2f}" if bare else "", asked, met, sampler.verdict()),
+        Line(f"processor, {way}", f"{seconds:.1f} s per million rows", limit=_top(sampler)),
     ]
 
 
 def copy(bed: Bed, sizes: Sizes, bare: float) -> Line:
     """The initial copy of a table that nobody writes to."""
     with Group(bed, initial="a") as group:
-        fill(group.left, 1, sizes.rows)
+        group.fill(sizes.rows)
         elapsed, sampler = _timed(group, sizes)
     rate = sizes.rows / elapsed
     return Line(
@@ -75,8 +86,14 @@ class _Arrived:
 
     def __init__(self, group: Group, rows: int) -> None:
         self._rows = rows
+        self.last: Callable[[], bool]
+        self.every: Callable[[], bool]
         self.close: Callable[[], None]
-        if group.target == "postgres":
+        if group.target == "mysql":
+            mysql = connect(parse(group.engines["b"].node))
+            self.last, self.every = partial(_last, mysql, rows), partial(_every, mysql, rows)
+            self.close = mysql.close
+        elif group.target == "postgres":
             self._sql = psycopg.connect(group.right, autocommit=True)
             self.last, self.every, self.close = self._last, self._every, self._sql.close
         else:
@@ -91,6 +108,20 @@ class _Arrived:
 
     def _every(self) -> bool:
         return self._sql.execute("SELECT count(*) FROM bench").fetchone() == (self._rows,)
+
+
+def _last(c: Connection, rows: int) -> bool:
+    return _ask(c, f"SELECT 1 FROM bench WHERE id = {rows}") is not None
+
+
+def _every(c: Connection, rows: int) -> bool:
+    return _ask(c, "SELECT COUNT(*) FROM bench") == (rows,)
+
+
+def _ask(c: Connection, query: str) -> tuple[Any, ...] | None:
+    with c.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()
 
 
 def latency(bed: Bed, sizes: Sizes) -> list[Line]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cluster.servers.mysql import MysqlServer
 from cluster.servers.mysql_programs import NoMysql
 from load.bench_bed import GROUP, Line, Sampler, Sizes, read_table
-from load.bench_mysql_bed import DDL, fill
+from load.bench_mysql_bed import DDL, OPTIONS, fill
 from load.bench_stages import arrow_batches, poll
 from replication.batch import ApplyBatch, Outcome, TableRows
 from replication.engine import Engine
@@ -24,25 +24,28 @@ from replication.marker import Marker
 from replication.schema import NodeConfig, Table, TableMapping
 
 MAPPING = TableMapping("bench", ("id",), {"a": "bench"})
-OPTIONS = ("--innodb-buffer-pool-size=512M", "--innodb-redo-log-capacity=1G")
 CAPTURE_GOAL = 250_000
 _DATABASE = "bench"
 _ROWS_AT_ONCE = 1_000
 
 
-def measure(sizes: Sizes) -> list[Line]:
-    """Both stages, on a server of their own; without one the lines say why."""
+def measure(sizes: Sizes) -> tuple[list[Line], float]:
+    """Both stages, on a server of their own; without one the lines say why.
+
+    Returns:
+        the lines, and the rows per second of a bare upsert, which bounds every target; 0 if it is unknown.
+    """
     with tempfile.TemporaryDirectory(prefix="sync-bench-mysql-") as folder:
         try:
             server = MysqlServer(Path(folder), options=OPTIONS)
         except NoMysql as error:
-            return [Line(name, str(error)) for name in ("capture mysql", "apply mysql")]
+            return [Line(name, str(error)) for name in ("capture mysql", "apply mysql")], 0.0
         with server:
             node = NodeConfig("a", "mysql", server.create_database(_DATABASE))
-            return list(_measure(server, load_engine(node, GROUP), sizes))
+            return _measure(server, load_engine(node, GROUP), sizes)
 
 
-def _measure(server: MysqlServer, engine: Engine, sizes: Sizes) -> tuple[Line, Line]:
+def _measure(server: MysqlServer, engine: Engine, sizes: Sizes) -> tuple[list[Line], float]:
     with server.connect(_DATABASE) as c:
         c.query(DDL.format("bench"))
         table = read_table(engine, MAPPING)
@@ -67,7 +70,8 @@ def _measure(server: MysqlServer, engine: Engine, sizes: Sizes) -> tuple[Line, L
     limit, rate = 2 * sizes.rows / bare, 2 * sizes.rows / ours
     figure = f"{rate:,.0f} rows/s (bare {limit:,.0f})"
     ratio = rate / limit
-    return captured, Line("apply mysql", figure, f"{ratio:.2f}", ">= 0.70", ratio >= 0.7, sampler.verdict())
+    applied = Line("apply mysql", figure, f"{ratio:.2f}", ">= 0.70", ratio >= 0.7, sampler.verdict())
+    return [captured, applied], limit
 
 
 def _alternate(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pymysql.connections import Connection
 
-from load.bench_bed import TRANSACTION
-
+TRANSACTION = 1_000
+"""Rows of one transaction of an application."""
+OPTIONS = ("--innodb-buffer-pool-size=512M", "--innodb-redo-log-capacity=1G")
 DDL = """CREATE TABLE {} (id bigint PRIMARY KEY, name varchar(100) NOT NULL, qty int, price decimal(12,2),
  at timestamp(6) NULL, flag boolean, note varchar(200))"""
 _FILL = """INSERT INTO bench

@@ -24,6 +24,10 @@ LINES = [
     "latency p99",
     "capture mysql",
     "apply mysql",
+    "drain postgres -> mysql",
+    "processor, postgres -> mysql",
+    "drain mysql -> postgres",
+    "processor, mysql -> postgres",
     "capture binlog",
     "capture binlog: times as fast",
 ]
