@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from replication.audit.holds import open_holds
+from replication.change import Changes, LogEvent
+from replication.engines.mongodb.source import MongoSource
 from tests.fixtures.shop import Group
 
 
@@ -115,13 +120,48 @@ def test_toast_in_one_batch(group: Group) -> None:
     assert len(right[1][2]["x"]) == 128_000
 
 
-def test_a_partial_update_that_beats_a_delete_brings_the_whole_row_back(group: Group) -> None:
+def test_a_partial_update_that_beats_a_delete_brings_the_whole_row_back(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the delete is applied first, what the update left out is gone for good."""
     toasted(group)
     group.wait(lambda left, right: left == right and len(right) == 1)
     group.pipeline.stop()
     group.docs.delete_one({"_id": 1})
     group.sql.execute("UPDATE orders SET qty = 2 WHERE id = 1")
+    come_back = threading.Event()
+    hold_changes_back(monkeypatch, come_back)
     group.start()
-    _, right = group.wait(lambda left, right: left == right and len(right) == 1)
+    group.wait(lambda left, right: left == right and right.get(1, (0, 0))[1] == 2)
+    come_back.set()
+    group.docs.insert_one({"_id": 2, "name": "last"})
+    _, right = group.wait(lambda left, right: left == right and len(right) == 2)
     assert right[1][1] == 2
     assert len(right[1][2]["x"]) == 128_000
+
+
+def test_an_update_whose_log_is_whole_brings_a_deleted_row_back_in_any_order(group: Group) -> None:
+    toasted(group)
+    group.sql.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
+    group.wait(lambda left, right: left == right and len(right) == 1)
+    group.pipeline.stop()
+    group.docs.delete_one({"_id": 1})
+    group.sql.execute("UPDATE orders SET qty = 2 WHERE id = 1")
+    group.start()
+    _, right = group.wait(lambda left, right: left == right and right.get(1, (0, 0))[1] == 2)
+    assert len(right[1][2]["x"]) == 128_000
+
+
+def hold_changes_back(monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> None:
+    """Let MongoDB's log show no change of an application until then."""
+    poll = MongoSource.poll
+    waiting: list[LogEvent] = []
+
+    def poll_less(self: MongoSource, max_rows: int, wait: float) -> list[LogEvent]:
+        events = [*waiting, *poll(self, max_rows, wait)]
+        places = [i for i, e in enumerate(events) if isinstance(e, Changes)]
+        first = places[0] if places and not until.is_set() else len(events)
+        waiting[:] = events[first:]
+        return events[:first]
+
+    monkeypatch.setattr(MongoSource, "poll", poll_less)

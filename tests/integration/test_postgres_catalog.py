@@ -93,9 +93,24 @@ def test_a_table_for_another_engines_rows(database: Database, source: str) -> No
 
 
 def test_a_prepared_node_has_nothing_to_complain_of(postgres_db: str) -> None:
-    ddl = "CREATE TABLE t (id int PRIMARY KEY, v text)"
+    ddl = "CREATE TABLE t (id int PRIMARY KEY, v varchar(500), n numeric)"
     with PostgresNode(postgres_db, ddl, [mapping("t")]) as node:
         assert node.catalog.preflight(node.mapped) == []
+
+
+def test_a_table_that_is_created_logs_whole_rows_where_that_matters(database: Database) -> None:
+    for conflict, type, identity in (
+        ("last_write_wins", "text", "f"),
+        ("last_write_wins", "varchar(20)", "d"),
+        ("merge_fields", "varchar(20)", "f"),
+    ):
+        database.sql(f"CREATE TABLE source (id int PRIMARY KEY, v {type})")
+        schema = database.table(mapping("source")).schema
+        made = mapping("made", conflict=(conflict, "last_write_wins"))
+        database.catalog.create_table(Table(made, replace(schema, name="made")), "postgres")
+        assert database.sql("SELECT relreplident FROM pg_class WHERE relname = 'made'") == [(identity,)]
+        assert database.findings(made) == []
+        database.sql("DROP TABLE source, made")
 
 
 REMEDIED = [
@@ -104,6 +119,7 @@ REMEDIED = [
     ("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, v text)", {}, "unique"),
     ("CREATE TABLE t (id int UNIQUE, v text); ALTER TABLE t REPLICA IDENTITY FULL", {}, "may be null"),
     ("CREATE TABLE t (id int PRIMARY KEY, v text)", {"conflict": ("merge_fields",)}, "merge_fields"),
+    ("CREATE TABLE t (id int PRIMARY KEY, n int, v text)", {}, "large v of public.t as it was"),
     ("CREATE UNLOGGED TABLE t (id int PRIMARY KEY, v text)", {}, "not in the log"),
 ]
 
@@ -113,7 +129,8 @@ def test_remedies_work(database: Database, ddl: str, options: dict[str, Any], me
     database.sql(ddl)
     mapped = mapping("t", **options)
     (finding, *_) = [f for f in database.findings(mapped) if message in f.message]
-    assert (finding.level, finding.subject) == ("error", "t")
+    level = "warning" if "as it was" in message else "error"
+    assert (finding.level, finding.subject) == (level, "t")
     if "DEFERRABLE" in ddl:
         database.sql("ALTER TABLE t DROP CONSTRAINT t_pkey")
     database.sql(finding.remedy)

@@ -44,6 +44,13 @@ SELECT EXISTS (
       AND (c.collname IN ('C', 'POSIX', 'ucs_basic')
            OR (c.collname = 'default' AND d.datcollate IN ('C', 'POSIX'))))"""
 
+_LARGE = """
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attname = ANY(%s) AND attstorage IN ('x', 'e')
+  AND (atttypid NOT IN ('varchar'::regtype, 'bpchar'::regtype) OR atttypmod = -1 OR atttypmod > 504)
+ORDER BY attnum"""
+# Up to 500 characters take at most 2,000 bytes, which stay in the row; the modifier counts four more.
+
 
 def check(c: Connection, node: NodeConfig, group: str, tables: Sequence[Table]) -> list[Finding]:
     """All findings, errors first."""
@@ -143,7 +150,7 @@ def _table(c: Connection, node: NodeConfig, table: Table) -> Iterator[Finding]:
     yield from _columns(table, name, columns, mapped)
     key = [mapped[k] for k in table.schema.key]
     if all(k in columns for k in key):
-        yield from _key(c, table, name, oid, identity, key)
+        yield from _key(c, table, name, oid, identity, mapped)
         yield from _collation(c, table, name, oid, key)
     yield from _privileges(c, table, name)
     yield from _generated(c, name, columns.values(), table)
@@ -166,8 +173,10 @@ def _columns(
 
 
 def _key(
-    c: Connection, table: Table, name: str, oid: int, identity: str, key: list[str]
+    c: Connection, table: Table, name: str, oid: int, identity: str, mapped: Mapping[str, str]
 ) -> Iterator[Finding]:
+    key = [mapped[k] for k in table.schema.key]
+    others = [local for column, local in mapped.items() if column not in table.schema.key]
     sql, names = quoted_table(name), ", ".join(map(quoted, key))
     indexes = c.execute(_INDEXES, [oid]).fetchall()
     if not any(set(cols) == set(key) and immediate for cols, _, _, _, immediate in indexes):
@@ -191,6 +200,17 @@ def _key(
     if "merge_fields" in table.mapping.conflict and identity != "f":
         message = f"merge_fields needs to know which columns of {name} changed"
         yield _error(table.name, message, full)
+    elif identity != "f" and (large := large_columns(c, name, others)):
+        message = (
+            f"an update that leaves a large {large[0]} of {name} as it was does not log it; where it meets a "
+            "write of another node, the nodes may end up with different values"
+        )
+        yield Finding("warning", table.name, message, full)
+
+
+def large_columns(c: Connection, name: str, columns: Sequence[str]) -> list[str]:
+    """Those of a table's columns whose values may be stored out of line (TOAST), in the table's order."""
+    return [row[0] for row in c.execute(_LARGE, [quoted_table(name), list(columns)])]
 
 
 def _collation(c: Connection, table: Table, name: str, oid: int, key: list[str]) -> Iterator[Finding]:

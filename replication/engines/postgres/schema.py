@@ -10,7 +10,7 @@ from replication.engine import Finding
 from replication.engines.postgres import alter
 from replication.engines.postgres.columns import LocalColumn, publishes_generated, read_columns
 from replication.engines.postgres.config import Connection, Session, quoted, quoted_table, split_name
-from replication.engines.postgres.preflight import check
+from replication.engines.postgres.preflight import check, large_columns
 from replication.engines.postgres.types import declaration
 from replication.schema import Column, NodeConfig, Table, TableMapping, TableSchema
 from replication.types import CanonicalType
@@ -45,15 +45,27 @@ class PostgresCatalog:
         return TableSchema(mapping.name, tuple(columns), mapping.key)
 
     def create_table(self, table: Table, source_engine: str) -> None:
-        """See `Catalog.create_table`. Serial defaults are left out: their sequence stays where it is."""
+        """See `Catalog.create_table`. Serial defaults are left out: their sequence stays where it is.
+
+        The log shows whole rows where a policy or a large column needs that.
+        """
         name = table.mapping.names[self.node.name]
         schema = split_name(name)[0]
         with self._session.use() as c, c.transaction():
             lines = [self._line(c, table, column, source_engine) for column in table.schema.columns]
             key = ", ".join(quoted(table.mapping.local(self.node.name, k)) for k in table.schema.key)
             lines.append(f"PRIMARY KEY ({key})")
+            if c.execute("SELECT to_regclass(%s)", [quoted_table(name)]).fetchone() != (None,):
+                return
             c.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
             c.execute(f"CREATE TABLE IF NOT EXISTS {quoted_table(name)} ({', '.join(lines)})".encode())
+            others = [
+                table.mapping.local(self.node.name, column.name)
+                for column in table.schema.columns
+                if column.name not in table.schema.key
+            ]
+            if "merge_fields" in table.mapping.conflict or large_columns(c, name, others):
+                c.execute(f"ALTER TABLE {quoted_table(name)} REPLICA IDENTITY FULL")
 
     def preflight(self, tables: Sequence[Table]) -> list[Finding]:
         """See `Catalog.preflight`."""
