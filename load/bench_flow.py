@@ -143,7 +143,7 @@ def latency(bed: Bed, sizes: Sizes) -> list[Line]:
             writer.start()
             writer.join()
             group.wait(arrived.every, sizes.patience)
-        committed, rate = _committed(group.left)
+        committed, rate = commit_times(group.left)
         group.stop()
     visible = noted.times()
     delays = [(visible[i] - committed[i]) * 1000 for i in range(2, count + 2)]
@@ -200,7 +200,7 @@ class _NotedApplier:
         return applied
 
 
-def _committed(dsn: str) -> tuple[dict[int, float], float]:
+def commit_times(dsn: str) -> tuple[dict[int, float], float]:
     """Commit time of every row, seconds since 1970, and how many there were per second."""
     query = "SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM bench WHERE id > 1"
     with psycopg.connect(dsn) as c:
