@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 CONTENTION_SECONDS = 0.25
 """Longest pause after a write conflict: the other transaction ends soon, and a waiting batch only grows."""
 
+AFRESH_TRIES = 20
+"""Every so many write conflicts it connects anew, for those that only look like one to this connection."""
+
 EARLY_SECONDS = 0.01
 """Before the answer that a batch came too early, which brings it again."""
 
@@ -67,6 +70,7 @@ class Applying:
         self._completer = Completer(engine, engines, tables)
         self._open = partial(engine.applier, tables, sources)
         self._applier: Applier | None = None
+        self._conflicts = 0
         self._retry = Retrying(
             retry=retry_if_exception_type(Transient),
             wait=partial(_pause, wait_random_exponential(multiplier=0.05, max=retry_max_seconds)),
@@ -86,7 +90,8 @@ class Applying:
         Raises:
             Terminal: trying again will not help.
         """
-        applied = self._retry(self._once, batch)
+        self._conflicts = 0
+        applied = replace(self._retry(self._once, batch), conflicts=self._conflicts)
         if applied.outcome is Outcome.EARLY:
             self._closing.wait(EARLY_SECONDS)  # the batch before it is on its way
         return applied
@@ -103,6 +108,11 @@ class Applying:
         try:
             whole, kept = self._completer.complete(batch)
             return replace(self._applier.apply(whole), kept=kept)
+        except Contention:
+            self._conflicts += 1
+            if self._conflicts % AFRESH_TRIES == 0:
+                self._disconnect()
+            raise
         except Transient:
             self._disconnect()
             raise

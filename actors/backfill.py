@@ -23,7 +23,7 @@ IN_FLIGHT = 2
 """Chunks that were offered and have not been emitted."""
 UNCONFIRMED = 256
 """Chunks that were emitted and are not durable."""
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
 
 
 class Capture(Protocol):

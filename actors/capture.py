@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Protocol
 
 import pyarrow as pa
 
+from actors.limits import LEAST_ROWS
 from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.change import (
     Changes,
@@ -45,12 +46,14 @@ class Ack:
         paused: a target is too far behind; hold back.
         released: re-reading from here is enough after a restart, so the log before it may go.
         epoch: the incarnation that answers.
+        room: how many rows more it can take before it pauses.
     """
 
     replaying: bool
     paused: bool
     released: Position
     epoch: int
+    room: int = 1 << 30
 
 
 class Sink(Protocol):
@@ -100,28 +103,33 @@ class Capture:
         self._carry = carry
         self.window = ChunkWindow()
         self._lock = threading.Lock()  # a copy offers its chunks from a thread of its own
+        self._read: deque[LogEvent] = deque()
+        self._ready: deque[LogEvent] = deque()  # of what was read, what has passed the window
         self._epoch: int | None = None
-        acks = self._send([[] for _ in sinks])
+        acks = self._send([])
         self._epoch = max(a.epoch for a in acks)
-        self.released = min(a.released for a in acks)
         self.source = open_source(self.released)
-        self.source.decode_echoes = any(a.replaying for a in acks)
-        self.paused = any(a.paused for a in acks)
+        self._follow(acks)
 
     def step(self, max_rows: int, wait: float) -> bool:
-        """Read once and hand on. Returns whether the log had anything.
+        """Read once and hand on what the shards have room for. Returns whether there was anything.
 
         Args:
             max_rows: about how many changes to read at most.
             wait: seconds to wait for the first one.
         """
-        events = [] if self.paused else self.source.poll(max_rows, wait)
-        acks = self._pass_on(events)
-        self.source.decode_echoes = self.window.active or any(a.replaying for a in acks)
-        self.paused = any(a.paused for a in acks)
-        self.released = min(a.released for a in acks)
+        if not (self.paused or self._read or self._ready):
+            self._read.extend(self.source.poll(min(max_rows, max(self._room, LEAST_ROWS)), wait))
+        passed = False
+        while (self._read or self._ready) and not self.paused:
+            if not self._ready:
+                self._ready.extend(self._prepared())
+            self._follow(self._send(self._portion()))
+            passed = True
+        if not passed:
+            self._follow(self._send([]))
         self.source.confirm(self.released)
-        return bool(events)
+        return passed
 
     def begin(self, run: str, table: str) -> None:
         """A copy of `table` starts; see `ChunkWindow.begin`."""
@@ -148,24 +156,29 @@ class Capture:
         """Disconnect."""
         self.source.close()
 
-    def _pass_on(self, events: Sequence[LogEvent]) -> list[Ack]:
-        """Hand events to the shards; a change of a table is looked at once what came before it is processed.
+    def _prepared(self) -> list[LogEvent]:
+        """The next events for the shards; a change of a table is looked at once they have what came before.
 
         Raises:
             SchemaChanged: the table's policy says so.
         """
-        acks: list[Ack] = []
-        for changed, group in groupby(events, key=_place_of_change):
-            if changed is None:
-                acks = self._feed(list(group))
-            else:
-                acks = self._feed(self._settled([e for e in group if isinstance(e, SchemaChange)]))
-        return acks or self._feed([])
-
-    def _feed(self, events: Sequence[LogEvent]) -> list[Ack]:
+        events = [self._read.popleft()]
+        place = _place_of_change(events[0])
+        while self._read and _place_of_change(self._read[0]) == place:
+            events.append(self._read.popleft())
+        if place is not None:
+            events = self._settled([e for e in events if isinstance(e, SchemaChange)])
         with self._lock:
-            passed = [passed for event in events for passed in self._through_window(event)]
-        return self._send(_split(passed, len(self.sinks)))
+            return [passed for event in events for passed in self._through_window(event)]
+
+    def _portion(self) -> list[LogEvent]:
+        """As much of what is ready as there is room for, one event at least."""
+        events = [self._ready.popleft()]
+        rows = _rows(events[0])
+        while self._ready and rows + _rows(self._ready[0]) <= self._room:
+            events.append(self._ready.popleft())
+            rows += _rows(events[-1])
+        return events
 
     def _settled(self, changes: Sequence[SchemaChange]) -> list[LogEvent]:
         """What stands in the place of changes of tables that one statement made."""
@@ -192,8 +205,22 @@ class Capture:
             self.window.on_unreadable(event)
         return [event]
 
-    def _send(self, parts: Sequence[list[LogEvent]]) -> list[Ack]:
-        return [s.feed(self.node, part, self._epoch) for s, part in zip(self.sinks, parts, strict=True)]
+    def _send(self, events: Sequence[LogEvent]) -> list[Ack]:
+        parts = _split(events, len(self.sinks))
+        acks = [s.feed(self.node, part, self._epoch) for s, part in zip(self.sinks, parts, strict=True)]
+        self.paused = any(a.paused for a in acks)
+        self.released = min(a.released for a in acks)
+        self._room = min(a.room for a in acks)
+        return acks
+
+    def _follow(self, acks: Sequence[Ack]) -> None:
+        """Read the log as the shards need it."""
+        self.source.decode_echoes = self.window.active or any(a.replaying for a in acks)
+
+
+def _rows(event: LogEvent) -> int:
+    """How many rows it gives the shards to send."""
+    return event.rows if isinstance(event, Changes) else 0
 
 
 def _place_of_change(event: LogEvent) -> int | None:

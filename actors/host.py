@@ -28,6 +28,8 @@ RECONNECT_SECONDS = 0.5
 GATHER_SECONDS = 0.003
 """Pause after a poll that brought something: what comes meanwhile shares the next one's cost. Slept through,
 since waiting for an event with a timeout costs a thread more than it would read in that time."""
+PAUSED_SECONDS = 0.02
+"""Between two questions whether a target that is behind has caught up; it has a batch at work meanwhile."""
 SWITCH_SECONDS = 0.0001
 Fail = Callable[[BaseException], None]
 
@@ -136,7 +138,7 @@ class CaptureHost:
                 if capture.step(self._limits.poll_rows, self._limits.wait):
                     time.sleep(GATHER_SECONDS)
                 if capture.paused:
-                    self._stopping.wait(0.005)
+                    self._stopping.wait(PAUSED_SECONDS)
         finally:
             self._capture = None
             capture.close()

@@ -1,4 +1,4 @@
-"""Bounds of a running group."""
+"""Bounds of a running group, and how many rows a node may be given at a time."""
 
 from __future__ import annotations
 
@@ -25,3 +25,29 @@ class Limits:
     wait: float = 0.2
     heartbeat: float = 10.0
     retry_max: float = 30.0
+
+
+FIRST_ROWS = 1_000
+LEAST_ROWS = 200
+
+
+class BatchSize:
+    """How many rows the next transaction on a node may have: more after each that went through at once.
+
+    A transaction that meets an application's is tried again as a whole, and the longer it takes, the more
+    likely it meets the next. So a write conflict makes the ones after it smaller.
+
+    Args:
+        most: the most rows.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.rows = min(most, FIRST_ROWS)
+
+    def learn(self, rows: int, conflicts: int) -> None:
+        """A transaction of so many rows went through after so many write conflicts."""
+        if conflicts:
+            self.rows = max(min(LEAST_ROWS, self._most), self.rows // (1 + conflicts))
+        elif 2 * rows >= self.rows:
+            self.rows = min(self._most, 3 * self.rows // 2 + 1)

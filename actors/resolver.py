@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from actors.capture import Ack
-from actors.limits import Limits
+from actors.limits import BatchSize, Limits
 from replication.applying import Findings
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
@@ -116,6 +116,7 @@ class Resolver:
         self.limits = limits
         self.fail = fail
         self.names = sorted(shard.nodes)
+        self._sizes = {n: BatchSize(limits.batch_rows) for n in self.names}
         self._lock = threading.RLock()
         self._stopped = False
         self._early: set[int] = set()
@@ -135,20 +136,22 @@ class Resolver:
                 self._take(node, event.after(read) if isinstance(event, Changes) else event)
             self._record_conflicts()
             self._pump()
-            paused = any(self._is_behind(n) for n in self.names if n != node)
+            room = min(self._room(n) for n in self.names if n != node)
             released = self.shard.progress.released[node]
-            return Ack(self.shard.replaying, paused, released, self.shard.epoch)
+            return Ack(self.shard.replaying, room <= 0, released, self.shard.epoch, room)
 
     def on_their_way(self, table: str) -> list[bytes]:
         """The keys of a table that have not reached every node."""
         with self._lock:
             return list(self.shard.keys[table])
 
-    def _is_behind(self, node: str) -> bool:
-        """Whether a target has enough to do: its next batch is full, or too much is on its way."""
-        if self.shard.waiting(node) >= self.limits.batch_rows:
-            return True
-        return self.shard.backlog(node) > self.limits.max_backlog
+    def _room(self, node: str) -> int:
+        """How many rows more a target can take: none when its next batch is full, or too much on its way."""
+        if self.shard.replaying:  # nothing is sent before every log was read as far as it had been
+            return self.limits.max_backlog
+        if self.shard.backlog(node) > self.limits.max_backlog:
+            return 0
+        return self._sizes[node].rows - self.shard.waiting(node)
 
     def heartbeat(self) -> None:
         """Store how far the logs have been read, though nothing is on its way."""
@@ -184,6 +187,7 @@ class Resolver:
         with self._lock:
             self.shard.on_ack(batch.node, batch.marker.seq, applied.kept)
             self._early.discard(batch.marker.seq)
+            self._sizes[batch.node].learn(batch.rows, applied.conflicts)
             self._applied += batch.rows
             if applied.held:
                 self._note_held(batch.node, applied.held)

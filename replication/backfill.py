@@ -45,6 +45,8 @@ MAX_CHANGED_KEYS = 1_000_000
 """A window in which more keys changed is given up, and its chunk read again."""
 KEPT = 1_024
 """So many emitted chunks of one copy are remembered."""
+PIECE_ROWS = 500
+"""So many rows of a chunk are one event, so that whoever takes them can stop between two."""
 _LAST_LO = (1 << LO_BITS) - 1
 
 
@@ -111,9 +113,13 @@ class ChunkWindow:
     table has at most one window open, since its reader writes its watermarks one after the other; chunks of
     different tables overlap freely. It holds the chunks that were offered and not emitted yet, a few per
     table, and up to `MAX_CHANGED_KEYS` keys per table.
+
+    Args:
+        piece_rows: the most rows of one event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, piece_rows: int = PIECE_ROWS) -> None:
+        self._piece_rows = piece_rows
         self._runs: dict[str, str] = {}  # table: run
         self._open: dict[str, _Open] = {}  # table: its window
         self._offered: dict[ChunkIdent, Chunk] = {}
@@ -210,7 +216,7 @@ class ChunkWindow:
         if window is None or window.ident != ident or chunk is None:
             return [Progress(end)]
         del self._open[ident.table]
-        events, order = _emit(ident.table, chunk, window.changed, event.end)
+        events, order = _emit(ident.table, chunk, window.changed, event.end, self._piece_rows)
         self._remember(ident, order)
         return [*events, Progress(end)]
 
@@ -234,7 +240,7 @@ class ChunkWindow:
 
 
 def _emit(
-    table: str, chunk: Chunk, changed: Sequence[pa.Array], mark: Position
+    table: str, chunk: Chunk, changed: Sequence[pa.Array], mark: Position, piece_rows: int
 ) -> tuple[list[LogEvent], int]:
     """What a chunk has of keys that did not change meanwhile, right after the watermark; its last order."""
     newer = set(pa.chunked_array(changed, pa.binary()).to_pylist()) if changed and chunk.unreadable else set()
@@ -245,10 +251,12 @@ def _emit(
             order += 1
             events.append(Unreadable(table, key, reason, Position(order, mark.token)))
     for op, rows in ((Op.DELETE, chunk.gone), (Op.READ, chunk.rows)):
-        rows = None if rows is None else _without(rows, changed)
-        if rows is not None and rows.num_rows:
-            batch = _as_changes(rows, op, order)
-            order += rows.num_rows
+        if rows is None:
+            continue
+        rows = _without(rows, changed)
+        for at in range(0, rows.num_rows, piece_rows):
+            batch = _as_changes(rows.slice(at, piece_rows), op, order)
+            order += batch.num_rows
             events.append(Changes((TableChanges(table, batch),), Position(order, mark.token)))
     return events, order
 

@@ -2,8 +2,8 @@
 
 System columns of an apply batch, before the table's data columns in schema order:
 
-    _op      int8     UPDATE writes the row (insert or update), DELETE removes it; READ writes it too, and
-                      comes from an initial copy
+    _op      int8     UPDATE writes the row (insert or update), DELETE removes it; READ comes from an initial
+                      copy, and inserts the row where the applier has found none
     _key     binary   canonical key; each key once per batch
     _have    binary   bit per data column to write (little-endian); null means all
     _origin  int16    index of the node where the version was written, in the sorted node names
@@ -102,12 +102,14 @@ class Applied:
         missing: (table, key) of partial rows that the node does not hold, so nothing could be updated;
             they must be sent again in full.
         kept: (table, key) of rows of an initial copy that were left out, because the node holds a row there.
+        conflicts: how many tries met another transaction before one went through.
     """
 
     outcome: Outcome
     held: Sequence[HeldRow] = ()
     missing: Sequence[tuple[str, bytes]] = field(default=())
     kept: Sequence[tuple[str, bytes]] = field(default=())
+    conflicts: int = 0
 
 
 def refusal(stored: tuple[int, int] | None, marker: Marker) -> Outcome:

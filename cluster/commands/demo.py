@@ -110,13 +110,11 @@ def _copy(stack: Stack, tables: Mapping[str, pa.Table], console: Console) -> Non
         ]
         while not all(p.finished() for _, p in targets):
             stack.check_up()
-            copied = ", ".join(f"{n.name} {p.copied():,}" for n, p in targets)
-            line = f"copying   {copied} of {total:,} rows"
-            if status is not None:
-                status.update(line)
-            elif time.monotonic() - shown > LINE_SECONDS:
+            if status is not None or time.monotonic() - shown > LINE_SECONDS:
                 shown = time.monotonic()
-                console.print(line)
+                copied = ", ".join(f"{n.name} {p.copied():,}" for n, p in targets)
+                line = f"copying   {copied} of {total:,} rows"
+                console.print(line) if status is None else status.update(line)
             pause.wait(0.5)
     seconds = time.monotonic() - started
     names = _listed([n.name for n, _ in targets])

@@ -27,6 +27,7 @@ class CopyProgress:
         self._end = end
         self._keys = {name: table.column(KEYS[name][0]) for name, table in tables.items()}
         self.total = sum(map(len, self._keys.values()))
+        self._least = dict.fromkeys(self._keys, 0)
         self._finished = False
 
     def copied(self) -> int:
@@ -44,8 +45,11 @@ class CopyProgress:
         self._end.close()
 
     def _copied(self, name: str) -> int:
-        places = range(len(self._keys[name]))
-        return bisect_left(places, True, key=lambda place: not self._has(name, place))
+        count, least = len(self._keys[name]), self._least[name]
+        if least < count and self._has(name, least):
+            places = range(count)
+            self._least[name] = bisect_left(places, True, least, key=lambda place: not self._has(name, place))
+        return self._least[name]
 
     def _has(self, name: str, place: int) -> bool:
         return self._end.has(name, self._keys[name][place].as_py())

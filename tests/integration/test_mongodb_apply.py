@@ -19,6 +19,7 @@ from replication.batch import Outcome
 from replication.change import Changes, Echo
 from replication.engines.mongodb.config import MARKER
 from replication.engines.mongodb.sessions import open_session
+from replication.engines.mongodb.snapshot import ABSENT_PER_FIND, find_ids
 from replication.errors import Contention
 from replication.key import encode_key
 from replication.types import Kind
@@ -175,6 +176,29 @@ def test_a_write_conflict_is_contention_and_the_batch_can_be_tried_again(node: N
     assert node.applier.apply(batch).outcome is Outcome.COMMITTED
     assert node.db.orders.find_one()["qty"] == 6
     assert [e.marker.seq for e in of_type(node.read(), Echo)] == [1, 2]
+
+
+def test_a_copied_row_never_replaces_a_document_that_came_since_the_look(node: Node) -> None:
+    """An application may have written it a moment ago; who looks again finds and keeps it."""
+    node.db.orders.insert_one({"_id": 1, "qty": 8})
+    batch = node.batch(ORDER | {"_read": True}, ORDER | {"id": 2, "_read": True})
+    with pytest.raises(Contention):
+        node.applier.apply(batch)
+    assert node.db.orders.find_one({"_id": 1}) == {"_id": 1, "qty": 8}
+    assert node.db.orders.count_documents({}) == 1
+    node.db.orders.delete_one({"_id": 1})
+    assert node.applier.apply(batch).outcome is Outcome.COMMITTED
+    assert node.db.orders.find_one({"_id": 1})["qty"] == 5
+
+
+@pytest.mark.parametrize("there", [0, 1, 3])
+def test_documents_are_found_however_few_of_them_there_are(node: Node, there: int) -> None:
+    count = 3 * ABSENT_PER_FIND
+    ids = list(range(count))
+    present = [ids[(n + 1) * count // (there + 1) - 1] for n in range(there)]
+    if present:
+        node.db.orders.insert_many([{"_id": i} for i in present])
+    assert [d["_id"] for d in find_ids(node.db.orders, ids, {"_id": 1})] == present
 
 
 @pytest.mark.parametrize("bad", [1, 9])

@@ -74,7 +74,7 @@ class World:
         self.echoed: dict[int, TableChanges] = {}  # what the echo at this order wrote
         self.schedule = list(reversed(schedule))
         self.made = 0
-        self.window = window()
+        self.window = window(piece_rows=2)
         self.read_to = 0
         self.flushed_to = 0
         self.pending: list[LogEvent] = []

@@ -91,6 +91,23 @@ def test_a_chunk_comes_out_as_reads_placed_at_its_high_watermark():
     assert end.end.order > event.end.order == order_of(12, 5)
 
 
+def test_a_large_chunk_comes_out_in_pieces_that_follow_each_other():
+    w = ChunkWindow(piece_rows=2)
+    w.begin("run", "a")
+    w.on_watermark(mark(A1.low, 10))
+    w.offer(A1, chunk(b"1", b"2", b"3", b"4", b"5", b"6"))
+    w.on_changes(changes("a", 11, b"2"))
+    *pieces, _ = w.on_watermark(mark(A1.high, 12, lo=3))
+    assert [e.tables[0].rows.column("_key").to_pylist() for e in pieces] == [
+        [b"1", b"3"],
+        [b"4", b"5"],
+        [b"6"],
+    ]
+    assert [e.end.order for e in pieces] == [order_of(12, lo) for lo in (5, 7, 8)]
+    assert [e.tables[0].rows.column("_lo").to_pylist() for e in pieces] == [[4, 5], [6, 7], [8]]
+    assert w.emitted(A1) == order_of(12, 8)
+
+
 def test_a_watermark_ends_its_transaction_whether_rows_come_or_not():
     """A restart that reads the log again must get as far at the high watermark as the rows had got."""
     w = window("a")

@@ -42,14 +42,19 @@ class Log:
 
 
 class Sink:
-    """A shard that remembers what it was fed."""
+    """A shard that remembers what it was fed, with room for so many rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 1000) -> None:
         self.fed: list[LogEvent] = []
+        self.room = room
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         self.fed += events
-        return Ack(replaying=False, paused=False, released=Position(0), epoch=1)
+        self.room -= sum(e.rows for e in events if isinstance(e, Changes))
+        return Ack(replaying=False, paused=self.room <= 0, released=Position(0), epoch=1, room=self.room)
+
+    def orders(self) -> list[int]:
+        return [e.end.order for e in self.fed]
 
     def on_their_way(self, table: str) -> list[bytes]:
         return []
@@ -68,10 +73,58 @@ def capture(
     return Capture("pg", lambda _: Log(events), sinks, [table], carry)
 
 
+def rows(order: int, count: int) -> Changes:
+    whole = {"_op": 1, "_hi": 0, "_lo": order, "_ts": 0}
+    made = [whole | {"_key": encode_key((i,), [Kind.INT32]), "id": i} for i in range(count)]
+    batch = pa.RecordBatch.from_pylist(made, schema=change_schema(SCHEMA.arrow))
+    return Changes([TableChanges("orders", batch)], Position(order))
+
+
 def row(order: int) -> Changes:
     empty = change_schema(SCHEMA.arrow).empty_table().to_batches()
     rows = empty[0] if empty else pa.RecordBatch.from_pylist([], schema=change_schema(SCHEMA.arrow))
     return Changes([TableChanges("orders", rows)], Position(order))
+
+
+def test_shards_get_what_they_have_room_for_and_the_rest_in_its_order_later() -> None:
+    sink = Sink(room=25)
+    read = [*(rows(order, 10) for order in range(1, 6)), Progress(Position(6)), rows(7, 10)]
+    made = capture(read, [sink])
+    assert made.step(100, 0)
+    assert made.paused
+    assert sink.orders() == [1, 2, 3]  # what did not fit into the first two parts went alone
+    assert not made.step(100, 0)
+    assert sink.orders() == [1, 2, 3]
+    sink.room = 25
+    made.step(100, 0)  # it only learns that there is room
+    made.step(100, 0)
+    assert sink.orders() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_nothing_is_read_while_a_part_of_what_was_read_waits() -> None:
+    sink = Sink(room=10)
+    made = capture([rows(1, 10), rows(2, 10)], [sink])
+    made.step(100, 0)
+    log = made.source
+    assert isinstance(log, Log)
+    log.events = [rows(3, 10)]
+    sink.room = 10
+    for _ in range(4):
+        made.step(100, 0)
+    assert sink.orders() == [1, 2]
+    assert log.events
+
+
+def test_a_change_waits_until_what_came_before_it_was_taken() -> None:
+    sink = Sink(room=10)
+    made = capture([rows(1, 10), rows(2, 10), SchemaChange("orders", "drop", "", Position(3))], [sink])
+    made.step(100, 0)
+    assert sink.orders() == [1]
+    sink.room = 100
+    made.step(100, 0)
+    with pytest.raises(SchemaChanged):
+        made.step(100, 0)
+    assert sink.orders() == [1, 2]
 
 
 def test_what_came_before_a_change_is_fed_before_it_stops() -> None:

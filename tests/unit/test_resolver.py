@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from actors.limits import Limits
+from actors.limits import FIRST_ROWS, Limits
 from actors.resolver import Resolver, make_shard
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import SYSTEM_COLUMNS, Changes, Op, TableChanges, Unreadable
@@ -64,10 +64,13 @@ class Durable:
 
 
 class Bed:
-    def __init__(self) -> None:
+    def __init__(self, read: int | None = None) -> None:
+        """With `read`, the predecessor had read so far in both logs."""
         engines = {n: MemoryEngine(NodeConfig(n, "memory", f"memory://{n}"), "g") for n in "ab"}
         start = Position(order_of(1, 0), "")
-        markers = {n: Marker("g", 0, 1, EPOCH, 0, resume=dict.fromkeys("ab", start)) for n in "ab"}
+        cut = {} if read is None else dict.fromkeys("ab", read)
+        resume = dict.fromkeys("ab", start)
+        markers = {n: Marker("g", 0, 1, EPOCH, 0, cut=cut, resume=resume) for n in "ab"}
         self.errors: list[BaseException] = []
         self.target = Target()
         shard = make_shard("g", 0, 1, engines, [TABLE], markers)
@@ -135,6 +138,31 @@ def test_a_node_that_lost_a_committed_batch_ends_the_incarnation(bed: Bed) -> No
     answer.set_result(Applied(Outcome.EARLY))
     assert [type(e) for e in bed.errors] == [Fenced]
     assert f"lost batch {first.marker.seq}" in str(bed.errors[0])
+
+
+def test_there_is_less_room_after_write_conflicts(bed: Bed) -> None:
+    assert bed.resolver.feed("a", [], EPOCH).room == FIRST_ROWS
+    bed.write(2)
+    bed.target.asked[0][1].set_result(Applied(Outcome.COMMITTED, conflicts=1))
+    assert bed.resolver.feed("a", [], EPOCH).room == FIRST_ROWS // 2
+
+
+def test_a_log_is_held_back_once_the_next_batch_is_full(bed: Bed) -> None:
+    bed.write(2)
+    bed.write(3)
+    ack = bed.resolver.feed("a", [insert(*range(4, 4 + FIRST_ROWS - 1))], EPOCH)
+    assert (ack.paused, ack.room) == (False, 1)
+    ack = bed.resolver.feed("a", [insert(9_999)], EPOCH)
+    assert ack.paused
+
+
+def test_a_replay_is_never_held_back() -> None:
+    """Nothing is sent before it is over, so waiting for room would last for ever."""
+    bed = Bed(read=order_of(9_999, 0))
+    ack = bed.resolver.feed("a", [insert(*range(2, 2 + 2 * FIRST_ROWS))], EPOCH)
+    assert ack.replaying
+    assert not ack.paused
+    assert not bed.target.asked
 
 
 def test_a_resolver_that_stops_sends_nothing_more(bed: Bed) -> None:

@@ -35,7 +35,7 @@ from replication.engines.mongodb.config import (
 from replication.engines.mongodb.errors import CONTENTION, DUPLICATE_KEY, UNAVAILABLE, classify, translated
 from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.marker import marker_id, to_document
-from replication.engines.mongodb.plan import Incoming, Plan, Write, incoming, make_plan
+from replication.engines.mongodb.plan import Incoming, Numbered, Plan, incoming, make_plan
 from replication.engines.mongodb.sessions import open_session
 from replication.engines.mongodb.snapshot import find_ids
 from replication.errors import Contention, NodeUnavailable
@@ -180,10 +180,13 @@ class MongoApplier:
         return plans
 
     def _write(self, session: ClientSession, marker: Marker, chosen: Chosen, plans: Sequence[Plan]) -> None:
-        self._replace_marker(session, marker, sum(len(plan.writes) for plan in plans))
-        for (rows, _), plan in zip(chosen, plans, strict=True):
-            if plan.writes:
-                self._run(session, rows, plan)
+        self._replace_marker(session, marker, sum(len(p.changes) + len(p.inserts) for p in plans))
+        # What is there an application may be about to change: the sooner it is ours, the fewer conflicts.
+        work = [(rows, plan) for (rows, _), plan in zip(chosen, plans, strict=True)]
+        parts = [(rows, p.changes) for rows, p in work] + [(rows, p.inserts) for rows, p in work]
+        for rows, numbered in parts:
+            if numbered:
+                self._run(session, rows, numbered)
 
     def _check(self, session: ClientSession | None, marker: Marker) -> None:
         key = {"_id": marker_id(marker.group, marker.shard)}
@@ -203,21 +206,22 @@ class MongoApplier:
     def _find(
         self, session: ClientSession | None, rows: Incoming, numbers: Sequence[int]
     ) -> dict[bytes, Document]:
-        ids = [rows.ids[i] for i in numbers]
+        # Copied rows come only where there is none, and an insert that finds one after all says so.
+        ids = [rows.ids[i] for i in numbers if not rows.copied[i]]
         collection = self._db[rows.layout.collection]
         documents = list(find_ids(collection, ids, rows.layout.heads, session=session))
         keys = rows.layout.decode_ids([d["_id"] for d in documents]).to_pylist()
         return dict(zip(keys, documents, strict=True))
 
-    def _run(self, session: ClientSession, rows: Incoming, plan: Plan) -> None:
-        writes: list[Write] = [write for _, write in plan.writes]
+    def _run(self, session: ClientSession, rows: Incoming, numbered: Sequence[Numbered]) -> None:
+        writes = [write for _, write in numbered]
         collection = self._db[rows.layout.collection]
         try:
             result: BulkWriteResult = collection.bulk_write(writes, ordered=True, session=session)
         except BulkWriteError as error:
-            raise _blame(error, rows, plan, self._node.name) from error
+            raise _blame(error, rows, numbered, self._node.name) from error
         except _UNENCODABLE as error:
-            bad = {i: reason for i, _ in plan.writes if (reason := _unencodable(rows.document(i)))}
+            bad = {i: reason for i, _ in numbered if (reason := _unencodable(rows.document(i)))}
             if not bad:
                 raise
             raise _Refused(rows, bad) from error
@@ -236,7 +240,7 @@ def _leave_out(refusal: _Refused) -> list[HeldRow]:
     return [rows.held(i, reason) for i, reason in refusal.reasons.items()]
 
 
-def _blame(error: BulkWriteError, rows: Incoming, plan: Plan, node: str) -> Exception:
+def _blame(error: BulkWriteError, rows: Incoming, numbered: Sequence[Numbered], node: str) -> Exception:
     """Which row it was, or that the whole transaction must be tried again."""
     failures = error.details.get("writeErrors") or []
     if not failures or error.has_error_label("TransientTransactionError"):
@@ -247,7 +251,7 @@ def _blame(error: BulkWriteError, rows: Incoming, plan: Plan, node: str) -> Exce
         return Contention(first.get("errmsg", "write conflict"), node=node)
     if code in UNAVAILABLE:
         return classify(error, node)
-    return _Refused(rows, {plan.writes[first["index"]][0]: f"({code}) {first.get('errmsg', '')[:300]}"})
+    return _Refused(rows, {numbered[first["index"]][0]: f"({code}) {first.get('errmsg', '')[:300]}"})
 
 
 def _unencodable(document: Document) -> str:

@@ -25,6 +25,8 @@ from replication.narrowing import comparable, narrow, narrower
 from replication.schema import Column
 
 Write = InsertOne[Document] | UpdateOne | DeleteOne
+Numbered = tuple[int, Write]
+"""An operation and the number of its row."""
 
 
 class ScalarParent(ValueError):
@@ -44,7 +46,9 @@ class Incoming:
         keys = rows.column("_key").cast(pa.binary())
         self.keys: list[bytes] = keys.to_pylist()
         self.ids = layout.encode_ids(keys)
-        self.deletes = [op == Op.DELETE for op in rows.column("_op").to_pylist()]
+        ops = rows.column("_op").to_pylist()
+        self.deletes = [op == Op.DELETE for op in ops]
+        self.copied = [op == Op.READ for op in ops]
         self.have = [_places(bits) for bits in rows.column("_have").to_pylist()]
         self.columns = {
             place: encode_column(rows.column(layout.columns[place].name), layout.type_of(place))
@@ -95,16 +99,18 @@ class Incoming:
 
 @dataclass(slots=True)
 class Plan:
-    """The operations for one table, deletes first since they may free what an insert needs.
+    """The operations for one table.
 
     Attributes:
-        writes: row number and operation.
+        changes: of documents that are there, deletes first since they may free what others need.
+        inserts: of those that are not.
         missing: keys of partial rows without a document.
         refused: row number and reason.
     """
 
     layout: Layout
-    writes: list[tuple[int, Write]] = field(default_factory=list)
+    changes: list[Numbered] = field(default_factory=list)
+    inserts: list[Numbered] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
 
@@ -126,17 +132,16 @@ def make_plan(
         sources: engines whose narrowing a stored value may have undergone.
     """
     plan = Plan(rows.layout)
-    inserts: list[tuple[int, Write]] = []
     present: list[tuple[int, Document]] = []
     for i in chosen:
         document = found.get(rows.keys[i])
         if rows.deletes[i]:
             if document is not None:
-                plan.writes.append((i, DeleteOne({"_id": document["_id"]})))
+                plan.changes.append((i, DeleteOne({"_id": document["_id"]})))
         elif document is not None:
             present.append((i, document))
         elif rows.is_full(i):
-            inserts.append((i, InsertOne(rows.document(i))))
+            plan.inserts.append((i, InsertOne(rows.document(i))))
         else:
             plan.missing.append(rows.keys[i])
     changes = _differences(rows, present, sources)
@@ -147,8 +152,7 @@ def make_plan(
             except ScalarParent as error:
                 plan.refused[i] = str(error)
             else:
-                plan.writes.append((i, UpdateOne({"_id": document["_id"]}, {"$set": update})))
-    plan.writes += inserts
+                plan.changes.append((i, UpdateOne({"_id": document["_id"]}, {"$set": update})))
     return plan
 
 

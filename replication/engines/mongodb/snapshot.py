@@ -30,6 +30,9 @@ from replication.schema import NodeConfig, Table
 from replication.types import Kind
 
 IDS_PER_FIND = 50
+ABSENT_PER_FIND = 2_000
+"""Where nothing is found, more are asked for at a time: a server that compares each document with the whole
+list has little to do there."""
 _EPOCH = encode_key([0], [Kind.INT64])
 """The canonical key of 1970: text before it is before the year 1, text behind it behind 9999."""
 
@@ -184,9 +187,13 @@ def find_ids(
     collection: Collection[Document], ids: Sequence[Any], projection: Document, **options: Any
 ) -> Iterator[Document]:
     """The documents with these `_id` values, some at a time."""
-    for at in range(0, len(ids), IDS_PER_FIND):
-        query = {"_id": {"$in": list(ids[at : at + IDS_PER_FIND])}}
-        yield from collection.find(query, projection, batch_size=IDS_PER_FIND + 1, **options)
+    at, count = 0, IDS_PER_FIND
+    while at < len(ids):
+        query = {"_id": {"$in": list(ids[at : at + count])}}
+        found = list(collection.find(query, projection, batch_size=count + 1, **options))
+        yield from found
+        at += count
+        count = IDS_PER_FIND if found else min(count * 8, ABSENT_PER_FIND)
 
 
 def _has_text_dates(layout: Layout) -> bool:

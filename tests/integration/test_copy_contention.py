@@ -1,0 +1,46 @@
+"""The initial copy while applications keep writing the very rows that are copied, as fast as they can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.ends import open_end
+from tests.fixtures.shop import Shop
+from tests.fixtures.writer import Writer
+
+COPIED = 12_000
+HAMMERED = range(1, COPIED, COPIED // 40)
+FIXTURES = {"pg": "postgres_db", "my": "mysql_db", "mongo": "mongodb_db"}
+PATIENCE = 300.0
+
+
+@pytest.mark.parametrize("target", ["mongo", "my"])
+def test_a_copy_finishes_while_its_rows_are_hammered(
+    request: pytest.FixtureRequest, tmp_path: Path, target: str
+) -> None:
+    """Each transaction that meets a writer's is tried again, so none may grow beyond what goes through."""
+    dsns = {n: request.getfixturevalue(FIXTURES[n]) for n in ("pg", target)}
+    shop = Shop(dsns, tmp_path / "audit")
+    writers: list[Writer] = []
+    try:
+        shop.ends["pg"].fill(1, COPIED)
+        shop.copy_from("pg")
+        writers = [
+            Writer(open_end(n, dsn), i, len(dsns), i, HAMMERED, HAMMERED, 0.002)
+            for i, (n, dsn) in enumerate(dsns.items())
+        ]
+        shop.start()
+        (copy,) = shop.pipeline.copies
+        shop.wait_for(lambda: copy.finished, PATIENCE)
+        assert all(w.error is None and not w.stopping.is_set() for w in writers)
+        for writer in writers:
+            writer.stop()
+        shop.ends["pg"].insert(99_999_999, "last", 0)
+        rows = shop.wait_equal(PATIENCE, present=99_999_999)
+        assert rows.keys() - set(HAMMERED) >= set(range(1, COPIED + 1)) - set(HAMMERED)
+    finally:
+        for writer in writers:
+            writer.abandon()
+        shop.close()
