@@ -135,6 +135,8 @@ def prepare(
         resume = {n: c.prepare(tables) for n, c in controls.items()}
         markers = raise_all(controls, shards, Marker(group, 0, shards, 0, 0, resume=resume))
         _refuse_set_back(markers)
+        for node, control in controls.items():
+            control.accept_server(_reached(markers, node))
         return {n: [_with_findings(controls[n], m) for m in found] for n, found in markers.items()}
     finally:
         for control in controls.values():
@@ -170,6 +172,13 @@ def raise_all(controls: Mapping[str, Control], shards: int, initial: Marker) -> 
         if all(m.epoch == highest for m in found):
             return markers
         epoch = highest + 1
+
+
+def _reached(markers: Mapping[str, Sequence[Marker]], node: str) -> int:
+    """The order up to which any node holds what `node`'s log has shown."""
+    found = [m for of_node in markers.values() for m in of_node]
+    resume = (m.resume[node].order for m in found if node in m.resume)
+    return max((0, *(m.cut.get(node, 0) for m in found), *resume))
 
 
 def _refuse_set_back(markers: Mapping[str, Sequence[Marker]]) -> None:

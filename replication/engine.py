@@ -208,6 +208,19 @@ class Control(StateStore, Protocol):
             the markers as stored, by shard, with their new epoch.
         """
 
+    def accept_server(self, read: int) -> None:
+        """Take the server that answers now for the one whose log was read, and remember it.
+
+        Called when a group begins, before its sources read. A source whose server has changed since then ends
+        the incarnation with `Fenced`.
+
+        Args:
+            read: the order up to which the node's log is part of what any node holds.
+
+        Raises:
+            LogLost: it is another server, and not known to hold all of that.
+        """
+
     def begin_log(self, tables: Sequence[Table]) -> Position:
         """Give up the place in the log and take a new one at its end: what lies between is lost.
 

@@ -112,6 +112,11 @@ class PostgresServer(PostgresAddress, OwnServer):
         self.process = ServerProcess("postgres", command, path / "postgres.log", self._serves, user=self.user)
 
     @property
+    def programs(self) -> Path:
+        """The folder of the server's programs."""
+        return self._bin
+
+    @property
     def data(self) -> Path:
         """The data folder."""
         return self.path / "data"

@@ -39,6 +39,9 @@ class MemoryControl:
             database.note()
             return [database.markers[self._group, shard].load() for shard in sorted(stored)]
 
+    def accept_server(self, read: int) -> None:
+        """Nothing to do: there is only one."""
+
     def begin_log(self, tables: Sequence[Table]) -> Position:
         """See `engine.Control.begin_log`."""
         database = self._session.database()

@@ -95,6 +95,9 @@ class MongoControl:
             raised.append(marker)
         return raised
 
+    def accept_server(self, read: int) -> None:
+        """Nothing to do: what is read is on a majority, and a replica set is one server to us."""
+
     def begin_log(self, tables: Sequence[Table]) -> Position:
         """See `engine.Control`."""
         with translated(self._node.name):

@@ -70,6 +70,9 @@ class MysqlControl:
                     raise
         raise AssertionError
 
+    def accept_server(self, read: int) -> None:
+        """Nothing to do: positions name their server, and the reader refuses another one."""
+
     def begin_log(self, tables: Sequence[Table]) -> Position:
         """See `Control.begin_log`."""
         self.prepare(tables)

@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg import sql
 
+from replication.engines.postgres import lineage
 from replication.engines.postgres.columns import publishes_generated
 from replication.engines.postgres.config import (
     MARKER,
@@ -132,6 +133,14 @@ class PostgresControl:
                 )
             return self._markers(c)
 
+    def accept_server(self, read: int) -> None:
+        """See `Control.accept_server`."""
+        kept = self.get_state(lineage.NAME)
+        before = lineage.server_of(self.node) if kept is None else lineage.Server.load(kept)
+        now = lineage.accept(self.node, before, read)
+        if kept is None or now != before:
+            self.put_state(lineage.NAME, now.dump())
+
     def begin_log(self, tables: Sequence[Table]) -> Position:
         """See `Control.begin_log`."""
         name = object_name(self.group)
@@ -139,6 +148,7 @@ class PostgresControl:
             self._drop_slot(c, name)
             slot = self._create_slot(c, name)
         self.prepare(tables)
+        self.put_state(lineage.NAME, lineage.server_of(self.node).dump())
         return between(parse_lsn(slot))
 
     def replace_markers(self, markers: Sequence[Marker]) -> None:

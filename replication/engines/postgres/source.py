@@ -18,14 +18,16 @@ from psycopg import pq
 
 from replication.change import LogEvent, Progress
 from replication.engines.postgres.columns import publishes_generated, read_columns
-from replication.engines.postgres.config import Connection, Session, object_name, split_name
+from replication.engines.postgres.config import STATE, Connection, Session, object_name, split_name
+from replication.engines.postgres.control import state_name
 from replication.engines.postgres.decode import COMMIT, EPOCH_MICROS, HEADER
 from replication.engines.postgres.errors import SNAPSHOT_HINT, classify
+from replication.engines.postgres.lineage import NAME, Server, identify
 from replication.engines.postgres.position import between, format_lsn, parse_lsn, start_lsn
 from replication.engines.postgres.schema import PostgresCatalog
 from replication.engines.postgres.transactions import Assembler, Mapped
 from replication.engines.postgres.types import LocalType
-from replication.errors import LogLost, NodeUnavailable
+from replication.errors import Fenced, LogLost, NodeUnavailable
 from replication.position import Position
 from replication.schema import NodeConfig, Table, TableSchema
 
@@ -151,6 +153,7 @@ class PostgresSource:
         try:
             with questions.use() as connection:
                 self._check(connection, name)
+                known = self._known(connection)
                 mapped = self._read_mapped(connection)
         finally:
             questions.close()
@@ -158,6 +161,9 @@ class PostgresSource:
         start = format_lsn(start_lsn(self._start))
         options = f"proto_version '1', publication_names '{name}'"
         with self._session.use() as connection:
+            if known is not None and (server := identify(connection)) != known:
+                message = f"another server answers: timeline {server.timeline} after {known.timeline}"
+                raise Fenced(message, node=self.node.name, position=self._start.order)
             pg = connection.pgconn
             pg.send_query(f'START_REPLICATION SLOT "{name}" LOGICAL {start} ({options})'.encode())
             result = _first_result(pg)
@@ -167,6 +173,13 @@ class PostgresSource:
         self._heard_at, self._status_at, self._asked_at = now, now, None
         self._received = max(self._received, start_lsn(self._start))
         return pg
+
+    def _known(self, connection: Connection) -> Server | None:
+        """The server that the group began with; None where that is not known."""
+        row = connection.execute(
+            f"SELECT value FROM {STATE} WHERE name = %s", [state_name(self.group, NAME)]
+        ).fetchone()
+        return None if row is None else Server.load(row[0])
 
     def _check(self, connection: Connection, name: str) -> None:
         """Refuse a slot that cannot give everything after the position, and take it over if need be.
