@@ -106,8 +106,9 @@ class Applying:
         if self._applier is None:
             self._applier = self._open()
         try:
-            whole, kept = self._completer.complete(batch)
-            return replace(self._applier.apply(whole), kept=kept)
+            ready = self._completer.complete(batch)
+            applied = self._applier.apply(ready.batch)
+            return replace(applied, kept=ready.kept, outside=ready.outside)
         except Contention:
             self._conflicts += 1
             if self._conflicts % AFRESH_TRIES == 0:

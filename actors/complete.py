@@ -10,6 +10,9 @@ moment ago, and what it writes next would build on the copy. The resolver is tol
 the target's log has shown everything that was written before, it knows whether somebody did; if not, it
 sends the row again as a decided version, which replaces what differed before the group began.
 
+**Rows that the target's filter excludes become deletes.** Its marker tells them from an application's, since
+it says what was decided. A value that an update left out counts as the target has it.
+
 Should the target gain or lose a row between this look and the commit, that is a write which the batch has
 not seen: the resolver settles it and sends the key again.
 """
@@ -18,20 +21,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.batch import ApplyBatch, TableRows, pack_versions
 from replication.change import Op
 from replication.engine import Engine, Snapshot
+from replication.filter import RowFilter, row_filter, sort_out
 from replication.paging import readable
 from replication.schema import Table, TableSchema
 
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A batch as the target can take it; `kept` and `outside` are as in `Applied`."""
+
+    batch: ApplyBatch
+    kept: Sequence[tuple[str, bytes]]
+    outside: Sequence[tuple[str, bytes]]
+
 
 class Completer:
-    """Makes partial rows whole for one target.
+    """Makes batches fit for one target.
 
     Args:
         engine: the target's engine.
@@ -45,12 +62,14 @@ class Completer:
         self._names = sorted(engines)
         self._tables = {t.name: t for t in tables}
         self._bare = {t.name: key_alone(t) for t in tables}
+        kinds = [e.node.engine for e in engines.values()]
+        self._filters = {t.name: row_filter(t, self._target, kinds) for t in tables}
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: Snapshot | None = None
 
-    def complete(self, batch: ApplyBatch) -> tuple[ApplyBatch, list[tuple[str, bytes]]]:
-        """The batch as the target can take it, and what it keeps; see `Applied.kept`."""
-        tables, kept = list(batch.tables), []
+    def complete(self, batch: ApplyBatch) -> Ready:
+        """The batch as the target can take it."""
+        tables, kept, outside = list(batch.tables), [], []
         for i, part in enumerate(tables):
             if part.rows.column("_have").null_count < part.rows.num_rows:
                 tables[i] = self._complete(part)
@@ -60,9 +79,16 @@ class Completer:
                 rows = tables[i].rows
                 rows = rows.filter(pc.invert(pc.is_in(rows.column("_key"), value_set=held)))
                 tables[i] = TableRows(part.table, rows)
-        if kept:
-            batch = replace(batch, marker=replace(batch.marker, versions=pack_versions(tables)))
-        return replace(batch, tables=tables), kept
+        decided = list(tables)
+        for i, part in enumerate(tables):
+            if (rows_held := self._filters[part.table]) is not None:
+                keeps = self._keeps(part, rows_held)
+                shown, applied, keys = sort_out(part.rows, keeps)
+                decided[i], tables[i] = TableRows(part.table, shown), TableRows(part.table, applied)
+                outside += [(part.table, key) for key in keys]
+        if kept or outside:
+            batch = replace(batch, marker=replace(batch.marker, versions=pack_versions(decided)))
+        return Ready(replace(batch, tables=tables), kept, outside)
 
     def close(self) -> None:
         """Disconnect."""
@@ -77,6 +103,18 @@ class Completer:
         if not copied.num_rows:
             return pa.array([], pa.binary())
         return self._present(part.table, copied).column("_key")
+
+    def _keeps(self, part: TableRows, rows_held: RowFilter) -> Mask:
+        """Which rows the target's filter lets it hold."""
+        keeps, unknown = rows_held.matches(part.rows), rows_held.unknown(part.rows)
+        if unknown.any():
+            partial = part.rows.filter(pa.array(unknown))
+            held = self._read(self._target, part.table, partial)
+            found = pc.index_in(partial.column("_key"), value_set=held.column("_key"))
+            # A row that has gone meanwhile is to be deleted there, or its loss is on its way.
+            filled = _overlaid(partial, held.take(found), self._tables[part.table].schema)
+            keeps[unknown] = rows_held.matches(filled)
+        return keeps
 
     def _complete(self, part: TableRows) -> TableRows:
         rows = part.rows
@@ -125,6 +163,16 @@ def _whole(wanted: pa.RecordBatch, read: pa.RecordBatch) -> pa.RecordBatch:
     versions = wanted.take(place)
     whole = [_column(f, versions, read) for f in wanted.schema]
     return pa.RecordBatch.from_arrays(whole, schema=wanted.schema)
+
+
+def _overlaid(partial: pa.RecordBatch, held: pa.RecordBatch, schema: TableSchema) -> pa.RecordBatch:
+    """Rows that came in part with what is missing from `held`, row by row; no system columns."""
+    have = [int.from_bytes(bits, "little") for bits in partial.column("_have").to_pylist()]
+    columns = []
+    for i, name in enumerate(schema.arrow.names):
+        shown = pa.array([mask >> i & 1 == 1 for mask in have])
+        columns.append(pc.if_else(shown, partial.column(name), held.column(name)))
+    return pa.RecordBatch.from_arrays(columns, schema=schema.arrow)
 
 
 def _column(field: pa.Field, versions: pa.RecordBatch, read: pa.RecordBatch) -> pa.Array:

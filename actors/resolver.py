@@ -22,11 +22,13 @@ from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
 from replication.conflict.batching import echoed_rows, to_apply_batch
 from replication.conflict.decide import Conflict
+from replication.conflict.exchange import ShardConfig
 from replication.conflict.policy import load_policies
 from replication.conflict.rows import ChangeRows
-from replication.conflict.shard import Shard, ShardConfig
+from replication.conflict.shard import Shard
 from replication.engine import Engine
 from replication.errors import Fenced, Superseded
+from replication.filter import row_filters
 from replication.marker import Marker
 from replication.schema import Table, TableSchema
 
@@ -185,7 +187,8 @@ class Resolver:
             self.fail(error)
             return
         with self._lock:
-            self.shard.on_ack(batch.node, batch.marker.seq, applied.kept)
+            refused = [(row.table, row.key) for row in applied.held]
+            self.shard.on_ack(batch.node, batch.marker.seq, applied.kept, refused)
             self._early.discard(batch.marker.seq)
             self._sizes[batch.node].learn(batch.rows, applied.conflicts)
             self._applied += batch.rows
@@ -312,11 +315,13 @@ def make_shard(
     markers: Mapping[str, Marker],
 ) -> Shard:
     """A shard's state machine, from the markers of every node."""
+    filters = row_filters(tables, {n: e.node.engine for n, e in engines.items()})
     config = ShardConfig(
         group,
         number,
         shards,
         {n: e.node.priority for n, e in engines.items()},
         {t.name: load_policies(t.mapping.conflict) for t in tables},
+        strays={place: rows.strays for place, rows in filters.items()},
     )
     return Shard(config, max(m.epoch for m in markers.values()), markers)

@@ -208,6 +208,13 @@ class Value:
         text = self.choice(("true", "false"))
         return None if text is None else text == "true"
 
+    def items(self) -> list[Value]:
+        """The values of a list; empty if it is none."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            self.expect("a list")
+            return []
+        return [Value(node, f"{self.path}[{i}]", self.report) for i, node in enumerate(self.node.value)]
+
     def texts(self, at_least: int = 0) -> list[tuple[Value, str]]:
         """A list of different texts, `at_least` so many, each with its value for complaints."""
         if not isinstance(self.node, yaml.SequenceNode):

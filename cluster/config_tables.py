@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from cluster.config_reader import Value, suggest
+from cluster.config_where import read_where
 from replication.schema import NodeConfig, TableMapping
 
 POLICIES = ("last_write_wins", "source_priority", "merge_fields")
@@ -14,7 +15,7 @@ OWN_PREFIX = "sync_worker"
 """Our own tables begin with it, and never travel."""
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 _CUSTOM_POLICY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_KEYS = ("key", "names", "columns", "exclude", "conflict", "initial", "schema", "truncate")
+_KEYS = ("key", "names", "columns", "exclude", "conflict", "initial", "schema", "truncate", "where")
 ON_ALTER = ("ignore", "evolve", "halt")
 ON_TRUNCATE = ("halt", "carry", "ignore")
 
@@ -44,16 +45,19 @@ def _read_table(name: str, value: Value, nodes: Sequence[NodeConfig]) -> TableMa
     fields = value.record(_KEYS, ("key",))
     key = tuple(text for _, text in fields["key"].texts(1)) if "key" in fields else ()
     columns = _read_columns(fields["columns"], key, nodes) if "columns" in fields else {}
+    conflict = _read_conflict(fields["conflict"]) if "conflict" in fields else POLICIES[:1]
+    on_truncate = _read_policy(fields.get("truncate"), ON_TRUNCATE)
     return TableMapping(
         name=name,
         key=key,
         names=_read_names(name, fields.get("names"), value, nodes),
         columns=columns,
         exclude=_read_exclude(fields["exclude"], key, columns) if "exclude" in fields else frozenset(),
-        conflict=_read_conflict(fields["conflict"]) if "conflict" in fields else POLICIES[:1],
+        conflict=conflict,
         initial=_read_initial(fields["initial"], nodes) if "initial" in fields else "none",
         on_alter=_read_policy(fields.get("schema"), ON_ALTER),
-        on_truncate=_read_policy(fields.get("truncate"), ON_TRUNCATE),
+        on_truncate=on_truncate,
+        where=read_where(fields["where"], nodes, conflict, on_truncate) if "where" in fields else {},
     )
 
 

@@ -18,6 +18,7 @@ from replication.change import SYSTEM_COLUMNS
 from replication.declared import second_digits
 from replication.engine import Catalog
 from replication.engines import load_engine
+from replication.filter import BadFilter, read_condition
 from replication.key import KEY_KINDS
 from replication.narrowing import CLOCKS, MICROSECONDS
 from replication.schema import Table, TableMapping, TableSchema
@@ -105,7 +106,7 @@ def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topol
             problems.append(_undeclared(config, mapping))
             continue
         node, schema = declaring[0]
-        problems += _check(config, mapping, node, schema)
+        problems += [*_check(config, mapping, node, schema), *_check_filters(config, mapping, schema)]
         if mapping.initial in missing and mapping.name in missing[mapping.initial]:
             message = f"{mapping.initial} has no table {mapping.names[mapping.initial]}"
             problems.append(
@@ -152,6 +153,16 @@ def _undeclared(config: GroupConfig, mapping: TableMapping) -> Problem:
     return config.problem(
         f"tables.{mapping.name}", message, "create it there, or say under 'names' what it is called"
     )
+
+
+def _check_filters(config: GroupConfig, mapping: TableMapping, schema: TableSchema) -> Iterator[Problem]:
+    for alternatives in mapping.where.values():
+        for condition in (c for conditions in alternatives for c in conditions):
+            try:
+                read_condition(condition, schema)
+            except BadFilter as error:
+                path = f"tables.{mapping.name}.where.{condition.at}"
+                yield config.problem(path, str(error), error.hint)
 
 
 def _check(config: GroupConfig, mapping: TableMapping, node: str, schema: TableSchema) -> Iterator[Problem]:

@@ -103,6 +103,7 @@ class Applied:
             they must be sent again in full.
         kept: (table, key) of rows of an initial copy that were left out, because the node holds a row there.
         conflicts: how many tries met another transaction before one went through.
+        outside: (table, key) of rows that the node's filter excludes: it has lost them, or never had them.
     """
 
     outcome: Outcome
@@ -110,6 +111,7 @@ class Applied:
     missing: Sequence[tuple[str, bytes]] = field(default=())
     kept: Sequence[tuple[str, bytes]] = field(default=())
     conflicts: int = 0
+    outside: Sequence[tuple[str, bytes]] = field(default=())
 
 
 def refusal(stored: tuple[int, int] | None, marker: Marker) -> Outcome:

@@ -57,6 +57,23 @@ class TableSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition of a row filter, see `replication.filter`.
+
+    Attributes:
+        column: canonical column name.
+        test: one of `filter.Test`.
+        values: what the column is compared with, as the configuration writes it.
+        at: where in the table's `where` it stands, for messages.
+    """
+
+    column: str
+    test: str
+    values: tuple[str, ...]
+    at: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class TableMapping:
     """What the configuration says of one table.
 
@@ -70,6 +87,8 @@ class TableMapping:
         initial: the node whose rows are copied at the start, `merge`, or `none`.
         on_alter: what follows from a change of its columns on one node: `evolve`, `ignore` or `halt`.
         on_truncate: what follows from a TRUNCATE on one node: `carry`, `ignore` or `halt`.
+        where: node name to the filter of the rows that it holds: alternatives, each of conditions that must
+            all hold. A node that is not in it holds every row.
     """
 
     name: str
@@ -81,6 +100,7 @@ class TableMapping:
     initial: str = "none"
     on_alter: str = "ignore"
     on_truncate: str = "halt"
+    where: Mapping[str, tuple[tuple[Condition, ...], ...]] = field(default_factory=dict)
 
     def local(self, node: str, column: str) -> str:
         """What the canonical `column` is called on `node`; in MongoDB a dotted path."""

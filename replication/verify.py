@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.errors import Terminal
+from replication.filter import row_filter
 from replication.narrowing import MICROSECONDS, comparable, narrow
 from replication.paging import last_key
 from replication.schema import Table
@@ -57,7 +58,7 @@ class DifferenceKind(StrEnum):
     MISSING = "missing"
     """The first node holds the row, another one does not."""
     EXTRA = "extra"
-    """The first node does not hold the row, another one does."""
+    """The first node does not hold the row, another one does; or a node's filter excludes what it holds."""
     DIFFERENT = "different"
     """All nodes hold the row, and values differ."""
     UNREADABLE = "unreadable"
@@ -73,8 +74,10 @@ class Difference:
         key: canonical key.
         kind: see `DifferenceKind`.
         columns: columns that differ between nodes that hold the row.
-        values: per node the values of `columns`, or None where the row is missing.
+        values: per node the values of `columns`, or None where the row is missing. A node that lacks the row
+            because its filter excludes it is left out.
         unreadable: by node why what it holds is no row of the table.
+        excluded: nodes that hold the row although their filter excludes it.
     """
 
     table: str
@@ -83,11 +86,12 @@ class Difference:
     columns: tuple[str, ...]
     values: Mapping[str, tuple[Any, ...] | None]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    excluded: frozenset[str] = frozenset()
 
     @property
     def holders(self) -> list[str]:
-        """The nodes that hold the row and can be read."""
-        return [node for node, values in self.values.items() if values is not None]
+        """The nodes that hold the row rightly and can be read."""
+        return [n for n, values in self.values.items() if values is not None and n not in self.excluded]
 
     @property
     def absent(self) -> list[str]:
@@ -156,15 +160,15 @@ def compare_rows(table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordB
     Returns:
         the differences, by key.
     """
-    found: dict[bytes, set[str]] = {}
+    held = _Held(table, nodes, parts)
+    found: dict[bytes, set[str]] = {key: set() for key in held.excluded}
     for (a, part_a), (b, part_b) in combinations(zip(nodes, parts, strict=True), 2):
         keys_a, keys_b = part_a.column("_key"), part_b.column("_key")
         if not keys_a.equals(keys_b):
             at = pc.index_in(keys_a, value_set=keys_b)
-            for keys, others in ((keys_a, keys_b), (keys_b, keys_a)):
-                found |= {k: found.get(k, set()) for k in _absent(keys, others)}
-            held = at.is_valid()
-            part_a, part_b = part_a.filter(held), part_b.take(at.drop_null())
+            for rows, others, lacking in ((part_a, keys_b, b), (part_b, keys_a, a)):
+                found |= {k: found.get(k, set()) for k in _absent(held.due(rows, lacking), others)}
+            part_a, part_b = part_a.filter(at.is_valid()), part_b.take(at.drop_null())
         keys = part_a.column("_key")
         for column in table.schema.columns:
             mask = differing(
@@ -176,7 +180,42 @@ def compare_rows(table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordB
             )
             for i in np.flatnonzero(mask):
                 found.setdefault(keys[int(i)].as_py(), set()).add(column.name)
-    return _describe(table, nodes, parts, found) if found else []
+    return _describe(table, nodes, held, found) if found else []
+
+
+class _Held:
+    """What nodes hold of a key range, and what their filters let them hold.
+
+    Attributes:
+        parts: per node its rows.
+        excluded: by key the nodes that hold a row which their filter excludes.
+    """
+
+    def __init__(self, table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordBatch]) -> None:
+        self.parts = parts
+        engines = [n.engine for n in nodes]
+        filters = {n.node: row_filter(table, n.node, engines) for n in nodes if table.mapping.where}
+        self._filters = {node: rows for node, rows in filters.items() if rows is not None}
+        self.excluded: dict[bytes, frozenset[str]] = {}
+        for node, part in zip(nodes, parts, strict=True):
+            if (rows := self._filters.get(node.node)) is not None:
+                for key in part.filter(pa.array(~rows.matches(part))).column("_key").to_pylist():
+                    self.excluded[key] = self.excluded.get(key, frozenset()) | {node.node}
+
+    def due(self, part: pa.RecordBatch, node: Rows) -> pa.Array:
+        """The keys of the rows of `part` that `node` has to hold."""
+        rows = self._filters.get(node.node)
+        return (part if rows is None else part.filter(pa.array(rows.matches(part)))).column("_key")
+
+    def excused(self, node: Rows, keys: pa.Array) -> frozenset[bytes]:
+        """The keys that a node need not hold."""
+        if node.node not in self._filters:
+            return frozenset()
+        due: set[bytes] = set()
+        for part in self.parts:
+            there = part.filter(pc.is_in(part.column("_key"), value_set=keys))
+            due.update(self.due(there, node).to_pylist())
+        return frozenset(keys.to_pylist()) - due
 
 
 def differing(
@@ -217,20 +256,26 @@ def _absent(keys: pa.Array, others: pa.Array) -> list[bytes]:
 
 
 def _describe(
-    table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordBatch], found: Mapping[bytes, set[str]]
+    table: Table, nodes: Sequence[Rows], held: _Held, found: Mapping[bytes, set[str]]
 ) -> list[Difference]:
     keys = sorted(found)
     wanted = pa.array(keys, pa.binary())
-    rows = [pc.index_in(wanted, value_set=part.column("_key")).to_pylist() for part in parts]
+    rows = [pc.index_in(wanted, value_set=part.column("_key")).to_pylist() for part in held.parts]
+    excused = [held.excused(node, wanted) for node in nodes]
     order = [c.name for c in table.schema.columns]
     differences = []
     for i, key in enumerate(keys):
         columns = tuple(name for name in order if name in found[key])
         values: dict[str, tuple[Any, ...] | None] = {}
-        for node, part, at in zip(nodes, parts, rows, strict=True):
+        for node, part, at, free in zip(nodes, held.parts, rows, excused, strict=True):
             row = at[i]
-            values[node.node] = None if row is None else tuple(_value(part.column(c)[row]) for c in columns)
-        differences.append(Difference(table.name, key, _kind(list(values.values())), columns, values))
+            if row is not None:
+                values[node.node] = tuple(_value(part.column(c)[row]) for c in columns)
+            elif key not in free:
+                values[node.node] = None
+        excluded = held.excluded.get(key, frozenset())
+        kind = DifferenceKind.EXTRA if excluded else _kind(list(values.values()))
+        differences.append(Difference(table.name, key, kind, columns, values, excluded=excluded))
     return differences
 
 

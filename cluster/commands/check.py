@@ -111,6 +111,7 @@ def _print_table(config: GroupConfig, topology: Topology, table: Table, console:
     from rich.table import Table as Grid
 
     from cluster.mapping import places
+    from replication.filter import described
 
     mapping = table.mapping
     heads = []
@@ -129,6 +130,8 @@ def _print_table(config: GroupConfig, topology: Topology, table: Table, console:
         cells = [_cell(local_name(n, table, column.name), found.get(n.name)) for n in config.by_priority()]
         grid.add_row(column.name, kind, *cells)
     console.print(grid)
+    for name, alternatives in mapping.where.items():
+        console.print(f"{name} holds only rows with {described(alternatives)}", markup=False)
     if mapping.exclude:
         console.print(f"never leaves its node: {', '.join(sorted(mapping.exclude))}", markup=False)
     console.print()
@@ -147,6 +150,7 @@ def _cell(name: str, place: Place | None) -> str:
 
 def _table_json(config: GroupConfig, topology: Topology, table: Table) -> dict[str, Any]:
     from cluster.mapping import places
+    from replication.filter import described
 
     mapping = table.mapping
     return {
@@ -156,6 +160,7 @@ def _table_json(config: GroupConfig, topology: Topology, table: Table) -> dict[s
         "conflict": list(mapping.conflict),
         "initial": mapping.initial,
         "exclude": sorted(mapping.exclude),
+        "where": {node: described(alternatives) for node, alternatives in mapping.where.items()},
         "nodes": {
             node.name: {
                 "name": mapping.names[node.name],

@@ -277,6 +277,8 @@ def describe(difference: Difference, table: Table) -> str:
     """One readable line: the key, what differs, and each node's value."""
     named = ", ".join(f"{n}={v}" for n, v in _key(difference.key, table).items())
     parts = []
+    if difference.excluded:
+        parts.append(f"its filter excludes what is in {', '.join(sorted(difference.excluded))}")
     if difference.absent:
         parts.append(f"missing in {', '.join(difference.absent)}")
     parts += [f"cannot be read in {node}: {why}" for node, why in difference.unreadable.items()]
@@ -309,6 +311,7 @@ def _difference_json(difference: Difference, table: Table) -> dict[str, Any]:
         "key": {name: _plain(value) for name, value in _key(difference.key, table).items()},
         "kind": difference.kind.value,
         "unreadable": dict(difference.unreadable),
+        "excluded": sorted(difference.excluded),
         "nodes": {
             node: None if values is None else dict(zip(difference.columns, map(_plain, values), strict=True))
             for node, values in difference.values.items()

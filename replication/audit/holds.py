@@ -113,6 +113,6 @@ def _written_since(path: Path, holds: Holds) -> set[Place]:
                 hold = holds.get(at)
                 if hold is None or row["_recorded"] <= hold["_recorded"]:
                     continue
-                if hold["origin"] == hold["node"] if table else row["outcome"] == "committed":
+                if hold["origin"] == hold["node"] if table else row["outcome"] in ("committed", "outside"):
                     over.add(at)
     return over

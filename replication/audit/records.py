@@ -25,6 +25,7 @@ OPERATOR = "operator"
 
 _HELD = "held"
 _KEPT = "kept"
+_OUTSIDE = "outside"
 _RECORDED = ("_recorded", pa.int64())
 _ORIGIN = pa.schema([("_node", pa.utf8()), ("_shard", pa.int16()), _RECORDED])
 
@@ -44,7 +45,8 @@ DECISION_SCHEMA = pa.schema(
         ("outcome", pa.utf8()),
     ]
 )
-"""One row sent to `_node`, its version from `_origin`. `outcome` is `committed`, `held` or `fenced`."""
+"""One row sent to `_node`, its version from `_origin`. `outcome` is `committed`, `held`, `kept`,
+`outside` or `fenced`, see `Applied`."""
 
 CONFLICT_SCHEMA = pa.schema(
     [
@@ -197,6 +199,9 @@ def _outcomes(table: TableRows, applied: Applied) -> pa.Array:
     outcome = pa.repeat(pa.scalar("fenced" if fenced else "committed"), rows.num_rows)
     held = [h.key for h in applied.held if h.table == table.table]
     kept = [key for t, key in applied.kept if t == table.table]
+    outside = [key for t, key in applied.outside if t == table.table]
+    if outside and not fenced:
+        outcome = _mark(outcome, rows, outside, _OUTSIDE)
     if kept and not fenced:
         outcome = _mark(outcome, rows, kept, _KEPT)
     if held and not fenced:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from replication.batch import (
     APPLY_COLUMNS,
@@ -19,8 +20,8 @@ from replication.batch import (
     unpack_versions,
 )
 from replication.change import Echo, Op
+from replication.conflict.exchange import EchoedRow, Outgoing
 from replication.conflict.rows import Run
-from replication.conflict.shard import EchoedRow, Outgoing
 from replication.conflict.version import ALL, Layer, Version
 from replication.position import order_of, split_order
 from replication.schema import TableSchema
@@ -55,11 +56,13 @@ def echoed_rows(echo: Echo, schemas: Mapping[str, TableSchema], nodes: Sequence[
     """The decisions in an echo that was decoded, each with the row as the node shows it.
 
     A row that the node did not have to write (it held the same values, or nothing to delete) has no layers,
-    nor has one of which the log shows only a part: the rest is not null, but as it was.
+    nor has one of which the log shows only a part: the rest is not null, but as it was. Nor has one that the
+    node's filter excludes: the log shows its delete, the marker that it lives on elsewhere.
     """
     shown: dict[tuple[str, bytes], Layer] = {}
     for changes in echo.rows:
-        whole = changes.rows.column("_have").is_null().to_pylist()
+        there = pc.not_equal(changes.rows.column("_op"), int(Op.DELETE))
+        whole = pc.and_(there, changes.rows.column("_have").is_null()).to_pylist()
         for index, key in enumerate(changes.rows.column("_key").to_pylist()):
             if whole[index]:
                 shown[changes.table, key] = Layer(changes.rows, index)

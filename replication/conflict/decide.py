@@ -71,8 +71,10 @@ def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapp
     if policies.merge and {current.op, write.op}.isdisjoint((Op.DELETE, Op.READ)):
         return _merge(state, write, policies, priorities, dominated=dominated, follows=follows)
     if dominated:
-        if same_dot(current, write) and write.have == ALL:
-            current.layers = write.layers  # a decision learnt from an echo need not show the whole row
+        if same_dot(current, write):  # a decision learnt from an echo
+            current.stray = write.stray
+            if write.have == ALL:
+                current.layers = write.layers  # the echo need not show the whole row
         return Decision(current, lost=not same_dot(current, write))
     if follows:
         return Decision(_follow(current, write))

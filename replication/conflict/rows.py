@@ -31,6 +31,8 @@ class ChangeRows:
     def __init__(self, table: str, batch: pa.RecordBatch) -> None:
         self.table = table
         self.batch: Any = batch
+        self.strays: frozenset[int] = frozenset()
+        """Rows that the filter of the node where they were written may exclude."""
 
     @cached_property
     def keys(self) -> list[bytes]:
@@ -148,6 +150,7 @@ class KeyState:
         decided: the batch whose decision the version is, when learnt from an echo.
         decided_cut: the cut of that batch.
         pending: how many outboxes and batches on their way hold the key.
+        stray: the newest write that the filter of its own node may exclude: no echo of that node shows it.
     """
 
     table: str
@@ -161,10 +164,13 @@ class KeyState:
     decided: int = 0
     decided_cut: Vector = field(default_factory=dict)
     pending: int = 0
+    stray: Version | None = None
 
     def note(self, write: Version, arrival: Arrival) -> None:
         """Remember one more write and what it had seen."""
         node = write.node
+        if write.stray:
+            self.stray = write
         self.time[node] = write.time
         self.last[node] = write.order
         if node not in self.first:
@@ -190,6 +196,7 @@ class SentBatch:
         shown: the log has shown it, and the answer is still to come.
         recorded: what became of it is on record.
         kept: rows of an initial copy that the node did not take, because it holds a row there.
+        refused: rows that the node refuses.
     """
 
     node: str
@@ -202,6 +209,7 @@ class SentBatch:
     shown: bool = False
     recorded: bool = False
     kept: frozenset[tuple[str, bytes]] = frozenset()
+    refused: frozenset[tuple[str, bytes]] = frozenset()
 
 
 def read_version(
@@ -212,7 +220,7 @@ def read_version(
     changed = rows.changed[index] if op is Op.UPDATE else ALL
     layers = () if op is Op.DELETE else (Layer(rows.batch, index, rows.have[index]),)
     order, time = rows.orders[index], rows.times[index]
-    version = Version(node, order, time, op, absorbed, layers, changed, rank)
+    version = Version(node, order, time, op, absorbed, layers, changed, rank, stray=index in rows.strays)
     if fields:
         dot = FieldDot(node, order, time, absorbed)
         version.fields = dict.fromkeys(_bits(changed), dot)
@@ -232,16 +240,18 @@ def is_rival(state: Run | KeyState, key: bytes, node: str, *, replaying: bool) -
     return state.version.op is Op.READ and (replaying or state.version.node != node)
 
 
-def split_keys(keys: list[bytes], known: Mapping[bytes, object]) -> tuple[list[int], list[int]]:
-    """Indexes of keys that nobody touches, and of those already on their way or repeated here."""
+def split_keys(
+    keys: list[bytes], known: Mapping[bytes, object], strays: frozenset[int] = frozenset()
+) -> tuple[list[int], list[int]]:
+    """Indexes of keys that nobody touches, and of those already on their way or repeated here, or strays."""
     distinct = set(keys)
-    if len(distinct) == len(keys) and known.keys().isdisjoint(distinct):
+    if not strays and len(distinct) == len(keys) and known.keys().isdisjoint(distinct):
         return list(range(len(keys))), []
     once: dict[bytes, bool] = {}
     for key in keys:
         once[key] = key not in once and key not in known
-    lone = [i for i, k in enumerate(keys) if once[k]]
-    return lone, [i for i, k in enumerate(keys) if not once[k]]
+    lone = [i for i, k in enumerate(keys) if once[k] and i not in strays]
+    return lone, [i for i, k in enumerate(keys) if not once[k] or i in strays]
 
 
 def _bits(mask: int) -> list[int]:

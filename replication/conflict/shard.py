@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from replication.change import Op
 from replication.conflict.decide import Conflict, Decision, decide, same_dot
-from replication.conflict.policy import Policies
+from replication.conflict.exchange import EchoedRow, Outgoing, ShardConfig
 from replication.conflict.progress import Progress
 from replication.conflict.rows import (
     Arrival,
@@ -34,45 +33,6 @@ from replication.marker import Marker
 from replication.position import Position
 
 TableKeys = dict[bytes, Run | KeyState]
-
-
-@dataclass(frozen=True, slots=True)
-class ShardConfig:
-    """What a shard is.
-
-    Attributes:
-        nodes: node name to priority.
-        policies: canonical table name to its policies.
-        pipeline: batches on their way to one node at a time. What comes while one is applied shares the next
-            one's cost; a batch that only waited for another to be applied would be smaller, and no earlier.
-    """
-
-    group: str
-    shard: int
-    shards: int
-    nodes: Mapping[str, int]
-    policies: Mapping[str, Policies]
-    pipeline: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class EchoedRow:
-    """One row of an echo, decoded while replaying: the version that the batch decided on."""
-
-    table: str
-    key: bytes
-    version: Version
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A batch before it has become Arrow: whole runs, and single versions."""
-
-    node: str
-    marker: Marker
-    runs: Sequence[Run] = ()
-    excluded: Sequence[frozenset[int]] = ()
-    versions: Sequence[tuple[str, bytes, Version]] = field(default=())
 
 
 class Shard:
@@ -152,10 +112,23 @@ class Shard:
         """Nothing for this shard in `node`'s log up to `end`."""
         self._advance(node, end)
 
-    def on_ack(self, node: str, seq: int, kept: Iterable[tuple[str, bytes]] = ()) -> None:
-        """`node` has committed the batch `seq`; its echo may be still to come. `kept` is as in `Applied`."""
+    def on_ack(
+        self,
+        node: str,
+        seq: int,
+        kept: Iterable[tuple[str, bytes]] = (),
+        refused: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
+        """`node` has committed the batch `seq`; its echo may be still to come.
+
+        Args:
+            node: the node.
+            seq: the batch.
+            kept: as in `Applied`.
+            refused: table and key of the rows that it refuses.
+        """
         if batch := self.unacked[node].pop(seq, None):
-            batch.kept = frozenset(kept)
+            batch.kept, batch.refused = frozenset(kept), frozenset(refused)
             if batch.shown:
                 self._finish(batch)
 
@@ -227,10 +200,17 @@ class Shard:
     # -- a write -------------------------------------------------------------------------------
 
     def _take(self, node: str, rows: ChangeRows, arrival: Arrival) -> None:
-        """Split a batch into a run of untouched keys and single writes of the others."""
+        """Split a batch into a run of untouched keys and single writes of the others.
+
+        Rows that the node's own filter excludes go singly: the node has to lose them. Copied ones stay.
+        """
+        if strays := self._strays(node, rows):
+            if rows.ops[0] == Op.READ:
+                rows, strays = rows.select([i for i in range(len(rows.keys)) if i not in strays]), frozenset()
+            rows.strays = strays
         known = self.keys[rows.table]
         keys = rows.keys
-        lone, met = ([], list(range(len(keys)))) if self.replaying else split_keys(keys, known)
+        lone, met = ([], list(range(len(keys)))) if self.replaying else split_keys(keys, known, strays)
         if lone:
             run_rows = rows if len(lone) == len(keys) else rows.select(lone)
             absorbed = self.progress.absorbed[node]
@@ -243,6 +223,10 @@ class Shard:
                     self.run_queue[other].append(run)
         for index in met:
             self._write(node, rows, index, arrival)
+
+    def _strays(self, node: str, rows: ChangeRows) -> frozenset[int]:
+        find = self.config.strays.get((node, rows.table))
+        return find(rows) if find else frozenset()
 
     def _write(self, node: str, rows: ChangeRows, index: int, arrival: Arrival) -> None:
         key = rows.keys[index]
@@ -312,6 +296,8 @@ class Shard:
                 self._want(batch.node, self._promote(run, key), wanted=True)
         for state in batch.states:
             state.pending -= 1
+            if (state.table, state.key) in batch.refused and state.sent[batch.node] == batch.seq:
+                state.version.stray = False  # a row that another node refuses stays where it was written
             if (state.table, state.key) in batch.kept:
                 if state.sent[batch.node] == batch.seq:  # else what was decided meanwhile is on its way
                     self._want(batch.node, state, wanted=not state.is_last(batch.node))
@@ -341,7 +327,11 @@ class Shard:
             whole = state.version.whole and not self.config.policies[row.table].merge
             if whole and same_dot(decided, state.version):
                 decided.layers = state.version.layers  # as it was written, not as this node holds it
-            if not same_dot(decided, state.version):  # replay had come to another winner
+            elif not decided.layers and state.stray and same_dot(decided, state.stray):
+                decided.layers = state.stray.layers
+            if same_dot(decided, state.version):
+                decided.stray = state.version.stray and node != decided.node
+            else:  # replay had come to another winner
                 for other in self.nodes:
                     self._want_unless_sent(other, state)
             state.version = decided
@@ -388,6 +378,10 @@ class Shard:
 
     def _forget_if_finished(self, state: KeyState) -> None:
         if state.pending or self.replaying:
+            return
+        if state.version.stray:  # every other node has it, so the one whose filter excludes it may lose it
+            state.version.stray = False
+            self._want(state.version.node, state, wanted=True)
             return
         if self.keys[state.table].get(state.key) is state:
             del self.keys[state.table][state.key]

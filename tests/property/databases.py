@@ -59,6 +59,7 @@ class Rows:
         self.orders = orders
         self.have = [w.have for w in writes]
         self.changed = [w.changed for w in writes]
+        self.strays: frozenset[int] = frozenset()
 
     def select(self, indexes: list[int]) -> Rows:
         pick = Rows([self.writes[i] for i in indexes], [self.orders[i] for i in indexes], [])
@@ -74,6 +75,7 @@ class Sent:
     rows: list[tuple[bytes, Version, Row]]
     copied: frozenset[bytes] | None = None  # keys of an initial copy
     hidden: frozenset[bytes] = frozenset()  # the log does not show these rows, or a part of them only
+    outside: frozenset[bytes] = frozenset()  # the node's filter excludes these rows
 
 
 class Records:
@@ -159,9 +161,11 @@ class Database:
         same = {k for k, _, row in rows if row[-1].ident == self.rows.get(k, EMPTY)[-1].ident}
         self.log.append(replace(batch, rows=rows, hidden=frozenset(same)))
         for key, version, row in rows:
-            self.again += self.applied.get(key) == (version.node, version.order, row)
+            goes = version.op is Op.DELETE or key in batch.outside
+            if key not in batch.outside:
+                self.again += self.applied.get(key) == (version.node, version.order, row)
             self.applied[key] = (version.node, version.order, row)
             self.rows[key] = row
-            (self.live.discard if version.op is Op.DELETE else self.live.add)(key)
+            (self.live.discard if goes else self.live.add)(key)
         self.keep()
         return [(TABLE, key) for key in kept]

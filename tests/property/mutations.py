@@ -12,8 +12,9 @@ from replication.conflict.progress import Progress
 from replication.conflict.rows import Arrival, KeyState, Run, SentBatch
 from replication.conflict.version import Version
 from replication.marker import Marker
-from tests.property.databases import Database, Kept, Rows, Sent
-from tests.property.schedule import CheckedShard, Scenario
+from tests.property.checked import CheckedShard
+from tests.property.databases import FIELDS, Database, Kept, Rows, Sent
+from tests.property.schedule import Scenario
 
 
 class NoEpochFence(Database):
@@ -244,24 +245,70 @@ class EveryColumnChanged(CheckedShard):
         return super()._decide(state, write)
 
 
+class FilteredDeleteIsADelete(CheckedShard):
+    """An echo of a row that the node's filter excludes is taken for a delete by an application."""
+
+    def _replay_echo(self, node: str, marker: Marker, row: Any) -> None:
+        if row.outside:
+            row = replace(row, version=replace(row.version, op=Op.DELETE))
+            self.learn(row.version, (frozenset(),) * FIELDS)
+        super()._replay_echo(node, marker, row)
+
+
+class OwnStraysStay(CheckedShard):
+    """A write that leaves the filter of its own node stays there."""
+
+    def _strays(self, node: str, rows: Any) -> frozenset[int]:
+        return frozenset()
+
+
+class StraysLeaveAtOnce(CheckedShard):
+    """A write that its own node's filter excludes is deleted there before the others have it."""
+
+    def _write(self, node: str, rows: Rows, index: int, arrival: Arrival) -> None:
+        super()._write(node, rows, index, arrival)
+        state = self.keys["t"].get(rows.keys[index])
+        if isinstance(state, KeyState) and state.version.stray:
+            self._want(node, state, wanted=True)
+            state.stray = None
+
+
+class StraysForgottenByRestart(CheckedShard):
+    """A restarted shard takes what another node's echo says of a stray row for the end of it."""
+
+    def _replay_echo(self, node: str, marker: Marker, row: Any) -> None:
+        super()._replay_echo(node, marker, row)
+        self.keys["t"][row.key].version.stray = False
+
+
+class ContentOfStraysForgotten(CheckedShard):
+    """A restarted shard looks for the row where its node's filter has excluded it."""
+
+    def _replay_echo(self, node: str, marker: Marker, row: Any) -> None:
+        if (state := self.keys["t"].get(row.key)) is not None:
+            state.stray = None
+        super()._replay_echo(node, marker, row)
+
+
 @dataclass(frozen=True)
 class Mutation:
-    """One rule switched off, and the policies under which it matters."""
+    """One rule switched off, and the policies under which it matters; `first` is the first seed to try."""
 
     name: str
     build: Callable[[int], Scenario]
+    first: int = 0
 
 
-def _mutation(kind: type, *policies: str) -> Mutation:
+def _mutation(kind: type, *policies: str, filtered: bool = False, first: int = 0) -> Mutation:
     names = policies or ("last_write_wins",)
 
     def build(seed: int) -> Scenario:
         nodes = 2 + seed % 2
         if issubclass(kind, Database):
             return Scenario(seed, nodes, names, database=kind)
-        return Scenario(seed, nodes, names, shard=kind)
+        return Scenario(seed, nodes, names, shard=kind, filtered=filtered)
 
-    return Mutation(kind.__name__, build)
+    return Mutation(kind.__name__, build, first)
 
 
 MUTATIONS = [
@@ -290,4 +337,9 @@ MUTATIONS = [
     _mutation(LoserTakesItsColumns),
     _mutation(ColumnsForgetTheirWriter, "merge_fields"),
     _mutation(EveryColumnChanged, "merge_fields"),
+    _mutation(FilteredDeleteIsADelete, filtered=True),
+    _mutation(OwnStraysStay, filtered=True),
+    _mutation(StraysLeaveAtOnce, "source_priority", filtered=True),
+    _mutation(StraysForgottenByRestart, filtered=True),
+    _mutation(ContentOfStraysForgotten, "source_priority", filtered=True, first=4500),
 ]

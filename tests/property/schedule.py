@@ -10,6 +10,8 @@ is the state machine; real databases are the conformance and chaos suites' busin
     all on record     what became of each batch that a node holds is on record, once
     once              where each key is written at one node only, no other is sent the same version twice
 
+In some schedules a node has a filter, by the value of one column: it holds a row if and only if that matches.
+
 Some schedules leave the last column of an update out of the log where it did not change, as PostgreSQL does
 with a large value. (On two nodes, not beside a copy, and where keys collide without deletes and
 crashes: else the column that was left out can still end up different.)
@@ -22,57 +24,20 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from replication.change import Op
-from replication.conflict.decide import Decision
+from replication.conflict.exchange import EchoedRow, Outgoing, ShardConfig
 from replication.conflict.policy import load_policies
-from replication.conflict.rows import Arrival, KeyState
-from replication.conflict.shard import EchoedRow, Outgoing, Shard, ShardConfig
 from replication.conflict.version import ALL, Version
 from replication.marker import Marker
 from replication.position import Position
+from tests.property.checked import CheckedShard
 from tests.property.databases import EMPTY, FIELDS, TABLE, Cell, Database, Records, Row, Rows, Sent, Write
 
 
-class CheckedShard(Shard):
-    """The product's shard, with ground truth carried along for the checks."""
+@dataclass(frozen=True)
+class Shown(EchoedRow):
+    """What an echo shows of a row, and for the mutations whether the node's filter excludes it."""
 
-    covers: dict[int, tuple[Version, tuple[frozenset[int], ...]]]
-    truth: dict[tuple[str, int, bytes], Write]
-
-    def covered(self, key: bytes, version: Version) -> tuple[frozenset[int], ...]:
-        if id(version) in self.covers:
-            return self.covers[id(version)][1]
-        write = self.truth[version.node, version.order, key]
-        return tuple(s | {write.ident} if write.changed >> c & 1 else s for c, s in enumerate(write.saw))
-
-    def learn(self, version: Version, *parts: tuple[frozenset[int], ...]) -> None:
-        both = tuple(frozenset().union(*sets) for sets in zip(*parts, strict=True))
-        self.covers[id(version)] = (version, both)
-
-    def _decide(self, state: KeyState, write: Version) -> Decision:
-        before = self.covered(state.key, state.version), self.covered(state.key, write)
-        decision = super()._decide(state, write)
-        self.learn(decision.version, *before)
-        return decision
-
-    def _write(self, node: str, rows: Rows, index: int, arrival: Arrival) -> None:
-        state = self.keys[TABLE].get(rows.keys[index])
-        before = state.time.get(node) if isinstance(state, KeyState) else None
-        last = state.last.get(node) if isinstance(state, KeyState) else None
-        super()._write(node, rows, index, arrival)
-        if before is not None and state.last[node] != last:
-            assert state.time[node] > before, "hybrid time went backwards"
-
-    def value(self, key: bytes, version: Version) -> Row:
-        """What the version's row holds: each column from the first layer that has it."""
-        covers = self.covered(key, version)
-        if version.op is Op.DELETE:
-            write = self.truth[version.node, version.order, key]
-            return tuple(Cell(write.ident, c) for c in covers)
-        cells = []
-        for c in range(FIELDS):
-            layer = next((la for la in version.layers if la.mask >> c & 1), None)
-            cells.append(Cell(layer and layer.rows[layer.index][c].ident, covers[c]))
-        return tuple(cells)
+    outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +48,7 @@ class Scenario:
     shard: type[CheckedShard] = CheckedShard
     database: type[Database] = Database
     pipeline: int = 2
+    filtered: bool = False
 
 
 class Schedule:
@@ -109,6 +75,9 @@ class Schedule:
         self.deletes = not (self.merge or self.toast) or scenario.seed % 20 < 10
         if self.toast and not self.owned:
             self.crash, self.deletes = 0.0, False
+        self.filtered, self.column = "", scenario.seed // 2 % FIELDS
+        if scenario.filtered:  # a copy is from the first node
+            self.filtered = self.names[-1 if self.copies else scenario.seed // 3 % scenario.nodes]
         if self.copies:  # the nodes differ before the group begins
             for n, db in enumerate(self.dbs.values(), 1):
                 db.rows = {k: (Cell(-n), Cell(-n)) for k in self.keys}
@@ -132,12 +101,25 @@ class Schedule:
         config = ShardConfig(
             "g", 0, 1, {n: i for i, n in enumerate(self.names)}, {TABLE: load_policies(self.s.policies)},
             self.s.pipeline,
+            {(self.filtered, TABLE): self.strays},
         )  # fmt: skip
         shard = self.s.shard(config, epoch, {n: db.marker for n, db in self.dbs.items()})
         shard.covers, shard.truth = {}, self.truth
         for n, position in shard.progress.position.items():
             assert position.order >= self.released[n], f"{self.s}: {n}'s log is released, and needed"
         return shard
+
+    def excludes(self, row: Row) -> bool:
+        """Whether the filter excludes a row."""
+        ident = row[self.column].ident
+        assert ident is not None
+        return ident % 3 == 0
+
+    def strays(self, rows: Rows) -> frozenset[int]:
+        """What the product's filter says of a change batch: a value that is not there may be excluded."""
+        unknown = [not have >> self.column & 1 for have in rows.have]
+        found = (i for i, row in enumerate(rows.batch) if unknown[i] or self.excludes(row))
+        return frozenset(i for i in found if rows.ops[i] != Op.DELETE)
 
     def write(self, node: str, step: int) -> None:
         db, writes, keys = self.dbs[node], [], self.keys
@@ -191,10 +173,11 @@ class Schedule:
         rows = []
         for key, v, row in entry.rows:
             shown = v.op is not Op.DELETE and not (self.toast and key in entry.hidden)
+            shown = shown and key not in entry.outside
             layers = (replace_layer(row),) if shown else ()
             version = Version(v.node, v.order, v.time, v.op, {}, layers, rank=v.rank)
             self.shard.learn(version, tuple(c.covers for c in row))
-            rows.append(EchoedRow(TABLE, key, version))
+            rows.append(Shown(TABLE, key, version, key in entry.outside))
         return rows
 
     def form(self, node: str) -> Sent | None:
@@ -211,6 +194,8 @@ class Schedule:
         name, batch = self.in_flight.pop(self.rng.randrange(len(self.in_flight)))
         live = batch.marker.epoch == self.shard.epoch
         whole = self.complete(self.dbs[name], batch)
+        if name == self.filtered:
+            whole = self.filter(self.dbs[name], whole)
         kept = self.dbs[name].apply(whole)
         if kept is not None:
             if live:
@@ -234,6 +219,13 @@ class Schedule:
             full = tuple(Cell(h.ident, h.covers | c.covers) if lacks else c for c, h, lacks in cells)
             rows.append((key, version, full))
         return replace(batch, rows=rows)
+
+    def filter(self, target: Database, batch: Sent) -> Sent:
+        """What becomes of a whole batch at the node with the filter: rows that it excludes are deleted."""
+        outside = {k for k, v, row in batch.rows if v.op is not Op.DELETE and self.excludes(row)}
+        never = outside & (batch.copied or frozenset()) - target.live
+        rows = [r for r in batch.rows if r[0] not in never]
+        return replace(batch, rows=rows, outside=frozenset(outside - never))
 
     def answer(self) -> None:
         # those of one node come in their order
@@ -315,11 +307,21 @@ class Schedule:
                 return
         raise AssertionError(f"{self.s}: never quiet")
 
+    def check_holders(self, key: bytes) -> None:
+        """The node with the filter holds the row if and only if it matches, the others if there is one."""
+        live = {n: key in db.live for n, db in self.dbs.items() if n != self.filtered}
+        assert len(set(live.values())) == 1, f"{self.s}: {key!r} is not everywhere: {live}"
+        if self.filtered:
+            row = self.dbs[self.filtered].rows.get(key, EMPTY)
+            wanted = next(iter(live.values())) and not self.excludes(row)
+            assert (key in self.dbs[self.filtered].live) == wanted, f"{self.s}: {key!r} at {self.filtered}"
+
     def check(self) -> None:
         exempt = {w for pair in self.conflicts for w in pair} if self.toast else set()
         for key in self.keys:
             held = {n: tuple(c.ident for c in db.rows.get(key, EMPTY)) for n, db in self.dbs.items()}
             assert len(set(held.values())) == 1, f"{self.s}: {key!r} diverged: {held}"
+            self.check_holders(key)
             for column, winner in enumerate(held[self.names[0]]):
                 # an update that beats a delete brings back its row as it saw it, other columns included;
                 # a column that the winner left alone is that of a write which it beat, of any if of several
@@ -335,7 +337,9 @@ class Schedule:
             assert blind, f"{self.s}: false conflict {left} {right}"
         if self.owned and not self.merge:
             assert not self.conflicts, f"{self.s}: conflicts: {self.conflicts}"
-            again = {n: db.again for n, db in self.dbs.items()}
+            # a write that may be excluded is sent back to where it was made, whatever it turns out to be
+            asked = (self.filtered,) if self.toast else ()
+            again = {n: db.again for n, db in self.dbs.items() if n not in asked}
             assert not any(again.values()), f"{self.s}: applied again: {again}"
         for node, db in self.dbs.items():
             held = [(node, e.marker.epoch, e.marker.seq) for e in db.log if isinstance(e, Sent)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -16,11 +17,13 @@ POLICIES = [("last_write_wins",), ("source_priority",), ("merge_fields", "last_w
 CHUNK = 500
 
 
-def explore(policies: tuple[str, ...], base: int, count: int) -> tuple[int, int, int]:
+def explore(policies: tuple[str, ...], filtered: bool, base: int, count: int) -> tuple[int, int, int]:
     """Run `count` schedules; returns how many writes, conflicts and crashes they had."""
     writes = conflicts = crashes = 0
     for seed in range(base, base + count):
-        done = Schedule(Scenario(seed, 2 + seed % 2, policies, pipeline=1 + seed % 3)).run()
+        done = Schedule(
+            Scenario(seed, 2 + seed % 2, policies, pipeline=1 + seed % 3, filtered=filtered)
+        ).run()
         writes += len(done.writes)
         conflicts += len(done.conflicts)
         crashes += done.crashes
@@ -28,8 +31,8 @@ def explore(policies: tuple[str, ...], base: int, count: int) -> tuple[int, int,
 
 
 def fails(mutation: Mutation, schedules: int) -> bool:
-    """Whether one of the first `schedules` schedules notices the mutation."""
-    for seed in range(schedules):
+    """Whether one of `schedules` schedules notices the mutation."""
+    for seed in range(mutation.first, mutation.first + schedules):
         try:
             Schedule(mutation.build(seed)).run()
         except (AssertionError, KeyError, StopIteration, IndexError):
@@ -39,12 +42,20 @@ def fails(mutation: Mutation, schedules: int) -> bool:
 
 @pytest.mark.parametrize("policies", POLICIES, ids=lambda p: p[0])
 def test_databases_converge_whatever_the_interleaving(policies: tuple[str, ...]) -> None:
-    each = SCHEDULES // len(POLICIES)
+    check_all(policies, SCHEDULES // len(POLICIES))
+
+
+@pytest.mark.parametrize("policies", POLICIES[:2], ids=lambda p: p[0])
+def test_a_node_with_a_filter_holds_what_matches(policies: tuple[str, ...]) -> None:
+    check_all(policies, SCHEDULES // 10, filtered=True)
+
+
+def check_all(policies: tuple[str, ...], each: int, *, filtered: bool = False) -> None:
+    """Run `each` schedules, and see that there was something to check."""
     bases = range(0, each, CHUNK)
+    counts = [min(CHUNK, each - b) for b in bases]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        totals = list(
-            pool.map(explore, [policies] * len(bases), bases, [min(CHUNK, each - b) for b in bases])
-        )
+        totals = list(pool.map(partial(explore, policies, filtered), bases, counts))
     writes, conflicts, crashes = (sum(column) for column in zip(*totals, strict=True))
     assert writes > each * 10, "the schedules hardly wrote"
     assert conflicts > each, "the schedules hardly met a conflict"

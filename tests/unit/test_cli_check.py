@@ -81,13 +81,15 @@ def test_mistakes_that_the_databases_reveal_name_their_lines(
     ratio = Column("ratio", CanonicalType(Kind.FLOAT64))
     databases["b"].create_table(TableSchema("orders", (ID, CITY, reserved), ("id",)))
     databases["b"].create_table(TableSchema("rates", (ratio,), ("ratio",)))
+    databases["b"].create_table(TableSchema("orders2", (ID,), ("id",)))
     tables = """\
   orders:
     key: [idd]
     columns: {citty: {a: town}}
     initial: {from: a}
   rates: {key: [ratio]}
-  gone: {key: [id], names: {a: far}}"""
+  gone: {key: [id], names: {a: far}}
+  more: {key: [id], names: {b: orders2}, where: {a: {town: x, id: {gt: ten}}}}"""
     with pytest.raises(InvalidConfig) as caught:
         topology.load_tables(load(configured(tmp_path, tables)))
     found = {str(p).split("sync.yaml:")[1]: p.hint for p in caught.value.problems}
@@ -104,6 +106,10 @@ def test_mistakes_that_the_databases_reveal_name_their_lines(
         "11: tables.gone: no such table: gone on b, far on a": (
             "create it there, or say under 'names' what it is called"
         ),
+        "12: tables.more.where.a.town: no column 'town' is mapped": "ask about one of: id",
+        "12: tables.more.where.a.id.gt: 'ten' is no value of the column 'id', which is int64": (
+            "write a whole number"
+        ),
     }
 
 
@@ -111,7 +117,10 @@ def test_check_prints_the_mapping_and_says_when_all_is_well(
     tmp_path: Path, databases: dict[str, MemoryDatabase], capsys: pytest.CaptureFixture[str]
 ) -> None:
     databases["b"].create_table(TableSchema("orders", (ID, CITY), ("id",)))
-    tables = "  orders: {key: [id], columns: {city: {a: town}}, exclude: [note], initial: {from: b}}"
+    tables = (
+        "  orders: {key: [id], columns: {city: {a: town}}, exclude: [note], initial: {from: b}, "
+        "where: {a: [{city: [Rome, Oslo]}, {id: {lt: 5}}]}}"
+    )
     file = configured(tmp_path, tables, "create_tables: true")
     assert cli.main(["check", "-c", str(file)]) == 0
     text = capsys.readouterr().out
@@ -121,6 +130,7 @@ def test_check_prints_the_mapping_and_says_when_all_is_well(
         "int64, not null",
         "town",
         "never leaves its node: note",
+        "a holds only rows with city in (Rome, Oslo) or id < 5",
         "the group 'shop' is ready to start",
     ):
         assert expected in text
@@ -131,6 +141,7 @@ def test_check_prints_the_mapping_and_says_when_all_is_well(
     [table] = found["tables"]
     assert table["nodes"]["a"] == {"name": "orders", "exists": False}
     assert table["columns"][1]["names"] == {"a": "town", "b": "city"}
+    assert table["where"] == {"a": "city in (Rome, Oslo) or id < 5"}
 
 
 def test_check_exits_1_if_something_must_be_mended(

@@ -1,7 +1,7 @@
 """Case 27, verifier_finds_everything, on rows held in memory; real servers are in the integration tests."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replication.errors import Terminal
 from replication.key import encode_key, encode_keys
-from replication.schema import Column, Table, TableMapping, TableSchema
+from replication.schema import Column, Condition, Table, TableMapping, TableSchema
 from replication.types import CanonicalType, Kind
 from replication.verify import Difference, DifferenceKind, Verifier
 
@@ -258,3 +258,28 @@ def test_keys_out_of_order_are_an_error_and_not_a_difference(ids):
 
     with pytest.raises(Terminal, match=r"bad: .*order"):
         differences(Held("a", rows(4)), Disordered("bad", {}))
+
+
+def test_a_node_with_a_filter_holds_what_matches_and_nothing_else():
+    where = {"n1": ((Condition("amount", "gte", ("3",)),),)}
+    table = Table(replace(TABLE.mapping, where=where), TABLE.schema)
+    whole, part = Held("n0", rows(7)), Held("n1", {id: row for id, row in rows(7).items() if id >= 3})
+    third = Held("n2", rows(7))
+    verify = Verifier([whole, part, third], lambda attempt: None, tries=1)
+    assert list(verify.compare(table)) == []
+    del part.rows[5]  # missing
+    part.rows[1] = row(1)  # excluded, though the others hold the same
+    part.rows[9] = row(9)  # only there
+    part.rows[8] = row(8) | {"amount": "1"}  # only there, and excluded
+    part.rows[6] = row(6) | {"name": "other"}
+    del whole.rows[2], third.rows[0]  # the node with the filter has no part in these
+    found = {d.key: d for d in verify.compare(table)}
+    assert {key(id): found[key(id)].kind for id in range(10) if key(id) in found} == {
+        key(0): "missing", key(1): "extra", key(2): "extra", key(5): "missing", key(6): "different",
+        key(8): "extra", key(9): "extra",
+    }  # fmt: skip
+    assert {k: d.excluded for k, d in found.items() if d.excluded} == {key(1): {"n1"}, key(8): {"n1"}}
+    assert (found[key(0)].holders, found[key(0)].absent) == (["n0"], ["n2"])
+    assert (found[key(1)].holders, found[key(1)].absent) == (["n0", "n2"], [])
+    assert (found[key(8)].holders, found[key(8)].absent) == ([], ["n0", "n2"])
+    assert found[key(9)].absent == ["n0", "n2"]
