@@ -134,9 +134,9 @@ def prepare(
     try:
         resume = {n: c.prepare(tables) for n, c in controls.items()}
         markers = raise_all(controls, shards, Marker(group, 0, shards, 0, 0, resume=resume))
-        _refuse_set_back(markers)
         for node, control in controls.items():
             control.accept_server(_reached(markers, node))
+        _refuse_set_back(markers)
         return {n: [_with_findings(controls[n], m) for m in found] for n, found in markers.items()}
     finally:
         for control in controls.values():
