@@ -74,7 +74,7 @@ def check(shop: Shop, writers: list[Writer]) -> None:
     for writer in writers:
         writer.stop()
     shop.ends[next(iter(shop.ends))].insert(99_999_999, "last", 0)
-    rows = shop.wait_equal(present=99_999_999)
+    rows = shop.wait_equal(300, present=99_999_999)
     shop.pipeline.stop()
     for writer in writers:
         writer.check_own(rows)
@@ -192,7 +192,7 @@ def surely(end: End, key: int, value: int) -> None:
 
 def test_backfill_under_load(shop: Shop, dsns: dict[str, str], shape: tuple[str, ...]) -> None:
     """Case 20: the initial copy runs while every end is written to, and is stopped once meanwhile."""
-    copied = size("COPIED", 6_000, 3_000, shape)
+    copied = size("COPIED", 100_000, 3_000, shape)
     source = shape[0]
     shop.ends[source].fill(1, copied)
     shop.copy_from(source)

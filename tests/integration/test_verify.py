@@ -212,7 +212,7 @@ def test_a_document_that_is_no_row_is_named(shop, capsys):
     assert code == 1
     assert out.splitlines()[:2] == [
         "orders id=4321: cannot be read in mongo: paid: 'yes' is no boolean",
-        "orders id=?: cannot be read in mongo: _id 'no key' is no key of this table",
+        "orders id=?: cannot be read in mongo: id: 'no key' is no int64",
     ]
     code, out = shop.verify(capsys, "--json")
     assert json.loads(out)["tables"][0]["unreadable"] == 2

@@ -117,6 +117,7 @@ def test_an_echo_short_of_events_ends_with_the_next_transaction() -> None:
     """One of its tables is no longer mapped, so the stream does not show all it wrote."""
     events = run([marker_event(2, 9, 3), insert(2, 2, tx=9), insert(3, 7, tx=10)])
     assert [type(e) for e in events] == [Echo, Changes]
+    assert events[0].end.token == "token-2-2-insert"  # behind all that the stream shows of it
     assert [r["id"] for r in change_rows(events)] == [7]
 
 
@@ -130,6 +131,7 @@ def test_an_echo_short_of_events_ends_when_the_stream_is_past_it(tokens: list[st
         made.idle({"_data": token})
     (echo, *_) = made.drain()
     assert isinstance(echo, Echo)
+    assert echo.end.token == "token-2-2-insert"
 
 
 def test_other_groups_markers_and_raised_epochs_are_no_echo() -> None:

@@ -65,7 +65,8 @@ class MongoSnapshot:
     def read_all(self, table: Table, size: ChunkSize, aside: Aside | None = None) -> Iterator[pa.RecordBatch]:
         """See `paging.Streaming`: one cursor, so a server that sorts a range by reading all reads it once.
 
-        Without the read concern "snapshot", whose history a long read would outlive.
+        Without the read concern "snapshot", whose history a long read would outlive. What has no key of this
+        table as its `_id` is among what is read.
         """
         layout = Layout(table, self._node)
         if _has_text_dates(layout) or Kind.BYTES in layout.kinds:
@@ -84,8 +85,6 @@ class MongoSnapshot:
                 size.learn(chunk)
                 if chunk.num_rows:
                     yield chunk
-        if stray := self._stray(layout):
-            readable(partial(self._batch, layout, [], stray), aside)
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
         """See `engine.Snapshot`; in key order."""

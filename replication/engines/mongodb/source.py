@@ -38,7 +38,7 @@ from replication.schema import NodeConfig, Table
 
 _FULL_REPLY = 100
 """A reply with fewer events means that the log is drained."""
-_PAUSE, _INTERVAL = 0.02, 1.0
+_PAUSE, _INTERVAL = 0.1, 1.0
 """Seconds without reading, and at most between two checks, until the log must prove that it has no gap."""
 _BEAT = 1.0
 """At least so many seconds between two heartbeats."""

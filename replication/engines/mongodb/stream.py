@@ -44,12 +44,18 @@ Tagged = tuple[Layout, Row, Position]
 
 @dataclass
 class _Echo:
-    """One of our transactions while its events arrive."""
+    """One of our transactions while its events arrive.
+
+    Attributes:
+        left: how many events of it are still to come.
+        passed: order and token of the last one that was passed over.
+    """
 
     transaction: tuple[bytes, int] | None
     hi: int
     marker: Marker
     left: int
+    passed: tuple[int, Mapping[str, Any]] | None = None
     rows: list[Tagged] = field(default_factory=list)
 
 
@@ -98,7 +104,7 @@ class StreamDecoder:
         if whole is None or self._failure is not None:
             return
         order = self._counter.next(whole["clusterTime"])
-        if order <= self._skip_to:
+        if order <= self._skip_to or self._passes(whole, order):
             return
         position = Position(order, pack_token(whole["_id"]))
         self._quiet_token = None
@@ -106,6 +112,16 @@ class StreamDecoder:
             self._take(whole, position)
         except SyncError as error:
             self._failure = error
+
+    def _passes(self, event: Event, order: int) -> bool:
+        """Whether an event is one of an echo's rows that nobody asks for; the last one ends the echo."""
+        echo = self._echo
+        if echo is None or self.decode_echoes or echo.left <= 1 or _transaction(event) != echo.transaction:
+            return False
+        echo.left -= 1
+        echo.passed = order, event["_id"]
+        self._quiet_token = None
+        return True
 
     def idle(self, token: Mapping[str, Any]) -> None:
         """A reply was empty, and the stream stands at `token`."""
@@ -183,6 +199,9 @@ class StreamDecoder:
     def _finish_echo(self) -> None:
         assert self._echo is not None
         echo, self._echo = self._echo, None
+        if echo.passed is not None and echo.passed[0] > self.end.order:
+            order, token = echo.passed
+            self.end = Position(order, pack_token(token))
         tables = [TableChanges(layout.name, batch) for layout, batch in _readable(echo.rows)]
         self._emit(Echo(echo.marker, self.end, tables))
 
