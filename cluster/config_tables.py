@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cluster.config_reader import Value, suggest
 from cluster.config_where import read_where
@@ -15,7 +15,7 @@ OWN_PREFIX = "sync_worker"
 """Our own tables begin with it, and never travel."""
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 _CUSTOM_POLICY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_KEYS = ("key", "names", "columns", "exclude", "conflict", "initial", "schema", "truncate", "where")
+_KEYS = ("key", "names", "columns", "exclude", "conflict", "initial", "schema", "truncate", "where", "rest")
 ON_ALTER = ("ignore", "evolve", "halt")
 ON_TRUNCATE = ("halt", "carry", "ignore")
 
@@ -57,6 +57,7 @@ def _read_table(name: str, value: Value, nodes: Sequence[NodeConfig]) -> TableMa
         initial=_read_initial(fields["initial"], nodes) if "initial" in fields else "none",
         on_alter=_read_policy(fields.get("schema"), ON_ALTER),
         on_truncate=on_truncate,
+        rest=_read_rest(fields["rest"], key, fields, nodes) if "rest" in fields else "",
         where=read_where(fields["where"], nodes, conflict, on_truncate) if "where" in fields else {},
     )
 
@@ -117,6 +118,25 @@ def _read_exclude(value: Value, key: Sequence[str], mapped: Collection[str]) -> 
         elif column in mapped:
             item.complain(f"'{column}' is mapped under 'columns'", "map it or exclude it")
     return frozenset(column for _, column in excluded)
+
+
+def _read_rest(
+    value: Value, key: Sequence[str], fields: Mapping[str, Value], nodes: Sequence[NodeConfig]
+) -> str:
+    """The column of the fields that no other column maps. Whether it is there and json is not known yet."""
+    column = value.text() or ""
+    documents = {node.name for node in nodes if node.engine == "mongodb"}
+    places = fields["columns"].entries().get(column) if "columns" in fields else None
+    excluded = {text for _, text in fields["exclude"].texts()} if "exclude" in fields else set()
+    if nodes and not documents:
+        value.complain("no node is a MongoDB node", "leave it out: it holds fields of documents")
+    if column in key:
+        value.complain(f"'{column}' is a key column", "name a json column of its own")
+    elif column in excluded:
+        value.complain(f"'{column}' is excluded", "it must reach every node")
+    elif places is not None and documents & places.entries().keys():
+        value.complain(f"'{column}' has a place in the documents under 'columns'", "leave that out")
+    return column
 
 
 def _read_conflict(value: Value) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from replication.filter import BadFilter, read_condition
 from replication.key import KEY_KINDS
 from replication.narrowing import CLOCKS, MICROSECONDS
 from replication.schema import Table, TableMapping, TableSchema
+from replication.types import Kind
 
 RESERVED_COLUMNS = frozenset(
     {name for name, _ in (*SYSTEM_COLUMNS, *APPLY_COLUMNS)} | {"_node", "_shard", "_recorded", "_table"}
@@ -107,12 +108,13 @@ def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topol
             continue
         node, schema = declaring[0]
         problems += [*_check(config, mapping, node, schema), *_check_filters(config, mapping, schema)]
+        problems += _check_rest(config, mapping, node, schema)
         if mapping.initial in missing and mapping.name in missing[mapping.initial]:
             message = f"{mapping.initial} has no table {mapping.names[mapping.initial]}"
             problems.append(
                 config.problem(f"tables.{mapping.name}.initial", message, "name a node that has it")
             )
-        tables.append(Table(mapping, _with_digits(config, schema, declaring)))
+        tables.append(Table(mapping, with_rest(mapping, _with_digits(config, schema, declaring))))
         declared_by[mapping.name] = node
         schemas[mapping.name] = dict(declaring)
     if problems:
@@ -143,6 +145,14 @@ def _with_digits(
     return replace(schema, columns=columns)
 
 
+def with_rest(mapping: TableMapping, schema: TableSchema) -> TableSchema:
+    """The schema in which the column of all further fields is known as such."""
+    columns = [
+        replace(c, type=replace(c.type, rest=True)) if c.name == mapping.rest else c for c in schema.columns
+    ]
+    return replace(schema, columns=tuple(columns))
+
+
 def _undeclared(config: GroupConfig, mapping: TableMapping) -> Problem:
     places = [
         f"{mapping.names[node.name]} on {node.name}"
@@ -163,6 +173,20 @@ def _check_filters(config: GroupConfig, mapping: TableMapping, schema: TableSche
             except BadFilter as error:
                 path = f"tables.{mapping.name}.where.{condition.at}"
                 yield config.problem(path, str(error), error.hint)
+
+
+def _check_rest(
+    config: GroupConfig, mapping: TableMapping, node: str, schema: TableSchema
+) -> Iterator[Problem]:
+    if not mapping.rest:
+        return
+    path, names = f"tables.{mapping.name}.rest", [column.name for column in schema.columns]
+    if mapping.rest not in names:
+        message = f"{node} has no column '{mapping.rest}' in {mapping.names[node]}"
+        yield config.problem(path, message, suggest(mapping.rest, names))
+    elif (column := schema.column(mapping.rest)).type.kind is not Kind.JSON or column.generated:
+        message = f"the column '{mapping.rest}' is {column.type.kind}{', generated' * column.generated}"
+        yield config.problem(path, message, "name a json column that can be written")
 
 
 def _check(config: GroupConfig, mapping: TableMapping, node: str, schema: TableSchema) -> Iterator[Problem]:

@@ -52,6 +52,10 @@ by `sync-worker check`, which names both types and the statement that mends it.
   cannot hold is held: a text that is no `inet` for one, or one that PostgreSQL would print otherwise, as
   `10.0.0.1/32`, and an item that `numeric(12,2)[]` would round. A domain counts as what it is made of.
 
+The column that a table's `rest` names holds the fields of a document that no other column maps, as a JSON
+object. To MongoDB, null, a JSON null and an empty object are no such fields, which comes back as null: a
+narrowing. What is no object, or names a field that is mapped, begins with `$` or holds a dot, is held.
+
 The tables show the column that `create_tables` makes. A column that is there already is judged by its own
 declaration: `datetime` beside PostgreSQL's `timestamp` is narrowed down to the second, and `varchar(20)`
 beside `text` holds what is longer. `sync-worker check` shows what applies to each column of a group.

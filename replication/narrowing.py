@@ -8,6 +8,7 @@ milliseconds, and `verify` finds no difference. Declared narrowings:
     mongodb                   timestamp, timestamptz         down to the millisecond (BSON date)
                               numeric                        cut to 34 significant digits (decimal128)
                               json                           a bare JSON null is null
+                              json, the rest of a document   an empty object is null
 
 Down and cut, never to the nearest: what is narrowed has no more digits before the point than it had, and
 no value becomes one of the next second or year. Infinities stay.
@@ -38,6 +39,7 @@ MILLISECONDS = 3
 CLOCKS = frozenset({Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
 """Kinds with digits of the second."""
 DECIMAL128_DIGITS = 34
+_EMPTY_OBJECT = r"^\s*\{\s*\}\s*$"
 _DECIMAL128 = Context(prec=DECIMAL128_DIGITS, rounding=ROUND_DOWN, Emin=-6143, Emax=6144, clamp=1, traps=[])
 _DECIMAL128_GREATEST = 6144
 _INT64 = np.iinfo(np.int64)
@@ -66,7 +68,7 @@ def narrow(column: pa.Array, type: CanonicalType, engine: str, digits: int = MIC
     if type.kind is Kind.NUMERIC:
         return _cut_to_decimal128(column)
     if type.kind is Kind.JSON:
-        return _null_for_json_null(column)
+        return _null_for_json_null(column, rest=type.rest)
     return column
 
 
@@ -142,8 +144,10 @@ def _cut_to_decimal128(column: pa.Array) -> pa.Array:
     return pc.replace_with_mask(column, suspect, cut)
 
 
-def _null_for_json_null(column: pa.Array) -> pa.Array:
+def _null_for_json_null(column: pa.Array, *, rest: bool) -> pa.Array:
     bare = pc.fill_null(pc.equal(pc.ascii_trim(column, " \t\r\n"), "null"), False)
+    if rest:
+        bare = pc.or_(bare, pc.fill_null(pc.match_substring_regex(column, _EMPTY_OBJECT), False))
     return pc.if_else(bare, pa.scalar(None, column.type), column) if bare.true_count else column
 
 

@@ -162,12 +162,16 @@ def _document_rule(wide: Declaration) -> str:
         return _down_to(MILLISECONDS)
     if kind is Kind.NUMERIC and "unsigned" not in own.name and (own.size or 99) > DECIMAL128_DIGITS:
         return f"cut to {DECIMAL128_DIGITS} digits"
+    if wide.type.rest:
+        return "a bare JSON null and an empty object are null"
     return "a bare JSON null is null" if kind is Kind.JSON else ""
 
 
 def _document_held(wide: Declaration) -> Iterator[str]:
     if wide.type.kind is Kind.NUMERIC and wide.engine == "postgres" and not declared(wide.type.native).size:
         yield "numbers of more than 6,145 digits before the point"
+    if wide.type.rest:
+        yield "JSON that is no object, or names a field that is mapped, begins with $ or holds a dot"
     if _any_number(wide) and wide.engine != "mysql":
         yield f"JSON numbers that have neither 64 bits nor at most {DECIMAL128_DIGITS} digits"
 

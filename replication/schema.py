@@ -87,6 +87,8 @@ class TableMapping:
         initial: the node whose rows are copied at the start, `merge`, or `none`.
         on_alter: what follows from a change of its columns on one node: `evolve`, `ignore` or `halt`.
         on_truncate: what follows from a TRUNCATE on one node: `carry`, `ignore` or `halt`.
+        rest: canonical name of the column that holds the fields of a document which no other column maps, or
+            empty.
         where: node name to the filter of the rows that it holds: alternatives, each of conditions that must
             all hold. A node that is not in it holds every row.
     """
@@ -101,6 +103,7 @@ class TableMapping:
     on_alter: str = "ignore"
     on_truncate: str = "halt"
     where: Mapping[str, tuple[tuple[Condition, ...], ...]] = field(default_factory=dict)
+    rest: str = ""
 
     def local(self, node: str, column: str) -> str:
         """What the canonical `column` is called on `node`; in MongoDB a dotted path."""

@@ -7,7 +7,7 @@ their Arrow type, as PostgreSQL's own binary format does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import pyarrow as pa
@@ -67,11 +67,13 @@ class CanonicalType:
         native: the declaration on the node whose schema it was read from, e.g. `numeric(12,2)`;
             an engine of the same name creates columns with it.
         item: the kind of a list's items.
+        rest: it holds the fields of a document that no other column maps; no such fields is null.
     """
 
     kind: Kind
     native: str = ""
     item: Kind | None = None
+    rest: bool = field(default=False, compare=False)
 
     @property
     def arrow(self) -> pa.DataType:

@@ -102,6 +102,8 @@ def as_json(
 
 def local_name(node: NodeConfig, table: Table, column: str) -> str:
     """What a column is called on a node."""
+    if node.engine == "mongodb" and column == table.mapping.rest:
+        return "(every other field)"
     if node.engine != "mongodb" or column not in table.schema.key:
         return table.mapping.local(node.name, column)
     return "_id" if len(table.schema.key) == 1 else f"_id.{column}"

@@ -341,5 +341,5 @@ MUTATIONS = [
     _mutation(OwnStraysStay, filtered=True),
     _mutation(StraysLeaveAtOnce, "source_priority", filtered=True),
     _mutation(StraysForgottenByRestart, filtered=True),
-    _mutation(ContentOfStraysForgotten, "source_priority", filtered=True, first=4500),
+    _mutation(ContentOfStraysForgotten, "source_priority", filtered=True, first=7500),
 ]

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from replication.engines.mongodb.delta import DeltaMismatch, NeedsBeforeImage, after_image, known_parts
+from replication.engines.mongodb.delta import (
+    DeltaMismatch,
+    NeedsBeforeImage,
+    after_image,
+    known_parts,
+    touched,
+)
 
 BEFORE = {"_id": 1, "a": {"b": 1, "list": [1, {"x": 2}, 3]}, "top": [1, 2, 3], "7": "seven", "s": "text"}
 
@@ -91,3 +97,13 @@ def test_what_is_known_without_a_before_image(description: dict, known: dict) ->
 def test_a_change_inside_a_mapped_value_needs_the_before_image(description: dict) -> None:
     with pytest.raises(NeedsBeforeImage):
         known_parts(description, PATHS)
+
+
+def test_the_fields_that_an_update_touches() -> None:
+    description = {
+        "updatedFields": {"a.b": 1, "c.d": 2, "e": 3},
+        "removedFields": ["f.0"],
+        "truncatedArrays": [{"field": "g.h", "newSize": 1}],
+        "disambiguatedPaths": {"c.d": ["c.d"]},
+    }
+    assert touched(description) == {"a", "c.d", "e", "f", "g"}

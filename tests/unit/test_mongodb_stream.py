@@ -237,6 +237,52 @@ def test_a_hidden_change_inside_a_value_stops_the_node_after_what_came_before() 
         assert "pre-images" in caught.value.hint
 
 
+LOOSE = Layout(
+    replace(ORDERS, mapping=replace(ORDERS.mapping, rest="tags", exclude=frozenset({"secret"}))),
+    NodeConfig(NODE, "mongodb", "mongodb://h/shop"),
+)
+"""With the column `tags` for all fields that no other column has a part in."""
+
+
+def loose() -> StreamDecoder:
+    return StreamDecoder(GROUP, [LOOSE], START)
+
+
+def test_the_rest_of_a_document_is_a_column() -> None:
+    before = {"_id": 1, "qty": 1, "address": {"city": "Ulm", "zip": 1}, "x": [1], "secret": 1}
+    inside = {"updatedFields": {"x.0": 2, "address.zip": 2, "secret": 2}, "removedFields": []}
+    beside = {"updatedFields": {"qty": 2, "address.zip": 3, "secret": 3}, "removedFields": []}
+    last = {"updatedFields": {}, "removedFields": ["x"]}
+    rows = change_rows(
+        run(
+            [
+                insert(1, 1, qty=1, address={"city": "Ulm"}, x=[1], y=None, secret=1),
+                insert(2, 2, qty=1, tags="not the column's own name"),
+                event("update", 3, fullDocumentBeforeChange=before, updateDescription=inside),
+                event("update", 4, fullDocumentBeforeChange=before, updateDescription=beside),
+                event("update", 5, fullDocumentBeforeChange=before, updateDescription=last),
+            ],
+            loose(),
+        )
+    )
+    texts = [row["tags"] for row in rows]
+    assert texts == [
+        '{"x":[1],"y":null}', '{"tags":"not the column\'s own name"}', '{"x":[2]}', '{"x":[1]}', None,
+    ]  # fmt: skip
+    assert [row["_changed"] for row in rows[2:]] == [bytes([0b01000]), bytes([0b00010]), bytes([0b01000])]
+
+
+def test_the_rest_needs_a_before_image_only_if_it_changed() -> None:
+    beside = {"updatedFields": {"qty": 2, "address.zip": 3, "secret": 3}, "removedFields": []}
+    (row,) = change_rows(run([event("update", 1, updateDescription=beside)], loose()))
+    assert row["_have"] == bytes([0b00011])
+    made = loose()
+    inside = {"updatedFields": {"x.0": 2}, "removedFields": []}
+    made.feed(event("update", 1, updateDescription=inside))
+    with pytest.raises(Terminal, match="an update changed x in orders"):
+        made.drain()
+
+
 def test_ddl_is_told_where_it_matters() -> None:
     off = {"changeStreamPreAndPostImages": {"enabled": False}}
     on = {"changeStreamPreAndPostImages": {"enabled": True}}

@@ -75,6 +75,16 @@ def test_mongodb_keeps_34_digits(text, narrowed):
     assert narrow(column, NUMERIC, "mongodb").to_pylist() == ["1", narrowed, None]
 
 
+def test_mongodb_has_no_empty_rest():
+    """The column of all further fields: an empty object is no fields, which is null."""
+    column = pa.array(["{}", " { } ", "null", '{"a":{}}', "[]", None], pa.utf8())
+    rest = CanonicalType(Kind.JSON, rest=True)
+    assert narrow(column, rest, "mongodb").to_pylist() == [None, None, None, '{"a":{}}', "[]", None]
+    assert narrow(column, rest, "mysql") is column
+    plain = narrow(column, CanonicalType(Kind.JSON), "mongodb").to_pylist()
+    assert plain == ["{}", " { } ", None, '{"a":{}}', "[]", None]
+
+
 @given(st.decimals(allow_nan=False, allow_infinity=False).filter(lambda d: abs(d.adjusted()) < 6000))
 def test_a_narrowed_number_is_what_decimal128_holds(value):
     text = format(value, "f")

@@ -45,6 +45,11 @@ def test_the_page_of_types_is_up_to_date() -> None:
         (STAMP, mongo(Kind.TIMESTAMP), "down to the millisecond"),
         (pg(Kind.NUMERIC, "numeric(35,2)"), mongo(Kind.NUMERIC), "cut to 34 digits"),
         (pg(Kind.JSON, "jsonb"), mongo(Kind.JSON), "a bare JSON null is null"),
+        (
+            Declaration(CanonicalType(Kind.JSON, "jsonb", rest=True), "postgres"),
+            mongo(Kind.JSON),
+            "a bare JSON null and an empty object are null",
+        ),
     ],
 )
 def test_what_is_narrowed(wide: Declaration, other: Declaration, rule: str) -> None:

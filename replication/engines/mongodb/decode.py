@@ -12,7 +12,13 @@ import pyarrow as pa
 
 from replication.change import Op, change_schema
 from replication.engines.mongodb.config import Document
-from replication.engines.mongodb.delta import DeltaMismatch, NeedsBeforeImage, after_image, known_parts
+from replication.engines.mongodb.delta import (
+    DeltaMismatch,
+    NeedsBeforeImage,
+    after_image,
+    known_parts,
+    touched,
+)
 from replication.engines.mongodb.layout import Layout
 from replication.errors import Terminal
 
@@ -78,6 +84,8 @@ def commit_time(event: Mapping[str, Any]) -> int:
 def _partial(description: Mapping[str, Any], row: Row, layout: Layout) -> Row:
     try:
         known = known_parts(description, layout.paths)
+        if layout.rest is not None and (others := touched(description) - layout.taken):
+            raise NeedsBeforeImage(min(others))
     except NeedsBeforeImage as error:
         message = (
             f"an update changed {error} in {layout.collection}, inside a mapped value, and its before-image "

@@ -75,6 +75,14 @@ def known_parts(description: Mapping[str, Any], paths: Sequence[Path]) -> dict[i
     return known
 
 
+def touched(description: Mapping[str, Any]) -> set[str]:
+    """The top-level fields that an update changed, or a part of which."""
+    clear = description.get("disambiguatedPaths") or {}
+    paths = [*(description.get("updatedFields") or ()), *(description.get("removedFields") or ())]
+    paths += [cut["field"] for cut in description.get("truncatedArrays") or ()]
+    return {str(_parts(path, clear)[0]) for path in paths}
+
+
 def dig(value: Any, path: Path) -> Any:
     """What is at a path of field names, or None."""
     for name in path:

@@ -1,7 +1,8 @@
 """Where a table's columns are in the documents of its collection.
 
 The key of one column is `_id`; of several, `_id` is a document of them in key order under their local
-names. Every other column is at a dotted path, its local name.
+names. Every other column is at a dotted path, its local name. The column of the rest, if the mapping names
+one, is all fields in which no other column has a part.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from replication.types import CanonicalType, Kind
 
 _NO_TEXT = "a date outside the years 1 to 9999 has no place in the order of a key of several columns"
 _SIGN = np.uint64(1 << 63)
+_NOWHERE = "\0"  # no field can be called that
 
 
 class Layout:
@@ -48,20 +50,30 @@ class Layout:
         for place, name in zip(self.key_places, self.key, strict=True):
             local = table.mapping.local(node.name, name)
             self.paths[place] = ("_id",) if len(self.key) == 1 else ("_id", local)
+        self.rest = next((i for i, c in enumerate(self.columns) if c.name == table.mapping.rest), None)
+        """The place of the column of the rest, or None."""
+        if self.rest is not None:
+            self.paths[self.rest] = (_NOWHERE,)
+        self.taken = {path[0] for path in self.paths} | table.mapping.exclude | {"_id"}
+        """Fields that are not of the rest."""
         self.late = [i for i, c in enumerate(self.columns) if c.name in table.late]
         self.data_places = [i for i in range(len(self.columns)) if i not in self.key_places]
 
     @property
-    def projection(self) -> dict[str, int]:
-        """What to ask of a document: the mapped paths only."""
+    def projection(self) -> dict[str, int] | None:
+        """What to ask of a document: the mapped paths only; None for all of it."""
+        if self.rest is not None:
+            return None
         names = {".".join(path) for path in self.paths if path[0] != "_id"}
         return {"_id": 1} | {
             name: 1 for name in names if not any(name.startswith(f"{other}.") for other in names)
         }
 
     @property
-    def heads(self) -> dict[str, int]:
+    def heads(self) -> dict[str, int] | None:
         """The same with everything beside nested paths, which shows what their parents are."""
+        if self.rest is not None:
+            return None
         return dict.fromkeys(("_id", *(path[0] for path in self.paths)), 1)
 
     def type_of(self, place: int) -> CanonicalType:
@@ -70,11 +82,17 @@ class Layout:
 
     def values(self, documents: Sequence[Mapping[str, Any]], place: int) -> list[Any]:
         """A column's BSON values."""
+        if place == self.rest:
+            return [self.rest_of(d) for d in documents]
         path = self.paths[place]
         if len(path) == 1:
             name = path[0]
             return [d.get(name) for d in documents]
         return [dig(d, path) for d in documents]
+
+    def rest_of(self, document: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The fields that no other column has a part in; None if there are none."""
+        return {name: value for name, value in document.items() if name not in self.taken} or None
 
     def decode(
         self, documents: Sequence[Mapping[str, Any]], keyed: Sequence[Mapping[str, Any]]

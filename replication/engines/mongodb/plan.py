@@ -7,7 +7,7 @@ what its source can hold, stays as it is, type and all. SQL's null leaves a miss
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,9 @@ from replication.engines.mongodb.layout import Layout
 from replication.engines.mongodb.types import Unconvertible, decode_column, encode_column
 from replication.narrowing import comparable, narrow, narrower
 from replication.schema import Column
+from replication.types import CanonicalType, Kind
 
+_JSON = CanonicalType(Kind.JSON)
 Write = InsertOne[Document] | UpdateOne | DeleteOne
 Numbered = tuple[int, Write]
 """An operation and the number of its row."""
@@ -54,6 +56,8 @@ class Incoming:
             place: encode_column(rows.column(layout.columns[place].name), layout.type_of(place))
             for place in layout.data_places
         }
+        if layout.rest is not None:
+            self.columns[layout.rest] = [_fields(v, layout.taken) for v in self.columns[layout.rest]]
         self.refused = self._unwritable(keys)
         self.live = [i for i in range(len(self.keys)) if i not in self.refused]
 
@@ -77,6 +81,9 @@ class Incoming:
         """Row `i` as a document."""
         document: Document = {"_id": self.ids[i]}
         for place, values in self.columns.items():
+            if place == self.layout.rest:
+                document |= values[i] or {}
+                continue
             path = self.layout.paths[place]
             target = document
             for name in path[:-1]:
@@ -152,7 +159,8 @@ def make_plan(
             except ScalarParent as error:
                 plan.refused[i] = str(error)
             else:
-                plan.changes.append((i, UpdateOne({"_id": document["_id"]}, {"$set": update})))
+                if update:
+                    plan.changes.append((i, UpdateOne({"_id": document["_id"]}, update)))
     return plan
 
 
@@ -205,9 +213,15 @@ def _equal(a: pa.Array, b: pa.Array) -> pa.Array:
 
 
 def _update(rows: Incoming, i: int, document: Document, places: Sequence[int]) -> Document:
-    """The `$set` that changes these columns and nothing beside them."""
+    """The `$set` and `$unset` that change these columns and nothing beside them; empty if nothing differs."""
     changes: Document = {}
+    gone: Document = {}
     for place in places:
+        if place == rows.layout.rest:
+            stored, wanted = rows.layout.rest_of(document) or {}, rows.columns[place][i] or {}
+            changes |= {name: wanted[name] for name in _other_fields(stored, wanted)}
+            gone = dict.fromkeys(stored.keys() - wanted.keys(), "")
+            continue
         path = rows.layout.paths[place]
         depth = _null_parent(document, path)
         if depth is None:
@@ -218,7 +232,32 @@ def _update(rows: Incoming, i: int, document: Document, places: Sequence[int]) -
         for name in path[depth:-1]:
             target = target.setdefault(name, {})
         target[path[-1]] = rows.columns[place][i]
-    return changes
+    return {operator: fields for operator, fields in (("$set", changes), ("$unset", gone)) if fields}
+
+
+def _other_fields(stored: Document, wanted: Document) -> list[str]:
+    """The fields that are not stored as they are wanted; the types of numbers that are equal stay."""
+    names = list(wanted)
+    held, new = (
+        comparable(decode_column([{"": d.get(name)} for name in names], _JSON)[0], _JSON)
+        for d in (stored, wanted)
+    )
+    same = pc.equal(held, new).to_pylist()
+    return [name for name, equal in zip(names, same, strict=True) if not equal or name not in stored]
+
+
+def _fields(value: Any, taken: Container[str]) -> Any:
+    """The fields that a value of the column of the rest stands for; an `Unconvertible` if it is none."""
+    if value is None or isinstance(value, Unconvertible):
+        return value
+    if not isinstance(value, dict):
+        return Unconvertible("it is no JSON object, and holds the fields that no other column maps")
+    for name in value:
+        if name in taken:
+            return Unconvertible(f"the field {name} has a place of its own")
+        if not name or name.startswith("$") or "." in name or "\0" in name:
+            return Unconvertible(f"no update can set a field called {name!r:.60}")
+    return value or None
 
 
 def _null_parent(document: Document, path: Path) -> int | None:

@@ -183,7 +183,7 @@ class MongoSnapshot:
 
 
 def find_ids(
-    collection: Collection[Document], ids: Sequence[Any], projection: Document, **options: Any
+    collection: Collection[Document], ids: Sequence[Any], projection: Document | None, **options: Any
 ) -> Iterator[Document]:
     """The documents with these `_id` values, some at a time."""
     at, count = 0, IDS_PER_FIND

@@ -195,7 +195,8 @@ class Statements:
                 f"IF({_decimal128(old)} = CAST({new} AS DECIMAL({local.size},{local.scale})), {old}, {new})"
             )
         if kind is Kind.JSON and local.kind is Kind.JSON:
-            return f"IF({new} IS NULL AND JSON_TYPE({old}) = 'NULL', {old}, {new})"
+            empty = f" OR {old} = JSON_OBJECT()" if column.type.rest else ""
+            return f"IF({new} IS NULL AND (JSON_TYPE({old}) = 'NULL'{empty}), {old}, {new})"
         return new
 
 

@@ -210,8 +210,9 @@ class Statements:
         canonical = self.bound.table.schema.columns[index]
         kind = canonical.type.kind
         old = f"t.{self.name(index)}"
-        # MongoDB makes a bare JSON null null.
-        null = f"WHEN {new} IS NULL AND btrim({old}::text, E' \\t\\r\\n') = 'null' THEN {old} "
+        # MongoDB makes a bare JSON null null, and of no further fields, too.
+        nothing = r"^\s*(null|\{\s*\})\s*$" if canonical.type.rest else r"^\s*null\s*$"
+        null = f"WHEN {new} IS NULL AND {old}::text ~ '{nothing}' THEN {old} "
         null = null if "mongodb" in self.sources else ""
         if column.type_oid == JSONB_OID:
             return f"CASE {null}WHEN {old} = {new} THEN {old} ELSE {new} END"
