@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,6 +115,32 @@ def print_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_records(
+    args: argparse.Namespace,
+    found: Sequence[dict[str, Any]],
+    plain: Callable[[dict[str, Any]], dict[str, Any]],
+    row: Callable[[dict[str, Any]], Sequence[str]],
+    head: Sequence[str],
+    none: str,
+) -> None:
+    """Print records as JSON, or as lines.
+
+    Args:
+        args: the command's options; `json` decides.
+        found: the records.
+        plain: one of them as JSON has it.
+        row: one of them as texts under `head`.
+        head: the names of the columns.
+        none: what is said when there are none.
+    """
+    if args.json:
+        print_json([plain(r) for r in found])
+    elif not found:
+        print(none)
+    else:
+        print_lines(head, [row(r) for r in found])
 
 
 def time_text(microseconds: int) -> str:

@@ -23,6 +23,7 @@ from cluster.commands.common import (
     audit_folder,
     print_json,
     print_lines,
+    print_records,
     time_text,
 )
 
@@ -69,13 +70,8 @@ def _list(args: argparse.Namespace) -> int:
     from replication.audit.reader import Filter, tail
 
     found = tail(audit_folder(args), args.count, Filter(table=args.table, kind="conflict"))
-    if args.json:
-        print_json([_plain(c) for c in found])
-    elif not found:
-        print("no conflicts on record")
-    else:
-        head = ("id", "recorded", "table", "key", "kind", "writes", "winner", "policy")
-        print_lines(head, [_row(c) for c in found])
+    head = ("id", "recorded", "table", "key", "kind", "writes", "winner", "policy")
+    print_records(args, found, _plain, _row, head, "no conflicts on record")
     return OK
 
 

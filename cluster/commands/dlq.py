@@ -28,7 +28,7 @@ from cluster.commands.common import (
     audit_folder,
     load_config,
     print_json,
-    print_lines,
+    print_records,
     time_text,
 )
 from replication.errors import ConfigError
@@ -71,13 +71,8 @@ def _list(args: argparse.Namespace) -> int:
     from replication.audit.holds import open_holds
 
     found = [h for h in open_holds(audit_folder(args)) if args.table in (None, h["table"])]
-    if args.json:
-        print_json([_plain(h) for h in found])
-    elif not found:
-        print("nothing is on hold")
-    else:
-        head = ("id", "since", "node", "table", "key", "written at", "reason")
-        print_lines(head, [_row(h) for h in found])
+    head = ("id", "since", "node", "table", "key", "written at", "reason")
+    print_records(args, found, _plain, _row, head, "nothing is on hold")
     return OK
 
 
