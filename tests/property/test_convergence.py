@@ -17,7 +17,9 @@ POLICIES = [("last_write_wins",), ("source_priority",), ("merge_fields", "last_w
 CHUNK = 500
 
 
-def explore(policies: tuple[str, ...], filtered: bool, base: int, count: int) -> tuple[int, int, int]:
+def explore(
+    policies: tuple[str, ...], base: int, count: int, *, filtered: bool = False
+) -> tuple[int, int, int]:
     """Run `count` schedules; returns how many writes, conflicts and crashes they had."""
     writes = conflicts = crashes = 0
     for seed in range(base, base + count):
@@ -55,7 +57,7 @@ def check_all(policies: tuple[str, ...], each: int, *, filtered: bool = False) -
     bases = range(0, each, CHUNK)
     counts = [min(CHUNK, each - b) for b in bases]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        totals = list(pool.map(partial(explore, policies, filtered), bases, counts))
+        totals = list(pool.map(partial(explore, policies, filtered=filtered), bases, counts))
     writes, conflicts, crashes = (sum(column) for column in zip(*totals, strict=True))
     assert writes > each * 10, "the schedules hardly wrote"
     assert conflicts > each, "the schedules hardly met a conflict"
