@@ -337,9 +337,9 @@ MUTATIONS = [
     _mutation(LoserTakesItsColumns),
     _mutation(ColumnsForgetTheirWriter, "merge_fields"),
     _mutation(EveryColumnChanged, "merge_fields"),
-    _mutation(FilteredDeleteIsADelete, filtered=True),
+    _mutation(FilteredDeleteIsADelete, filtered=True, first=540),
     _mutation(OwnStraysStay, filtered=True),
     _mutation(StraysLeaveAtOnce, "source_priority", filtered=True),
-    _mutation(StraysForgottenByRestart, filtered=True),
+    _mutation(StraysForgottenByRestart, filtered=True, first=430),
     _mutation(ContentOfStraysForgotten, "source_priority", filtered=True, first=7500),
 ]
