@@ -122,7 +122,7 @@ class Resolver:
         self._lock = threading.RLock()
         self._stopped = False
         self._early: set[int] = set()
-        self._unrecorded = 0
+        self._first: Future[None] | None = None  # what must be on record before anything more is sent
         self._changes = self._applied = self._conflicts = self._held = 0
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
@@ -204,8 +204,11 @@ class Resolver:
         log.warning("rows_held", extra={"node": node, "rows": len(held), "reason": held[0].reason})
 
     def _await(self, durable: Future[None], then: Callable[[], None], hold_back: object = False) -> None:
-        """Go on with `then` once something is on record; until then send nothing if `hold_back`."""
-        self._unrecorded += bool(hold_back)
+        """Go on with `then` once something is on record; no batch that is formed from now on is sent before
+        that if `hold_back`. What becomes durable last was recorded last.
+        """
+        if hold_back:
+            self._first = durable
 
         def recorded(done: Future[None]) -> None:
             if (error := done.exception()) is not None:
@@ -213,9 +216,6 @@ class Resolver:
                 return
             with self._lock:
                 then()
-                if hold_back:
-                    self._unrecorded -= 1
-                    self._pump()
 
         durable.add_done_callback(recorded)
 
@@ -288,13 +288,20 @@ class Resolver:
                 pass
 
     def _send(self, node: str, *, heartbeat: bool = False) -> bool:
-        held = self._stopped or self._unrecorded
-        outgoing = None if held else self.shard.form_batch(node, heartbeat=heartbeat)
+        outgoing = None if self._stopped else self.shard.form_batch(node, heartbeat=heartbeat)
         if outgoing is None:
             return False
         batch = to_apply_batch(outgoing, self.schemas, self.names)
-        self._submit(batch)
+        if self._first is None or self._first.done():
+            self._submit(batch)
+        else:
+            # Formed now, since records that come one after the other would leave no moment without any.
+            self._first.add_done_callback(partial(self._submit_after, batch))
         return True
+
+    def _submit_after(self, batch: ApplyBatch, recorded: Future[None]) -> None:
+        if recorded.exception() is None and not self._stopped:
+            self._submit(batch)
 
     def _submit(self, batch: ApplyBatch) -> None:
         answer = self.targets[batch.node].submit(batch)

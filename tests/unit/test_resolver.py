@@ -140,6 +140,42 @@ def test_a_node_that_lost_a_committed_batch_ends_the_incarnation(bed: Bed) -> No
     assert f"lost batch {first.marker.seq}" in str(bed.errors[0])
 
 
+def test_a_batch_waits_for_the_record_of_what_it_settles_and_for_no_later_one(bed: Bed) -> None:
+    """Where conflicts come one after the other, there is always one that is not on record yet."""
+    records: list[Future[None]] = []
+
+    def record(conflicts: Sequence[Conflict]) -> Future[None]:
+        records.append(Future())
+        return records[-1]
+
+    bed.resolver.auditor.conflicts = record  # type: ignore[method-assign]
+    bed.write(2)
+    bed.resolver.feed("b", [insert(2)], EPOCH)
+    bed.write(3)
+    assert (len(records), len(bed.target.asked)) == (1, 1)
+    bed.resolver.feed("b", [insert(3)], EPOCH)
+    assert (len(records), len(bed.target.asked)) == (2, 1)
+    records[0].set_result(None)
+    sent = len(bed.target.asked)
+    assert sent > 1
+    for _, answer in list(bed.target.asked):
+        answer.set_result(Applied(Outcome.COMMITTED))
+    assert len(bed.target.asked) == sent  # what settles the second conflict waits for its record
+    records[1].set_result(None)
+    assert len(bed.target.asked) > sent
+    assert not bed.errors
+
+
+def test_nothing_is_sent_after_a_record_that_failed(bed: Bed) -> None:
+    record: Future[None] = Future()
+    bed.resolver.auditor.conflicts = lambda conflicts: record  # type: ignore[method-assign]
+    bed.write(2)
+    bed.resolver.feed("b", [insert(2)], EPOCH)
+    record.set_exception(OSError("the disk is full"))
+    assert len(bed.target.asked) == 1
+    assert [type(e) for e in bed.errors] == [OSError]
+
+
 def test_there_is_less_room_after_write_conflicts(bed: Bed) -> None:
     assert bed.resolver.feed("a", [], EPOCH).room == FIRST_ROWS
     bed.write(2)
