@@ -66,6 +66,8 @@ class Probe(threading.Thread):
         self._committed = committed = time.monotonic()
         while there.token(self._id) != self._token:
             if self._stopping.wait(LOOK_SECONDS):
+                if self.under_way < 1:
+                    self._committed = None  # it was only just sent
                 return False
         self.seconds.append(time.monotonic() - committed)
         self._committed = None
