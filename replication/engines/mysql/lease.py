@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 from pymysql.connections import Connection
 
 from replication.engines.mysql.config import OWN, parse
 from replication.engines.mysql.connection import Session
+from replication.errors import SyncError
 from replication.schema import NodeConfig
 
 _ALIVE = {"wait_timeout": "15"}
@@ -44,6 +46,10 @@ class MysqlLease:
             return str(row[0] if row else "").removeprefix(_PREFIX) or "another process"
 
     def close(self) -> None:
-        """See `Lease.close`."""
-        self._held_by = None
+        """See `Lease.close`. A server takes its time to end a session, so the lock is given back first."""
+        held, self._held_by = self._held_by, None
+        if held is not None and held.open:
+            with suppress(SyncError), self._session.use() as c, c.cursor() as cursor:
+                if c is held:
+                    cursor.execute("SELECT RELEASE_LOCK(%s)", [self._name])
         self._session.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 
 from replication.engines.postgres.config import Connection, Session
+from replication.errors import SyncError
 from replication.schema import NodeConfig
 
 _CLASS = 0x53594E43  # "SYNC": keeps our locks apart from an application's
@@ -45,6 +47,10 @@ class PostgresLease:
             return ((row and row[0]) or "").removeprefix(_PREFIX) or "another process"
 
     def close(self) -> None:
-        """See `Lease.close`."""
-        self._held_by = None
+        """See `Lease.close`. A server takes its time to end a session, so the lock is given back first."""
+        held, self._held_by = self._held_by, None
+        if held is not None and not held.closed:
+            with suppress(SyncError), self._session.use() as c:
+                if c is held:
+                    c.execute("SELECT pg_advisory_unlock(%s, %s)", self._lock)
         self._session.close()
