@@ -3,7 +3,8 @@
 **Rows that came in part are made whole where the target lacks them.** An update may lack a value (an
 unchanged TOAST value, a document without its before-image). It can only be applied to a row that is there.
 Where it is not, because a concurrent delete lost or a row was refused before, the row is read from the node
-where the version was written. If it is gone there too, its delete is on its way, and the row is left out.
+where the version was written. If it is gone there too, by a delete that lost or one that is on its way, what
+it lacks is taken from another node; where none holds the row, it is left out.
 
 **Rows of an initial copy do not replace a row that the target holds.** An application may have written it a
 moment ago, and what it writes next would build on the copy. The resolver is told which rows were kept. Once
@@ -130,10 +131,28 @@ class Completer:
         parts = [rows.filter(pc.invert(pc.is_in(rows.column("_key"), value_set=lacking.column("_key"))))]
         for index, node in enumerate(self._names):
             wanted = lacking.filter(pc.equal(lacking.column("_origin"), index))
-            if wanted.num_rows:
-                parts.append(_whole(wanted, self._read(node, part.table, wanted)))
+            parts += self._filled(part.table, wanted, node)
         table = pa.Table.from_batches(parts).combine_chunks()
         return TableRows(part.table, table.to_batches()[0] if table.num_rows else rows.slice(0, 0))
+
+    def _filled(self, table: str, wanted: pa.RecordBatch, origin: str) -> list[pa.RecordBatch]:
+        """Partial rows made whole, from where they were written, or what they lack from any other node."""
+        parts = []
+        for node in (origin, *(n for n in self._names if n not in (origin, self._target))):
+            if not wanted.num_rows:
+                break
+            read = self._read(node, table, wanted)
+            if not read.num_rows:
+                continue
+            if node != origin:
+                mine = wanted.take(pc.index_in(read.column("_key"), value_set=wanted.column("_key")))
+                data = _overlaid(mine, read, self._tables[table].schema)
+                read = pa.RecordBatch.from_arrays(
+                    [read.column("_key"), *data.columns], names=["_key", *data.schema.names]
+                )
+            parts.append(_whole(wanted, read))
+            wanted = wanted.filter(pc.invert(pc.is_in(wanted.column("_key"), value_set=read.column("_key"))))
+        return parts
 
     def _read(self, node: str, table: str, rows: pa.RecordBatch) -> pa.RecordBatch:
         if node not in self._snapshots:

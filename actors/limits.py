@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +19,8 @@ class Limits:
         batch_rows: about the most rows in one apply transaction: when as many wait for a node, the other logs
             are held back; one poll may come on top.
         max_backlog: rows on their way to one node above which the other logs are held back.
+        max_away: the same for a node that does not answer or that catches up.
+        whole: never split what waits for a node, so that a transaction of the source stays one.
         wait: seconds to wait on an idle log.
         heartbeat: seconds between heartbeats of an idle group.
         retry_max: longest pause between two tries of an apply, seconds.
@@ -22,6 +29,8 @@ class Limits:
     poll_rows: int = 10_000
     batch_rows: int = 20_000
     max_backlog: int = 100_000
+    max_away: int = 500_000
+    whole: bool = False
     wait: float = 0.2
     heartbeat: float = 10.0
     retry_max: float = 30.0
@@ -51,3 +60,44 @@ class BatchSize:
             self.rows = max(min(LEAST_ROWS, self._most), self.rows // (1 + conflicts))
         elif 2 * rows >= self.rows:
             self.rows = min(self._most, 3 * self.rows // 2 + 1)
+
+
+AWAY_SECONDS = 5.0
+
+
+class Lag:
+    """Whether a node is away, or catches up after it was, so that nobody waits for it.
+
+    Args:
+        node: its name.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, node: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._node = node
+        self._clock = clock
+        self._asked = 0.0
+        self._waiting = False
+        self.since: float | None = None
+        """When it was asked what it has not answered, while it lags."""
+
+    def ask(self) -> None:
+        """It was sent a transaction."""
+        if not self._waiting:
+            self._waiting, self._asked = True, self._clock()
+
+    def answer(self, *, more: bool) -> None:
+        """It has answered; `more` if another transaction is on its way."""
+        self._waiting, self._asked = more, self._clock()
+
+    def look(self, waiting: int, enough: int) -> bool:
+        """Whether it lags: it has not answered for long, and then until no more than `enough` rows wait."""
+        silent = self._waiting and self._clock() - self._asked > AWAY_SECONDS
+        if silent and self.since is None:
+            self.since = self._asked
+            log.warning("node_away", extra={"node": self._node, "waiting": waiting})
+        elif self.since is not None and not silent and waiting <= enough:
+            seconds = round(self._clock() - self.since, 1)
+            self.since = None
+            log.warning("node_caught_up", extra={"node": self._node, "seconds": seconds})
+        return self.since is not None

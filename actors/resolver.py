@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from actors.capture import Ack
-from actors.limits import BatchSize, Limits
+from actors.limits import BatchSize, Lag, Limits
 from replication.applying import Findings
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
@@ -76,6 +76,7 @@ class ShardStatus:
         replaying: it still rebuilds what its predecessor knew.
         backlog: rows on their way to each node.
         changes, applied, conflicts, held: how many since this incarnation started.
+        lags: nodes that are away or catch up, and that nobody waits for.
     """
 
     shard: int
@@ -85,6 +86,7 @@ class ShardStatus:
     applied: int
     conflicts: int
     held: int = 0
+    lags: Sequence[str] = ()
 
 
 class Resolver:
@@ -119,6 +121,7 @@ class Resolver:
         self.fail = fail
         self.names = sorted(shard.nodes)
         self._sizes = {n: BatchSize(limits.batch_rows) for n in self.names}
+        self._lags = {n: Lag(n) for n in self.names}
         self._lock = threading.RLock()
         self._stopped = False
         self._early: set[int] = set()
@@ -148,12 +151,18 @@ class Resolver:
             return list(self.shard.keys[table])
 
     def _room(self, node: str) -> int:
-        """How many rows more a target can take: none when its next batch is full, or too much on its way."""
+        """How many rows more a target can take: none when its next batch is full, or too much on its way.
+
+        Nobody waits for a target that is away, or that catches up, until very much is on its way.
+        """
         if self.shard.replaying:  # nothing is sent before every log was read as far as it had been
             return self.limits.max_backlog
+        waiting, enough = self.shard.waiting(node), self._sizes[node].rows
+        if self._lags[node].look(waiting, enough):
+            return self.limits.max_away - self.shard.backlog(node)
         if self.shard.backlog(node) > self.limits.max_backlog:
             return 0
-        return self._sizes[node].rows - self.shard.waiting(node)
+        return enough - waiting
 
     def heartbeat(self) -> None:
         """Store how far the logs have been read, though nothing is on its way."""
@@ -171,7 +180,8 @@ class Resolver:
         with self._lock:
             backlog = {n: self.shard.backlog(n) for n in self.names}
             counts = self._changes, self._applied, self._conflicts, self._held
-            return ShardStatus(self.shard.config.shard, self.shard.replaying, backlog, *counts)
+            lags = tuple(n for n in self.names if self._lags[n].since is not None)
+            return ShardStatus(self.shard.config.shard, self.shard.replaying, backlog, *counts, lags)
 
     def on_applied(self, batch: ApplyBatch, answer: Future[Applied]) -> None:
         """An applier has answered."""
@@ -191,6 +201,7 @@ class Resolver:
             self.shard.on_ack(batch.node, batch.marker.seq, applied.kept, refused)
             self._early.discard(batch.marker.seq)
             self._sizes[batch.node].learn(batch.rows, applied.conflicts)
+            self._lags[batch.node].answer(more=bool(self.shard.unacked[batch.node]))
             self._applied += batch.rows
             if applied.held:
                 self._note_held(batch.node, applied.held)
@@ -288,9 +299,11 @@ class Resolver:
                 pass
 
     def _send(self, node: str, *, heartbeat: bool = False) -> bool:
-        outgoing = None if self._stopped else self.shard.form_batch(node, heartbeat=heartbeat)
+        rows = None if self.limits.whole else self._sizes[node].rows
+        outgoing = None if self._stopped else self.shard.form_batch(node, heartbeat=heartbeat, rows=rows)
         if outgoing is None:
             return False
+        self._lags[node].ask()
         batch = to_apply_batch(outgoing, self.schemas, self.names)
         if self._first is None or self._first.done():
             self._submit(batch)

@@ -35,12 +35,14 @@ class Limits:
     Attributes:
         batch_rows: about the most rows in one apply transaction; half as many may come on top.
         max_unacked_rows: most rows on their way to one node; capture waits beyond it.
+        max_away_rows: the same for a node that is away or catches up; at least `max_unacked_rows` count.
         heartbeat_seconds: how often a node hears from us at least, and its log's position is confirmed.
         retry_max_seconds: longest pause between two tries.
     """
 
     batch_rows: int = 20_000
     max_unacked_rows: int = 60_000
+    max_away_rows: int = 500_000
     heartbeat_seconds: float = 10.0
     retry_max_seconds: float = 30.0
 
@@ -226,6 +228,7 @@ def _read_limits(value: Value) -> Limits:
     limits = Limits(
         batch_rows=whole("batch_rows", 1_000_000),
         max_unacked_rows=whole("max_unacked_rows", 100_000_000),
+        max_away_rows=whole("max_away_rows", 100_000_000),
         heartbeat_seconds=seconds("heartbeat_seconds", 10.0),
         retry_max_seconds=seconds("retry_max_seconds", 3600.0),
     )

@@ -31,6 +31,8 @@ class Marker:
         resume: for each node, where to re-read its log from to rebuild every unfinished key.
         absorbed: for each node, what its log had absorbed of the others at its resume position.
         echoed: for each node, the last `seq` that its log had shown at its resume position.
+        weighed: for each node, the log order up to which writes of the batch's own keys were weighed, where
+            it left others behind (`cut` is that of the batch before); empty where that is `cut`.
         versions: key, origin, order and hybrid time of each row, packed (`batch.pack_versions`).
         findings: of a marker that was read when a group begins: what the node had found when it applied
             the last batch in which it found anything (`applying.Findings`). Not stored with the marker.
@@ -46,8 +48,14 @@ class Marker:
     resume: Mapping[str, Position] = field(default_factory=dict)
     absorbed: Mapping[str, Vector] = field(default_factory=dict)
     echoed: Vector = field(default_factory=dict)
+    weighed: Vector = field(default_factory=dict)
     versions: bytes = b""
     findings: str = ""
+
+    @property
+    def own_cut(self) -> Vector:
+        """For each node, the log order up to which writes of the batch's own keys were weighed."""
+        return self.weighed or self.cut
 
     def state(self) -> str:
         """The vectors as JSON text, the form in which every engine stores them.
@@ -61,7 +69,8 @@ class Marker:
                 "resume": {n: [f"{p.order:x}", p.token] for n, p in self.resume.items()},
                 "absorbed": {n: _hex(v) for n, v in self.absorbed.items()},
                 "echoed": dict(self.echoed),
-            },
+            }
+            | ({"weighed": _hex(self.weighed)} if self.weighed else {}),
             separators=(",", ":"),
         )
 
@@ -82,6 +91,7 @@ class Marker:
             {n: Position(int(order, 16), token) for n, (order, token) in s["resume"].items()},
             {n: _unhex(v) for n, v in s["absorbed"].items()},
             s["echoed"],
+            _unhex(s.get("weighed", {})),
             versions,
         )
 

@@ -139,7 +139,7 @@ def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> No
             str(s.shard),
             "replaying" if s.replaying else "running",
             *(str(count) for count in (s.changes, s.applied, s.conflicts, s.held)),
-            "  ".join(f"{node} {count}" for node, count in s.backlog.items()),
+            "  ".join(f"{n} {count}{' (lags)' if n in s.lags else ''}" for n, count in s.backlog.items()),
         )
         for s in shards
     ]

@@ -142,6 +142,8 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> Gro
         poll_rows=max(1, config.limits.batch_rows // 2),
         batch_rows=config.limits.batch_rows,
         max_backlog=config.limits.max_unacked_rows,
+        max_away=max(config.limits.max_away_rows, config.limits.max_unacked_rows),
+        whole=config.ordering == "transaction",
         heartbeat=config.limits.heartbeat_seconds,
         retry_max=config.limits.retry_max_seconds,
     )

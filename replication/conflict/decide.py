@@ -72,7 +72,7 @@ def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapp
         return _merge(state, write, policies, priorities, dominated=dominated, follows=follows)
     if dominated:
         if same_dot(current, write):  # a decision learnt from an echo
-            current.stray = write.stray
+            current.stray, current.learnt = write.stray, False
             if write.have == ALL:
                 current.layers = write.layers  # the echo need not show the whole row
         return Decision(current, lost=not same_dot(current, write))
@@ -100,7 +100,7 @@ def _saw_all(state: KeyState, write: Version) -> bool:
 
 def _follow(current: Version, write: Version) -> Version:
     """A write that saw the version: it replaces it, and leaves what it does not hold as it was."""
-    if write.op is not Op.DELETE and write.have != ALL:
+    if write.op is not Op.DELETE and write.have != ALL and not current.learnt:
         # Of a row that must be read where it was written, nobody knows what the write leaves out.
         unknown = current.op is not Op.DELETE and not current.layers
         write.layers = () if unknown else stack(write.layers, current.layers)

@@ -20,6 +20,7 @@ class ShardConfig:
         policies: canonical table name to its policies.
         pipeline: batches on their way to one node at a time. What comes while one is applied shares the next
             one's cost; a batch that only waited for another to be applied would be smaller, and no earlier.
+        run_rows: the most rows of a run; it goes in one batch, so this bounds how small a batch may be.
         strays: for a node and a table with a filter there, which rows of a change batch it may exclude.
     """
 
@@ -29,6 +30,7 @@ class ShardConfig:
     nodes: Mapping[str, int]
     policies: Mapping[str, Policies]
     pipeline: int = 1
+    run_rows: int = 2_000
     strays: Mapping[tuple[str, str], Callable[[ChangeRows], frozenset[int]]] = field(default_factory=dict)
 
 

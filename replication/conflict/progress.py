@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from replication.conflict.rows import Arrival
+from replication.conflict.rows import Arrival, at_least
 from replication.marker import Marker, Vector
 from replication.position import Position
 
@@ -32,9 +33,11 @@ class Progress:
         self.applied: dict[str, Vector] = {n: {m: markers[n].cut.get(m, 0) for m in nodes} for n in nodes}
         self.released: dict[str, Position] = dict(self.position)
         self._released_by = newest.seq
-        self._replay_until = {n: max(self.applied[m][n] for m in nodes) for n in nodes}
+        weighed = {m: at_least(self.applied[m], markers[m].weighed) for m in nodes}
+        self._replay_until = {n: max(weighed[m][n] for m in nodes) for n in nodes}
         self._unread = {n: markers[n].seq for n in nodes if markers[n].seq > self.echoed[n]}
         self._arrivals: dict[str, deque[Arrival]] = {n: deque() for n in nodes}
+        self._parts: dict[str, Arrival] = {}
         self._count = 0
         self.audited = 0
         self.replaying = True
@@ -52,7 +55,15 @@ class Progress:
         return arrival
 
     def absorb(self, node: str, marker: Marker) -> None:
-        """`node`'s log has shown the batch of `marker`."""
+        """`node`'s log has shown the batch of `marker`.
+
+        What a batch that left others behind says of its own keys is in no vector. So whoever needs the log
+        from after it reads it from before the first of such batches, until one has shown that took all.
+        """
+        if marker.weighed and node not in self._parts:
+            self._parts[node] = self.keep(node)
+        elif not marker.weighed and (part := self._parts.pop(node, None)):
+            part.live = 0
         old = self.absorbed[node]
         self.absorbed[node] = {m: max(seen, marker.cut.get(m, 0)) for m, seen in old.items()}
         self.echoed[node] = max(self.echoed[node], marker.seq)
@@ -94,6 +105,8 @@ class Progress:
 
     def _arrive(self, node: str, number: int) -> Arrival:
         arrival = Arrival(number, self.position[node], self.absorbed[node], self.echoed[node])
+        if part := self._parts.get(node):  # what its writes had seen is known from there on only
+            arrival = replace(part, number=number, live=0)
         self._arrivals[node].append(arrival)
         return arrival
 

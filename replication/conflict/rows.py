@@ -7,6 +7,7 @@ does that key get a state of its own.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,6 +69,17 @@ class ChangeRows:
         """Only the rows at `indexes`, which ascend."""
         return ChangeRows(self.table, self.batch.take(pa.array(indexes, pa.int32())))
 
+    def pieces(self, rows: int) -> list[ChangeRows]:
+        """The rows in order, so many at a time."""
+        if len(self.keys) <= rows:
+            return [self]
+        found = []
+        for at in range(0, len(self.keys), rows):
+            piece = ChangeRows(self.table, self.batch.slice(at, rows))
+            piece.keys = self.keys[at : at + rows]
+            found.append(piece)
+        return found
+
     def _column(self, name: str) -> list[Any]:
         values: list[Any] = self.batch.column(name).to_pylist()
         return values
@@ -102,6 +114,7 @@ class Run:
     Attributes:
         promoted: indexes of rows whose key got a state of its own meanwhile.
         sent: for each node it was sent to, the batch.
+        shown: for each node whose log showed it in a part of what waited, what that node has seen of these.
         pending: how many nodes have not shown it yet.
     """
 
@@ -113,6 +126,7 @@ class Run:
     pending: int
     promoted: set[int] = field(default_factory=set)
     sent: dict[str, SentBatch] = field(default_factory=dict)
+    shown: dict[str, Vector] = field(default_factory=dict)
     _index: dict[bytes, int] = field(default_factory=dict)
 
     def index(self, key: bytes) -> int:
@@ -124,6 +138,16 @@ class Run:
     def version(self, index: int, *, fields: bool) -> Version:
         """The version that row `index` stands for."""
         return read_version(self.node, self.rows, index, self.absorbed, self.rank, fields=fields)
+
+    def forget(self, table: dict[bytes, Run | KeyState]) -> None:
+        """Take its keys out of those on their way: every node has shown it."""
+        self.arrival.live -= self.live
+        if self.promoted:
+            for index, key in enumerate(self.rows.keys):
+                if index not in self.promoted:
+                    del table[key]
+        else:
+            deque(map(table.__delitem__, self.rows.keys), maxlen=0)
 
     @property
     def copied(self) -> bool:
@@ -147,6 +171,7 @@ class KeyState:
         time: for each node, the hybrid time of its newest write.
         seen: for each node, the order up to which some write of another node had seen its log.
         sent: for each node it was sent to, the last batch.
+        shown: for each node whose log showed it in a part of what waited, what the node has seen of this key.
         decided: the batch whose decision the version is, when learnt from an echo.
         decided_cut: the cut of that batch.
         pending: how many outboxes and batches on their way hold the key.
@@ -161,6 +186,7 @@ class KeyState:
     time: dict[str, int] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
+    shown: dict[str, Vector] = field(default_factory=dict)
     decided: int = 0
     decided_cut: Vector = field(default_factory=dict)
     pending: int = 0
@@ -193,6 +219,7 @@ class SentBatch:
     """A batch on its way to a node, until that node's log has shown it.
 
     Attributes:
+        part: it left rows behind.
         shown: the log has shown it, and the answer is still to come.
         recorded: what became of it is on record.
         kept: rows of an initial copy that the node did not take, because it holds a row there.
@@ -203,13 +230,35 @@ class SentBatch:
     seq: int
     cut: Vector
     resume: dict[str, Position]
-    runs: list[Run]
-    states: list[KeyState]
+    runs: list[Run] = field(default_factory=list)
+    states: list[KeyState] = field(default_factory=list)
     rows: int = 0
+    part: bool = False
     shown: bool = False
     recorded: bool = False
     kept: frozenset[tuple[str, bytes]] = frozenset()
     refused: frozenset[tuple[str, bytes]] = frozenset()
+
+    def take(self, queue: deque[Run], outbox: dict[KeyState, None], rows: int | None) -> None:
+        """Take what waits, oldest first, up to about `rows`."""
+        while queue and (rows is None or self.rows < rows):
+            self.runs.append(run := queue.popleft())
+            self.rows += run.live
+            run.sent[self.node] = self
+        while outbox and (rows is None or self.rows < rows):
+            self.states.append(state := next(iter(outbox)))
+            self.rows += 1
+            del outbox[state]
+            state.sent[self.node] = self.seq
+        self.part = bool(queue or outbox)
+
+    def show(self) -> None:
+        """The node's log has shown it."""
+        self.shown = True
+        for run in self.runs if self.part else ():
+            run.shown[self.node] = self.cut
+        for state in self.states if self.part else ():
+            state.shown[self.node] = self.cut
 
 
 def read_version(
@@ -259,3 +308,8 @@ def _bits(mask: int) -> list[int]:
     if mask == ALL:
         return [ALL]
     return [i for i in range(mask.bit_length()) if mask >> i & 1]
+
+
+def at_least(one: Vector, other: Vector | None) -> Vector:
+    """The later of two orders in each log."""
+    return {n: max(order, other.get(n, 0)) for n, order in one.items()} if other else one

@@ -23,13 +23,14 @@ from replication.conflict.rows import (
     KeyState,
     Run,
     SentBatch,
+    at_least,
     is_rival,
     read_version,
     split_keys,
 )
 from replication.conflict.version import Version
 from replication.errors import Fenced
-from replication.marker import Marker
+from replication.marker import Marker, Vector
 from replication.position import Position
 
 TableKeys = dict[bytes, Run | KeyState]
@@ -51,6 +52,7 @@ class Shard:
         self.progress = Progress(self.nodes, markers)
         self.seq = max(m.seq for m in markers.values())
         self.sent = {n: markers[n].seq for n in self.nodes}
+        self.reached: dict[str, Vector] = dict(self.progress.applied)
         self.keys: dict[str, TableKeys] = {t: {} for t in config.policies}
         self.run_queue: dict[str, deque[Run]] = {n: deque() for n in self.nodes}
         self.outbox: dict[str, dict[KeyState, None]] = {n: {} for n in self.nodes}
@@ -103,7 +105,7 @@ class Shard:
             for row in rows:
                 self._replay_echo(node, marker, row)
         elif batch is not None:
-            batch.shown = True
+            batch.show()
             if marker.seq not in self.unacked[node]:
                 self._finish(batch)
         self._advance(node, end)
@@ -145,15 +147,16 @@ class Shard:
 
     # -- output --------------------------------------------------------------------------------
 
-    def form_batch(self, node: str, *, heartbeat: bool = False) -> Outgoing | None:
+    def form_batch(self, node: str, *, heartbeat: bool = False, rows: int | None = None) -> Outgoing | None:
         """The next batch for `node`, or None if there is nothing to send or too much on its way.
 
-        It takes everything that waits for the node: only then does the cut say exactly what the node will
-        have seen. Its size is bounded by the caller, who stops feeding while `backlog` is large.
+        Only if it takes everything that waits for the node does its cut say what the node will have seen. One
+        that leaves rows behind has the cut of the one before, and says what was weighed for its own keys.
 
         Args:
             node: the node to write to.
             heartbeat: form a batch even without rows, to store how far the logs have been read.
+            rows: take about so many at most; None for all.
         """
         if self.replaying or len(self.unacked[node]) >= self.config.pipeline:
             return None
@@ -162,17 +165,13 @@ class Shard:
             return None
         self.seq += 1
         cut, resume, absorbed, echoed = self.progress.vectors()
-        batch = SentBatch(node, self.seq, cut, resume, list(queue), list(outbox))
-        for run in queue:
-            run.sent[node] = batch
-        for state in outbox:
-            state.sent[node] = batch.seq
-        batch.rows = sum(r.live for r in queue) + len(outbox)
-        queue.clear()
-        outbox.clear()
+        batch = SentBatch(node, self.seq, cut, resume)
+        batch.take(queue, outbox, rows)
+        if not batch.part:
+            self.reached[node] = cut
         marker = Marker(
             self.config.group, self.config.shard, self.config.shards, self.epoch, self.seq, self.sent[node],
-            cut, resume, absorbed, echoed,
+            self.reached[node], resume, absorbed, echoed, cut if batch.part else {},
         )  # fmt: skip
         self.sent[node] = batch.seq
         self.outstanding[node][batch.seq] = self.unacked[node][batch.seq] = batch
@@ -208,19 +207,17 @@ class Shard:
             if rows.ops[0] == Op.READ:
                 rows, strays = rows.select([i for i in range(len(rows.keys)) if i not in strays]), frozenset()
             rows.strays = strays
-        known = self.keys[rows.table]
-        keys = rows.keys
+        known, keys = self.keys[rows.table], rows.keys
         lone, met = ([], list(range(len(keys)))) if self.replaying else split_keys(keys, known, strays)
-        if lone:
-            run_rows = rows if len(lone) == len(keys) else rows.select(lone)
-            absorbed = self.progress.absorbed[node]
-            rank = self.config.nodes[node]
-            run = Run(node, run_rows, arrival, absorbed, rank, len(self.nodes) - 1)
-            known.update(dict.fromkeys(run_rows.keys, run))
-            arrival.live += len(lone)
+        absorbed, rank = self.progress.absorbed[node], self.config.nodes[node]
+        whole = rows if len(lone) == len(keys) else rows.select(lone)
+        for piece in whole.pieces(self.config.run_rows) if lone else ():
+            run = Run(node, piece, arrival, absorbed, rank, len(self.nodes) - 1)
+            known.update(dict.fromkeys(piece.keys, run))
             for other in self.nodes:
                 if other != node:
                     self.run_queue[other].append(run)
+        arrival.live += len(lone)
         for index in met:
             self._write(node, rows, index, arrival)
 
@@ -235,6 +232,8 @@ class Shard:
             return
         policies = self.config.policies[rows.table]
         absorbed, rank = self.progress.absorbed[node], self.config.nodes[node]
+        if state and node in state.shown:
+            absorbed = at_least(absorbed, state.shown[node])
         write = read_version(node, rows, index, absorbed, rank, fields=policies.merge)
         lost = clash = False
         if isinstance(state, Run):
@@ -250,9 +249,11 @@ class Shard:
             arrival.live += 1
         state.note(write, arrival)
         for other in self.nodes:
-            if other == node:
+            if clash and (other != node or lost):  # a predecessor may have come to another winner
+                self._want(other, state, wanted=True)
+            elif other == node:
                 self._want_back(state, write, lost=lost)
-            elif clash or write.order > self.progress.applied[other][node]:
+            elif write.order > self._applied(other, state)[node]:
                 self._want_unless_sent(other, state)
         self._forget_if_finished(state)
 
@@ -261,10 +262,10 @@ class Shard:
 
     def _promote(self, run: Run, key: bytes) -> KeyState:
         """Give a key of a run a state of its own, because a second write has met it."""
-        index = run.index(key)
-        merge = self.config.policies[run.rows.table].merge
+        index, merge = run.index(key), self.config.policies[run.rows.table].merge
         version = run.version(index, fields=merge)
         state = KeyState(run.rows.table, key, version)
+        state.shown = dict(run.shown)
         state.note(version, run.arrival)
         for node in self.nodes:
             if node == run.node:
@@ -309,20 +310,22 @@ class Shard:
         for run in batch.runs:
             run.pending -= 1
             if run.pending == 0:
-                self._forget_run(run)
+                run.forget(self.keys[run.rows.table])
 
     def _replay_echo(self, node: str, marker: Marker, row: EchoedRow) -> None:
         """Learn from a predecessor's batch what it had decided."""
         state = self.keys[row.table].get(row.key)
         assert not isinstance(state, Run)
         decided = row.version
-        decided.absorbed = marker.cut
+        decided.absorbed = cut = marker.own_cut
         if state is None:
             state = self.keys[row.table][row.key] = KeyState(row.table, row.key, decided)
-            state.decided, state.decided_cut = marker.seq, marker.cut
-        if state.last.get(node, 0) > marker.cut[node]:
+            state.decided, state.decided_cut, decided.learnt = marker.seq, cut, True
+        if marker.weighed:
+            state.shown[node] = cut
+        if state.last.get(node, 0) > cut[node]:
             self._want(node, state, wanted=True)
-        elif marker.seq > state.decided and state.known_by(marker.cut):
+        elif marker.seq > state.decided and state.known_by(cut):
             decided.fields = state.version.fields
             whole = state.version.whole and not self.config.policies[row.table].merge
             if whole and same_dot(decided, state.version):
@@ -335,10 +338,13 @@ class Shard:
                 for other in self.nodes:
                     self._want_unless_sent(other, state)
             state.version = decided
-            state.decided, state.decided_cut = marker.seq, marker.cut
+            decided.learnt = True
+            state.decided, state.decided_cut = marker.seq, cut
             self._want(node, state, wanted=False)
         elif not same_dot(decided, state.version):
             self._want_unless_sent(node, state)  # it holds a decision that a write has since overturned
+        elif not self.config.policies[row.table].merge:
+            self._want(node, state, wanted=False)  # it holds just that
 
     # -- bookkeeping ---------------------------------------------------------------------------
 
@@ -353,8 +359,12 @@ class Shard:
 
     def _want_unless_sent(self, node: str, state: KeyState) -> None:
         """Unless a predecessor had weighed every write of the key in what it sent `node`."""
-        if not state.known_by(self.progress.applied[node]):
+        if not state.known_by(self._applied(node, state)):
             self._want(node, state, wanted=True)
+
+    def _applied(self, node: str, state: KeyState) -> Vector:
+        """Up to where writes of a key were weighed in what predecessors have sent `node`."""
+        return at_least(self.progress.applied[node], state.shown.get(node))
 
     def _want_back(self, state: KeyState, write: Version, *, lost: bool) -> None:
         """Whether the node where a write was made must be sent the outcome.
@@ -387,13 +397,3 @@ class Shard:
             del self.keys[state.table][state.key]
             for arrival in state.first.values():
                 arrival.live -= 1
-
-    def _forget_run(self, run: Run) -> None:
-        table = self.keys[run.rows.table]
-        run.arrival.live -= run.live
-        if run.promoted:
-            for index, key in enumerate(run.rows.keys):
-                if index not in run.promoted:
-                    del table[key]
-        else:
-            deque(map(table.__delitem__, run.rows.keys), maxlen=0)

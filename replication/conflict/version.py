@@ -45,6 +45,7 @@ class Version:
         layers: the row's columns, newest layer first; a column is read from the first layer that has it.
         changed: mask of the columns that the write changed, `ALL` when unknown.
         rank: the highest priority among it and the winners that it saw, for `source_priority`.
+        learnt: known from an echo only; writes after it, done with everywhere, may not be read again.
         fields: who set each column since the key came on its way; kept for `merge_fields` only.
         fetch_from: node to read the row from when `layers` is empty though the row exists.
         stray: the filter of the node where it was written may exclude it; once all others have it, it is sent
@@ -59,6 +60,7 @@ class Version:
     layers: tuple[Layer, ...] = ()
     changed: int = ALL
     rank: int = 0
+    learnt: bool = False
     fields: dict[int, FieldDot] = field(default_factory=dict)
     fetch_from: str = ""
     stray: bool = False

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ class Up:
         command = [sys.executable, "-m", "cluster.cli", "up", "-c", str(self.config)]
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(command, stderr=file, stdout=file)
+
+    def status(self) -> Any:
+        """What `sync-worker status` says."""
+        command = [sys.executable, "-m", "cluster.cli", "status", "-c", str(self.config), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def ready(self) -> bool:
         assert self.process is not None
@@ -89,7 +96,9 @@ class Bed:
         direct: what the writers and the test connect to, by node.
     """
 
-    def __init__(self, folder: Path, dsns: dict[str, str], direct: dict[str, str], seed: int) -> None:
+    def __init__(
+        self, folder: Path, dsns: dict[str, str], direct: dict[str, str], seed: int, limits: str = ""
+    ) -> None:
         self.folder = folder
         self.ends = {n: open_end(n, dsn) for n, dsn in direct.items()}
         first, *_ = direct
@@ -105,7 +114,7 @@ class Bed:
             folder,
             f"group: chaos\nnodes:\n{''.join(lines)}"
             f"tables:\n  orders: {{key: [id], initial: {{from: {first}}}}}\n"
-            "create_tables: true\nshards: 1\naudit: {path: audit}\n",
+            f"create_tables: true\nshards: 1\naudit: {{path: audit}}\nlimits: {{{limits}}}\n",
         )
         self.writers: list[Writer] = []
         self._direct, self._seed, self._probes = direct, seed, 0
@@ -142,14 +151,15 @@ class Bed:
         until = time.monotonic() + seconds
         self.wait(lambda: time.monotonic() > until, "time")
 
-    def moves(self) -> float:
-        """Wait until a new row at each end has come to all others; how many seconds that took."""
+    def moves(self, nodes: Iterable[str] | None = None) -> float:
+        """Wait until a new row at each end, or of `nodes`, has come to the others; the seconds that took."""
         began = time.monotonic()
         self._probes += 1
-        keys = {n: PROBES * (i + 1) + self._probes for i, n in enumerate(self.ends)}
-        for node, end in self.ends.items():
+        ends = {n: self.ends[n] for n in nodes or self.ends}
+        keys = {n: PROBES * (i + 1) + self._probes for i, n in enumerate(self.ends) if n in ends}
+        for node, end in ends.items():
             self.wait(lambda end=end, key=keys[node]: end.put(key, "probe", -self._probes), "write")
-        for node, end in self.ends.items():
+        for node, end in ends.items():
             for key in keys.values():
                 self.wait(lambda end=end, key=key: end.row(key), f"probe {key} at {node}")
         return time.monotonic() - began

@@ -61,6 +61,10 @@ class Rows:
         self.changed = [w.changed for w in writes]
         self.strays: frozenset[int] = frozenset()
 
+    def pieces(self, rows: int) -> list[Rows]:
+        places = range(len(self.keys))
+        return [self.select(places[at : at + rows]) for at in places[::rows]]
+
     def select(self, indexes: list[int]) -> Rows:
         pick = Rows([self.writes[i] for i in indexes], [self.orders[i] for i in indexes], [])
         pick.batch = [self.batch[i] for i in indexes]

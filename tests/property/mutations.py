@@ -181,6 +181,35 @@ class ReleasedBeforeItIsOnRecord(CheckedShard):
         self.on_recorded(node, marker.seq)
 
 
+class PartClaimsEverything(CheckedShard):
+    """A batch that left others behind has the cut of one that took all."""
+
+    def form_batch(self, *args: Any, **kwargs: Any) -> Any:
+        outgoing = super().form_batch(*args, **kwargs)
+        if outgoing:
+            marker = replace(outgoing.marker, cut=outgoing.marker.own_cut, weighed={})
+            outgoing = replace(outgoing, marker=marker)
+        return outgoing
+
+
+class PartTeachesNothing(CheckedShard):
+    """The echo of a batch that left others behind does not say what its node has seen of its own keys."""
+
+    def on_echo(self, node: str, marker: Marker, *args: Any, **kwargs: Any) -> None:
+        if batch := self.outstanding[node].get(marker.seq):
+            batch.part = False
+        super().on_echo(node, marker, *args, **kwargs)
+
+
+class PartIsNotReadAgain(CheckedShard):
+    """A restart reads a log from after the echo of a batch that left others behind."""
+
+    def on_echo(self, node: str, marker: Marker, *args: Any, **kwargs: Any) -> None:
+        super().on_echo(node, marker, *args, **kwargs)
+        if part := self.progress._parts.pop(node, None):
+            part.live = 0
+
+
 class ReplayForgetsAbsorbed(CheckedShard):
     """A restart does not restore what each log had absorbed at its resume position."""
 
@@ -325,6 +354,9 @@ MUTATIONS = [
     _mutation(ResumesAtProgress),
     _mutation(ReleasedWhenCommitted),
     _mutation(ReleasedBeforeItIsOnRecord),
+    _mutation(PartClaimsEverything),
+    _mutation(PartTeachesNothing),
+    _mutation(PartIsNotReadAgain),
     _mutation(ReplayForgetsAbsorbed),
     _mutation(NoReplay),
     _mutation(ReplayIgnoresDecisions),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.limits import FIRST_ROWS, LEAST_ROWS, BatchSize
+from actors.limits import AWAY_SECONDS, FIRST_ROWS, LEAST_ROWS, BatchSize, Lag
 
 
 def test_transactions_grow_while_they_go_through_at_once() -> None:
@@ -34,3 +34,25 @@ def test_the_configured_most_is_never_exceeded() -> None:
     assert size.rows == 50
     size.learn(50, 9)
     assert size.rows == 50
+
+
+def test_a_node_lags_from_long_silence_until_it_has_caught_up() -> None:
+    now = [100.0]
+    lag = Lag("b", lambda: now[0])
+    assert not lag.look(0, 10)
+    lag.ask()
+    now[0] += AWAY_SECONDS
+    assert not lag.look(50, 10)
+    now[0] += 1
+    lag.ask()  # the next one does not make it young again
+    assert lag.look(50, 10)
+    assert lag.since == 100.0
+    lag.answer(more=True)
+    assert lag.look(50, 10), "it catches up"
+    assert not lag.look(10, 10)
+    now[0] += AWAY_SECONDS + 1
+    assert lag.look(10, 10), "the other one is not answered"
+    lag.answer(more=False)
+    assert not lag.look(10, 10)
+    now[0] += AWAY_SECONDS + 1
+    assert not lag.look(50, 10), "nothing is asked of it"

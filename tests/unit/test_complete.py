@@ -1,0 +1,73 @@
+"""Rows that came in part are made whole where the target lacks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from actors.complete import Completer
+from replication.batch import ApplyBatch, TableRows, apply_schema
+from replication.change import Op
+from replication.engines.memory import MemoryEngine, drop_database, open_database
+from replication.key import encode_key
+from replication.marker import Marker
+from replication.schema import NodeConfig, Table, TableMapping, TableSchema
+from replication.types import Kind
+from tests.fixtures.tables import column
+
+COLUMNS = (
+    column("id", Kind.INT64, "bigint", nullable=False),
+    column("qty", Kind.INT64, "bigint"),
+    column("note", Kind.TEXT, "text"),
+)
+SCHEMA = TableSchema("t", COLUMNS, ("id",))
+NODES = "abc"
+TABLE = Table(TableMapping("t", ("id",), dict.fromkeys(NODES, "t")), SCHEMA)
+
+
+@pytest.fixture
+def databases() -> Iterator[Mapping[str, Any]]:
+    made = {n: open_database(f"complete-{n}") for n in NODES}
+    for database in made.values():
+        database.create_table(SCHEMA)
+    yield made
+    for n in NODES:
+        drop_database(f"complete-{n}")
+
+
+def updated(ident: int, qty: int, target: str) -> ApplyBatch:
+    """An update at `a` that left `note` out."""
+    values = {
+        "_op": Op.UPDATE, "_key": encode_key((ident,), [Kind.INT64]), "_have": bytes([0b011]), "_origin": 0,
+        "_hi": 9, "_lo": 0, "_hlc": 1, "id": ident, "qty": qty,
+    }  # fmt: skip
+    schema = apply_schema(SCHEMA.arrow)
+    rows = pa.RecordBatch.from_arrays([pa.array([values.get(f.name)], f.type) for f in schema], schema=schema)
+    return ApplyBatch(target, Marker("g", 0, 1, 1, 1), [TableRows("t", rows)])
+
+
+@pytest.mark.parametrize(
+    ("holders", "target", "expected"),
+    [
+        ("bc", "b", {"_have": bytes([0b011]), "qty": 5, "note": None}),  # it takes what came
+        ("ac", "b", {"_have": None, "qty": 1, "note": "at a"}),  # as it is where it was written
+        ("c", "b", {"_have": None, "qty": 5, "note": "at c"}),
+        ("b", "a", {"_have": None, "qty": 5, "note": "at b"}),
+        ("", "b", None),
+    ],
+)
+def test_what_the_target_lacks_is_taken_from_who_has_it(
+    databases: Mapping[str, Any], holders: str, target: str, expected: dict[str, Any] | None
+) -> None:
+    for node in holders:
+        with databases[node].transaction() as tx:
+            tx.insert("t", {"id": 7, "qty": 1, "note": f"at {node}"})
+    engines = {n: MemoryEngine(NodeConfig(n, "memory", f"memory://complete-{n}"), "g") for n in NODES}
+    with closing(Completer(engines[target], engines, [TABLE])) as completer:
+        rows = completer.complete(updated(7, 5, target)).batch.tables[0].rows.to_pylist()
+    assert [{k: r[k] for k in ("_have", "qty", "note")} for r in rows] == ([expected] if expected else [])
+    assert all(r["_hi"] == 9 for r in rows)
