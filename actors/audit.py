@@ -74,6 +74,7 @@ PAUSE_SECONDS = 0.05
 """Between two writes: each flushes several files, and nothing but the release of positions waits for it."""
 
 Record = ChangeRecords | DecisionRecords | ConflictRecords | HoldRecords | NoteRecords
+_Waiting = tuple[Record | Callable[[], Record], Future[None]]
 
 
 class AuditLog:
@@ -122,7 +123,7 @@ class AuditQueue:
         self._send = write
         self._schemas = schemas
         self._nodes = nodes
-        self._queue: queue.SimpleQueue[tuple[Record, Future[None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
@@ -134,15 +135,23 @@ class AuditQueue:
 
     def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
         """Record what became of a batch."""
-        versions = {t.table: t.rows for t in batch.tables} if applied.held else {}
-        holds = self._holds(batch.node, applied.held, versions)
-        return self._put(DecisionRecords(decision_records(batch, applied, self._nodes), holds))
+
+        def records() -> Record:
+            versions = {t.table: t.rows for t in batch.tables} if applied.held else {}
+            holds = self._holds(batch.node, applied.held, versions)
+            return DecisionRecords(decision_records(batch, applied, self._nodes), holds)
+
+        return self._put(records)
 
     def echoed(self, node: str, marker: Marker, held: Sequence[HeldRow]) -> Future[None]:
         """Record what became of a batch that the node's log shows."""
-        versions = unpack_versions(marker.versions) if held else None
-        holds = self._holds(node, held, {} if versions is None else by_table(versions))
-        return self._put(DecisionRecords(echoed_decisions(node, marker, held, self._nodes), holds))
+
+        def records() -> Record:
+            versions = by_table(unpack_versions(marker.versions)) if held else {}
+            holds = self._holds(node, held, versions)
+            return DecisionRecords(echoed_decisions(node, marker, held, self._nodes), holds)
+
+        return self._put(records)
 
     def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
         """Record conflicts."""
@@ -194,7 +203,8 @@ class AuditQueue:
     def _key_text(self, table: str, key: bytes) -> str:
         return key_text(key, self._schemas[table]) if key else "?"
 
-    def _put(self, record: Record) -> Future[None]:
+    def _put(self, record: Record | Callable[[], Record]) -> Future[None]:
+        """Queue a record, or what makes it: nobody who waits for a batch has to wait for that."""
         done: Future[None] = Future()
         self._queue.put((record, done))
         return done
@@ -210,11 +220,11 @@ class AuditQueue:
             self._write(batch)
             self._closing.wait(PAUSE_SECONDS)
 
-    def _write(self, batch: Sequence[tuple[Record, Future[None]]]) -> None:
+    def _write(self, batch: Sequence[_Waiting]) -> None:
         try:
             if self._failed is not None:
                 raise self._failed  # records must not follow ones that are missing
-            self._send([record for record, _ in batch])
+            self._send([record() if callable(record) else record for record, _ in batch])
         except Exception as error:  # noqa: BLE001  handed to everyone who waits for these records
             self._failed = error
             for _, done in batch:

@@ -38,6 +38,7 @@ from replication.marker import Marker
 log = logging.getLogger(__name__)
 RENEW_SECONDS = 30.0
 BEGIN_SECONDS = 120.0
+STARTS = 3
 """For the first call to a resolver, whose process starts together with those of all other parts."""
 
 
@@ -87,12 +88,27 @@ def connect(address: str | None, group: str) -> None:
     """Join the cluster at `address`, or start Ray on this machine.
 
     Ray's own lines go through our logging; what each part logs is in Ray's log folder and its dashboard.
+
+    Raises:
+        NodeUnavailable: Ray does not start on this machine.
+        ConnectionError: there is no cluster at `address`.
     """
     logging.getLogger("ray").setLevel(logging.WARNING)
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     if not address:
         options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    ray.init(address=address or "local", namespace=namespace(group), **options)
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(address=address or "local", namespace=namespace(group), **options)
+            return
+        except Exception as error:  # Ray has no class of its own for daemons that are slow to start
+            if address or "startup" not in str(error):
+                raise
+            ray.shutdown()
+            log.warning("ray_not_started", extra={"attempt": attempt, "error": str(error)})
+    message = f"Ray did not start on this machine in {STARTS} attempts"
+    hint = "see its logs in /tmp/ray/session_latest/logs; the machine may have too much to do"
+    raise NodeUnavailable(message, hint=hint)
 
 
 def gcs_address() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors.limits import Limits
+from cluster import launch
 from cluster.processes import GroupPlan, ResolverProcess
 from replication.errors import NodeUnavailable, SyncError, Terminal
 from replication.marker import Marker
@@ -54,3 +55,23 @@ def test_a_resolver_that_a_passing_error_ended_waits_to_begin_again(
     assert resolver.epoch() == EPOCH
     assert resolver.health()
     resolver.close()
+
+
+@pytest.mark.parametrize("failures", [0, 1, launch.STARTS])
+def test_ray_that_is_slow_to_start_is_started_again(monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+    tried: list[str] = []
+
+    def slow(**options: Any) -> None:
+        tried.append(options["address"])
+        if len(tried) <= failures:
+            message = "The current node timed out during startup."
+            raise Exception(message)  # noqa: TRY002  as Ray does
+
+    monkeypatch.setattr(launch.ray, "init", slow)
+    monkeypatch.setattr(launch.ray, "shutdown", lambda: None)
+    if failures < launch.STARTS:
+        launch.connect(None, "g")
+    else:
+        with pytest.raises(NodeUnavailable, match="did not start on this machine in 3 attempts"):
+            launch.connect(None, "g")
+    assert tried == ["local"] * min(failures + 1, launch.STARTS)
