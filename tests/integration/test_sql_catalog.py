@@ -46,3 +46,19 @@ def test_any_group_name(sql_node: MakeNode, group: str) -> None:
                 )
             assert seen == ["w"]
             control.drop()
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_what_an_added_column_holds_is_its_default_though_no_row_is_there_yet(
+    sql_node: MakeNode, rows: int
+) -> None:
+    """Rows may be on their way from another node, which are to get the same."""
+    with sql_node("CREATE TABLE a (id int PRIMARY KEY)", [mapping("a")]) as node:
+        for ident in range(rows):
+            node.sql(f"INSERT INTO a VALUES ({ident})")
+        node.sql("ALTER TABLE a ADD COLUMN n int NOT NULL DEFAULT 7")
+        node.sql("ALTER TABLE a ADD COLUMN m int")
+        schema = node.catalog.read_schema(mapping("a"))
+        assert schema is not None
+        assert node.catalog.filled(mapping("a"), schema.column("n")) == "7"
+        assert node.catalog.filled(mapping("a"), schema.column("m")) is None

@@ -20,8 +20,8 @@ def filled(connection: Connection, table: str, local: LocalColumn, column: Colum
     """See `SchemaEditor.filled`.
 
     The server does not say what it gave to existing rows: a default may have been dropped since, and where
-    there is none a not-null column gets a value all the same. So the rows themselves are asked; where they
-    hold several values by now, the declared default counts.
+    there is none a not-null column gets a value all the same. So the rows themselves are asked; where there
+    are none, or they hold several values by now, the declared default counts.
     """
     kind = column.type.kind
     if local.generated or local.identity:
@@ -32,12 +32,16 @@ def filled(connection: Connection, table: str, local: LocalColumn, column: Colum
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT DISTINCT CAST({value} AS CHAR) FROM {quoted(table)} LIMIT 2")
         values = [row[0] for row in cursor.fetchall()]
-    if not values or values == [None]:
+    declared = portable_default(local.default, kind) if local.default is not None else None
+    if declared is not None and declared.startswith("CURRENT"):
+        declared = None
+    if not values:  # perhaps rows of other nodes are on their way
+        return declared
+    if values == [None]:
         return None
     found = literal(values[0], kind) if len(values) == 1 else None
     if len(values) > 1 and local.default is not None:
-        default = portable_default(local.default, kind)
-        found = default if default and not default.startswith("CURRENT") else None
+        found = declared
     elif len(values) > 1 and not local.not_null and None in values:
         return None
     if found is None:
