@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -32,13 +32,10 @@ def proxies(servers: Servers) -> Iterator[dict[str, FaultProxy]]:
 @pytest.fixture
 def bed(servers: Servers, proxies: dict[str, FaultProxy]) -> Iterator[Bed]:
     dsns = {n: through(dsn, proxies[n].port) for n, dsn in servers.dsns().items()}
-    bed = Bed(servers.folder, dsns, servers.dsns(), seed())
-    try:
+    with closing(Bed(servers.folder, dsns, servers.dsns(), seed())) as bed:
         bed.start()
         bed.moves()
         yield bed
-    finally:
-        bed.close()
 
 
 @pytest.mark.parametrize("nodes", SHAPES[-1:], ids="-".join, indirect=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -23,13 +24,10 @@ FIRST = 200_000
 @pytest.fixture
 def bed(servers: Servers) -> Iterator[Bed]:
     limits = f"batch_rows: {AWAY // 8}, max_unacked_rows: {AWAY // 4}"
-    bed = Bed(servers.folder, servers.dsns(), servers.dsns(), seed(), limits)
-    try:
+    with closing(Bed(servers.folder, servers.dsns(), servers.dsns(), seed(), limits)) as bed:
         bed.start()
         bed.moves()
         yield bed
-    finally:
-        bed.close()
 
 
 @pytest.mark.parametrize("nodes", [THREE], ids="-".join, indirect=True)

@@ -19,6 +19,7 @@ from replication.audit.writer import AuditWriter
 from replication.engines import load_engine
 from replication.errors import Fenced, LogLost
 from replication.schema import NodeConfig, Table, TableMapping
+from tests.fixtures.sql_node import wait_for
 
 PATIENCE = 90.0
 MAPPING = TableMapping("items", ("id",), {"a": "items", "b": "items"})
@@ -78,7 +79,7 @@ class Pair:
                 primary.execute("SELECT pg_log_standby_snapshot()")  # else every fifteen seconds
                 return standby.execute(query).fetchone() is not None
 
-            until(synchronised)
+            wait_for(synchronised, PATIENCE)
 
     def promote(self) -> None:
         with psycopg.connect(self.standby.admin_dsn, autocommit=True) as c:
@@ -89,14 +90,16 @@ class Pair:
         self.primary.stop()
 
 
-def until(done: Callable[[], bool], pipeline: Pipeline | None = None) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        if pipeline is None:
-            time.sleep(0.05)
-        else:
-            assert not pipeline.stopping.wait(0.05), pipeline.error
-        assert time.monotonic() < deadline
+def until(done: Callable[[], bool], pipeline: Pipeline) -> None:
+    """Wait until `done`; between looks, block on the pipeline's own end."""
+
+    def look() -> bool:
+        if done():
+            return True
+        assert not pipeline.stopping.wait(0.05), pipeline.error
+        return False
+
+    wait_for(look, PATIENCE)
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ def test_a_promoted_standby_goes_on_with_no_gap(pair: Pair, group: Group) -> Non
             group.write("a" if ident % 2 else "b", ident, ident)
             written = ident
     pair.promote()
-    until(lambda: pipeline.stopping.is_set())
+    assert pipeline.stopping.wait(PATIENCE)
     assert isinstance(pipeline.error, Fenced), pipeline.error
     assert "timeline 2 after 1" in pipeline.error.message
     pipeline.stop()
@@ -221,7 +224,7 @@ def test_a_standby_that_lacks_what_we_have_written_gets_it_again_or_halts(pair: 
     """Nothing but the marker that is lost as well had told that it was written."""
     promoted_without(pair, group, "b")
     pipeline = group.run()
-    until(lambda: pipeline.stopping.is_set() or len(group.rows("a")) == 30)
+    wait_for(lambda: pipeline.stopping.wait(0.05) or len(group.rows("a")) == 30, PATIENCE)
     pipeline.stop()
     if pipeline.error is not None:
         assert isinstance(pipeline.error, LogLost), pipeline.error
