@@ -71,7 +71,7 @@ class NoteRecords:
 
 
 PAUSE_SECONDS = 0.05
-"""Between two writes: each flushes several files, and nothing but the release of positions waits for it."""
+"""Between two writes: each flushes several files, and most of what is recorded holds up no batch."""
 
 Record = ChangeRecords | DecisionRecords | ConflictRecords | HoldRecords | NoteRecords
 _Waiting = tuple[Record | Callable[[], Record], Future[None]]
@@ -124,7 +124,7 @@ class AuditQueue:
         self._schemas = schemas
         self._nodes = nodes
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
+        self._hurry = threading.Event()
         self._failed: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
@@ -141,7 +141,7 @@ class AuditQueue:
             holds = self._holds(batch.node, applied.held, versions)
             return DecisionRecords(decision_records(batch, applied, self._nodes), holds)
 
-        return self._put(records)
+        return self._put(records, hurry=bool(applied.held))
 
     def echoed(self, node: str, marker: Marker, held: Sequence[HeldRow]) -> Future[None]:
         """Record what became of a batch that the node's log shows."""
@@ -155,7 +155,7 @@ class AuditQueue:
 
     def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
         """Record conflicts."""
-        return self._put(ConflictRecords([_record(c, self._schemas[c.table]) for c in conflicts]))
+        return self._put(ConflictRecords([_record(c, self._schemas[c.table]) for c in conflicts]), hurry=True)
 
     def unreadable(self, node: str, event: Unreadable) -> Future[None]:
         """Record a change that cannot be read."""
@@ -182,8 +182,8 @@ class AuditQueue:
 
     def abandon(self) -> None:
         """Write what waits and end, without waiting for that."""
-        self._closing.set()
         self._queue.put(None)
+        self._hurry.set()
 
     def _holds(
         self, node: str, held: Sequence[HeldRow], versions: Mapping[str, pa.RecordBatch]
@@ -203,10 +203,17 @@ class AuditQueue:
     def _key_text(self, table: str, key: bytes) -> str:
         return key_text(key, self._schemas[table]) if key else "?"
 
-    def _put(self, record: Record | Callable[[], Record]) -> Future[None]:
-        """Queue a record, or what makes it: nobody who waits for a batch has to wait for that."""
+    def _put(self, record: Record | Callable[[], Record], *, hurry: bool = False) -> Future[None]:
+        """Queue a record, or what makes it: nobody who waits for a batch has to wait for that.
+
+        Args:
+            record: the record.
+            hurry: a batch waits for it, so it is written as soon as what is being written has been.
+        """
         done: Future[None] = Future()
         self._queue.put((record, done))
+        if hurry:
+            self._hurry.set()
         return done
 
     def _run(self) -> None:
@@ -218,7 +225,8 @@ class AuditQueue:
                     break
                 batch.append(more)
             self._write(batch)
-            self._closing.wait(PAUSE_SECONDS)
+            self._hurry.wait(PAUSE_SECONDS)
+            self._hurry.clear()  # whatever is in a hurry is in the queue by now
 
     def _write(self, batch: Sequence[_Waiting]) -> None:
         try:

@@ -99,3 +99,15 @@ def test_records_never_follow_ones_that_are_missing(tmp_path: Path) -> None:
     assert isinstance(queue.changes("a", 0, []).exception(timeout=10), OSError)
     queue.close()
     assert written == []
+
+
+def test_a_conflict_is_written_at_once_since_batches_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.audit.PAUSE_SECONDS", 3600.0)
+    written: list[Record] = []
+    queue = AuditQueue(written.extend, {"t": SCHEMA}, "ab")
+    queue.changes("a", 0, []).result(timeout=10)
+    waiting = queue.changes("a", 0, [])  # it has no hurry
+    queue.conflicts([]).result(timeout=10)
+    assert waiting.done()
+    queue.close()
+    assert len(written) == 3
