@@ -7,9 +7,10 @@ where the version was written. If it is gone there too, by a delete that lost or
 it lacks is taken from another node; where none holds the row, it is left out.
 
 **Rows of an initial copy do not replace a row that the target holds.** An application may have written it a
-moment ago, and what it writes next would build on the copy. The resolver is told which rows were kept. Once
-the target's log has shown everything that was written before, it knows whether somebody did; if not, it
-sends the row again as a decided version, which replaces what differed before the group began.
+moment ago, and what it writes next would build on the copy. The resolver is told which rows were kept, and
+which of them differ. Once the target's log has shown everything that was written before, it knows whether
+somebody did; if not, it sends a row that differs again as a decided version, which replaces what was there
+before the group began.
 
 **Rows that the target's filter excludes become deletes.** Its marker tells them from an application's, since
 it says what was decided. A value that an update left out counts as the target has it.
@@ -35,6 +36,7 @@ from replication.engine import Engine, Snapshot
 from replication.filter import RowFilter, row_filter, sort_out
 from replication.paging import readable
 from replication.schema import Table, TableSchema
+from replication.verify import compare_columns
 
 Mask = npt.NDArray[np.bool_]
 
@@ -44,7 +46,7 @@ class Ready:
     """A batch as the target can take it; `kept` and `outside` are as in `Applied`."""
 
     batch: ApplyBatch
-    kept: Sequence[tuple[str, bytes]]
+    kept: Mapping[tuple[str, bytes], bool]
     outside: Sequence[tuple[str, bytes]]
 
 
@@ -70,13 +72,14 @@ class Completer:
 
     def complete(self, batch: ApplyBatch) -> Ready:
         """The batch as the target can take it."""
-        tables, kept, outside = list(batch.tables), [], []
+        tables, kept, outside = list(batch.tables), dict[tuple[str, bytes], bool](), []
         for i, part in enumerate(tables):
             if part.rows.column("_have").null_count < part.rows.num_rows:
                 tables[i] = self._complete(part)
-            held = self._held(part)
+            copied, held = self._held(part)
             if len(held):
-                kept += [(part.table, key) for key in held.to_pylist()]
+                same = self._same(part.table, copied, held)
+                kept |= {(part.table, key): key not in same for key in held.to_pylist()}
                 rows = tables[i].rows
                 rows = rows.filter(pc.invert(pc.is_in(rows.column("_key"), value_set=held)))
                 tables[i] = TableRows(part.table, rows)
@@ -98,12 +101,29 @@ class Completer:
         self._snapshots.clear()
         self._keys = None
 
-    def _held(self, part: TableRows) -> pa.Array:
-        """Keys of copied rows that the target holds, whatever else is in its rows."""
+    def _held(self, part: TableRows) -> tuple[pa.RecordBatch, pa.Array]:
+        """Copied rows, and the keys of those that the target holds, whatever else is in its rows."""
         copied = part.rows.filter(pc.equal(part.rows.column("_op"), int(Op.READ)))
         if not copied.num_rows:
-            return pa.array([], pa.binary())
-        return self._present(part.table, copied).column("_key")
+            return copied, pa.array([], pa.binary())
+        return copied, self._present(part.table, copied).column("_key")
+
+    def _same(self, name: str, copied: pa.RecordBatch, held: pa.Array) -> set[bytes]:
+        """The keys of copied rows whose values the target holds already."""
+        table = self._tables[name]
+        copied = copied.filter(pc.is_in(copied.column("_key"), value_set=held))
+        found = self._read(self._target, name, copied)
+        copied = copied.take(pc.index_in(found.column("_key"), value_set=copied.column("_key")))
+        differs = np.zeros(copied.num_rows, np.bool_)
+        for index, node in enumerate(self._names):
+            mine = np.flatnonzero(copied.column("_origin").to_numpy() == index)
+            if len(mine):
+                pair = copied.take(pa.array(mine)), found.take(pa.array(mine))
+                ends = [(n, self._engines[n].node.engine) for n in (node, self._target)]
+                for _, mask in compare_columns(table, *pair, *ends):
+                    differs[mine] |= mask
+        keys: list[bytes] = found.column("_key").filter(pa.array(~differs)).to_pylist()
+        return set(keys)
 
     def _keeps(self, part: TableRows, rows_held: RowFilter) -> Mask:
         """Which rows the target's filter lets it hold."""

@@ -13,7 +13,7 @@ System columns of an apply batch, before the table's data columns in schema orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -101,7 +101,8 @@ class Applied:
         held: rows that were left out of the transaction because the node refuses them.
         missing: (table, key) of partial rows that the node does not hold, so nothing could be updated;
             they must be sent again in full.
-        kept: (table, key) of rows of an initial copy that were left out, because the node holds a row there.
+        kept: (table, key) of rows of an initial copy that were left out, because the node holds a row there,
+            and whether it differs from the copied one.
         conflicts: how many tries met another transaction before one went through.
         outside: (table, key) of rows that the node's filter excludes: it has lost them, or never had them.
     """
@@ -109,7 +110,7 @@ class Applied:
     outcome: Outcome
     held: Sequence[HeldRow] = ()
     missing: Sequence[tuple[str, bytes]] = field(default=())
-    kept: Sequence[tuple[str, bytes]] = field(default=())
+    kept: Mapping[tuple[str, bytes], bool] = field(default_factory=dict)
     conflicts: int = 0
     outside: Sequence[tuple[str, bytes]] = field(default=())
 

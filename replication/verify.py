@@ -170,16 +170,9 @@ def compare_rows(table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordB
                 found |= {k: found.get(k, set()) for k in _absent(held.due(rows, lacking), others)}
             part_a, part_b = part_a.filter(at.is_valid()), part_b.take(at.drop_null())
         keys = part_a.column("_key")
-        for column in table.schema.columns:
-            mask = differing(
-                part_a.column(column.name),
-                part_b.column(column.name),
-                column.type,
-                (a.engine, column.digits.get(a.node, MICROSECONDS)),
-                (b.engine, column.digits.get(b.node, MICROSECONDS)),
-            )
+        for name, mask in compare_columns(table, part_a, part_b, (a.node, a.engine), (b.node, b.engine)):
             for i in np.flatnonzero(mask):
-                found.setdefault(keys[int(i)].as_py(), set()).add(column.name)
+                found.setdefault(keys[int(i)].as_py(), set()).add(name)
     return _describe(table, nodes, held, found) if found else []
 
 
@@ -216,6 +209,29 @@ class _Held:
             there = part.filter(pc.is_in(part.column("_key"), value_set=keys))
             due.update(self.due(there, node).to_pylist())
         return frozenset(keys.to_pylist()) - due
+
+
+def compare_columns(
+    table: Table, rows: pa.RecordBatch, others: pa.RecordBatch, a: tuple[str, str], b: tuple[str, str]
+) -> Iterator[tuple[str, Mask]]:
+    """Where rows of two nodes differ, column by column.
+
+    Args:
+        table: the table.
+        rows: the data columns as the one node holds them.
+        others: the same rows, in the same order, as the other one does.
+        a: the one node's name and its engine's.
+        b: the other's.
+
+    Yields:
+        a column's name, and in which rows it differs.
+    """
+    for column in table.schema.columns:
+        forms = [(engine, column.digits.get(node, MICROSECONDS)) for node, engine in (a, b)]
+        yield (
+            column.name,
+            differing(rows.column(column.name), others.column(column.name), column.type, *forms),
+        )
 
 
 def differing(

@@ -222,7 +222,8 @@ class SentBatch:
         part: it left rows behind.
         shown: the log has shown it, and the answer is still to come.
         recorded: what became of it is on record.
-        kept: rows of an initial copy that the node did not take, because it holds a row there.
+        kept: rows of an initial copy that the node did not take, because it holds a row there: whether it
+            differs.
         refused: rows that the node refuses.
     """
 
@@ -236,7 +237,7 @@ class SentBatch:
     part: bool = False
     shown: bool = False
     recorded: bool = False
-    kept: frozenset[tuple[str, bytes]] = frozenset()
+    kept: Mapping[tuple[str, bytes], bool] = field(default_factory=dict)
     refused: frozenset[tuple[str, bytes]] = frozenset()
 
     def take(self, queue: deque[Run], outbox: dict[KeyState, None], rows: int | None) -> None:

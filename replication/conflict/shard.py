@@ -71,8 +71,7 @@ class Shard:
     def on_changes(self, node: str, tables: Iterable[ChangeRows], end: Position) -> int:
         """Changes that applications made at `node`, up to and including `end`.
 
-        Returns:
-            the arrival's number; the caller confirms it with `on_audited` once it is on record.
+        Returns the arrival's number, which the caller confirms with `on_audited` once it is on record.
         """
         arrival = self.progress.arrive(node)
         for rows in tables:
@@ -118,7 +117,7 @@ class Shard:
         self,
         node: str,
         seq: int,
-        kept: Iterable[tuple[str, bytes]] = (),
+        kept: Mapping[tuple[str, bytes], bool] | None = None,
         refused: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         """`node` has committed the batch `seq`; its echo may be still to come.
@@ -130,7 +129,7 @@ class Shard:
             refused: table and key of the rows that it refuses.
         """
         if batch := self.unacked[node].pop(seq, None):
-            batch.kept, batch.refused = frozenset(kept), frozenset(refused)
+            batch.kept, batch.refused = kept or {}, frozenset(refused)
             if batch.shown:
                 self._finish(batch)
 
@@ -290,17 +289,18 @@ class Shard:
         """
         self.progress.committed(batch.seq, batch.resume)
         del self.outstanding[batch.node][batch.seq]
-        for table, key in batch.kept:
+        for (table, key), differs in batch.kept.items():
             run = self.keys[table].get(key)
-            if isinstance(run, Run) and run.sent.get(batch.node) is batch:
+            if differs and isinstance(run, Run) and run.sent.get(batch.node) is batch:
                 # Nothing that was written there before the batch met this key: it differed from the start.
                 self._want(batch.node, self._promote(run, key), wanted=True)
         for state in batch.states:
             state.pending -= 1
-            if (state.table, state.key) in batch.refused and state.sent[batch.node] == batch.seq:
+            ident, newest = (state.table, state.key), state.sent[batch.node] == batch.seq
+            if ident in batch.refused and newest:
                 state.version.stray = False  # a row that another node refuses stays where it was written
-            if (state.table, state.key) in batch.kept:
-                if state.sent[batch.node] == batch.seq:  # else what was decided meanwhile is on its way
+            if ident in batch.kept:
+                if batch.kept[ident] and newest:  # else what was decided meanwhile is on its way
                     self._want(batch.node, state, wanted=not state.is_last(batch.node))
             elif state.last.get(batch.node, 0) > batch.cut[batch.node]:
                 self._want(batch.node, state, wanted=True)  # it overwrote a write it had not seen

@@ -25,7 +25,7 @@ class Cell:
 
 Row = tuple[Cell, ...]
 EMPTY: Row = (Cell(),) * FIELDS
-Kept = list[tuple[str, bytes]] | None
+Kept = dict[tuple[str, bytes], bool] | None
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,9 @@ class Database:
         """
         if batch.marker.epoch != self.epoch or batch.marker.after != self.marker.seq:
             return None
-        kept = [key for key in batch.copied or () if key in self.live]
-        rows = [r for r in batch.rows if r[0] not in kept]
+        copied = {k: row for k, _, row in batch.rows if k in (batch.copied or ()) and k in self.live}
+        kept = {(TABLE, k): _differ(row, self.rows[k]) for k, row in copied.items()}
+        rows = [r for r in batch.rows if r[0] not in copied]
         self.marker = batch.marker
         same = {k for k, _, row in rows if row[-1].ident == self.rows.get(k, EMPTY)[-1].ident}
         self.log.append(replace(batch, rows=rows, hidden=frozenset(same)))
@@ -172,4 +173,8 @@ class Database:
             self.rows[key] = row
             (self.live.discard if goes else self.live.add)(key)
         self.keep()
-        return [(TABLE, key) for key in kept]
+        return kept
+
+
+def _differ(row: Row, other: Row) -> bool:
+    return [c.ident for c in row] != [c.ident for c in other]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,7 +122,7 @@ class CopiesAreWrites(CheckedShard):
 class KeptRowsStay(CheckedShard):
     """A row that differed before the group began is never replaced."""
 
-    def on_ack(self, node: str, seq: int, kept: Iterable[tuple[str, bytes]] = ()) -> None:
+    def on_ack(self, node: str, seq: int, kept: Mapping[tuple[str, bytes], bool] | None = None) -> None:
         super().on_ack(node, seq)
 
 

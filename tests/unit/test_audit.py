@@ -145,7 +145,7 @@ def test_decisions_say_what_became_of_each_row(tmp_path: Path) -> None:
         Outcome.COMMITTED, held=[HeldRow("orders", b"b", "check"), HeldRow("items", b"a", "other table")]
     )
     nodes = ["mongo", "pg"]
-    kept = Applied(Outcome.COMMITTED, kept=[("orders", b"a"), ("items", b"b")])
+    kept = Applied(Outcome.COMMITTED, kept={("orders", b"a"): True, ("items", b"b"): False})
     answers = [(17, held), (18, Applied(Outcome.FENCED)), (19, kept)]
     with opened(tmp_path) as audit:
         for seq, applied in answers:

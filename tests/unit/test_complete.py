@@ -1,4 +1,4 @@
-"""Rows that came in part are made whole where the target lacks them."""
+"""Rows that came in part are made whole where the target lacks them, and copied ones replace none."""
 
 from __future__ import annotations
 
@@ -39,15 +39,23 @@ def databases() -> Iterator[Mapping[str, Any]]:
         drop_database(f"complete-{n}")
 
 
-def updated(ident: int, qty: int, target: str) -> ApplyBatch:
-    """An update at `a` that left `note` out."""
-    values = {
-        "_op": Op.UPDATE, "_key": encode_key((ident,), [Kind.INT64]), "_have": bytes([0b011]), "_origin": 0,
-        "_hi": 9, "_lo": 0, "_hlc": 1, "id": ident, "qty": qty,
-    }  # fmt: skip
+def key(ident: int) -> bytes:
+    return encode_key((ident,), [Kind.INT64])
+
+
+def written(target: str, *rows: dict[str, Any]) -> ApplyBatch:
+    """Rows that were written at `a`."""
+    system = {"_have": None, "_origin": 0, "_hi": 9, "_lo": 0, "_hlc": 1}
+    whole = [{**system, "_key": key(row["id"]), **row} for row in rows]
     schema = apply_schema(SCHEMA.arrow)
-    rows = pa.RecordBatch.from_arrays([pa.array([values.get(f.name)], f.type) for f in schema], schema=schema)
-    return ApplyBatch(target, Marker("g", 0, 1, 1, 1), [TableRows("t", rows)])
+    return ApplyBatch(
+        target, Marker("g", 0, 1, 1, 1), [TableRows("t", pa.RecordBatch.from_pylist(whole, schema=schema))]
+    )
+
+
+def updated(ident: int, qty: int, target: str) -> ApplyBatch:
+    """An update that left `note` out."""
+    return written(target, {"_op": Op.UPDATE, "_have": bytes([0b011]), "id": ident, "qty": qty})
 
 
 @pytest.mark.parametrize(
@@ -71,3 +79,16 @@ def test_what_the_target_lacks_is_taken_from_who_has_it(
         rows = completer.complete(updated(7, 5, target)).batch.tables[0].rows.to_pylist()
     assert [{k: r[k] for k in ("_have", "qty", "note")} for r in rows] == ([expected] if expected else [])
     assert all(r["_hi"] == 9 for r in rows)
+
+
+def test_a_copied_row_is_told_from_what_is_there_already(databases: Mapping[str, Any]) -> None:
+    rows = [{"_op": Op.READ, "id": i, "qty": 1, "note": "n"} for i in range(4)]
+    rows.append({"_op": Op.INSERT, "id": 4, "qty": 1, "note": "n"})
+    with databases["b"].transaction() as tx:
+        for ident, qty, note in ((0, 1, "n"), (1, 2, "n"), (2, 1, None), (4, 1, "n")):
+            tx.insert("t", {"id": ident, "qty": qty, "note": note})
+    engines = {n: MemoryEngine(NodeConfig(n, "memory", f"memory://complete-{n}"), "g") for n in NODES}
+    with closing(Completer(engines["b"], engines, [TABLE])) as completer:
+        ready = completer.complete(written("b", *rows))
+    assert ready.kept == {("t", key(0)): False, ("t", key(1)): True, ("t", key(2)): True}
+    assert ready.batch.tables[0].rows.column("id").to_pylist() == [3, 4]

@@ -98,7 +98,7 @@ def test_copied_rows_outside_are_kept_or_dropped(databases: dict[str, MemoryData
         tx.insert("t", {"id": 2, "region": "eu", "qty": 1})
     ready = complete((Op.READ, 1, "us", 1, ALL), (Op.READ, 2, "us", 1, ALL), (Op.READ, 3, "eu", 1, ALL))
     assert applied(ready) == {3: (Op.READ, True)}
-    assert (ready.kept, ready.outside) == ([("t", key(2))], [("t", key(1))])
+    assert (ready.kept, ready.outside) == ({("t", key(2)): True}, [("t", key(1))])
     assert unpack_versions(ready.batch.marker.versions)["_key"].to_pylist() == [key(3)]
 
 
