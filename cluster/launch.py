@@ -13,6 +13,7 @@ raises the epoch, and the resolvers begin again from the markers while every oth
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -38,6 +39,7 @@ from replication.marker import Marker
 log = logging.getLogger(__name__)
 RENEW_SECONDS = 30.0
 BEGIN_SECONDS = 120.0
+ANSWER_SECONDS = 5.0
 STARTS = 3
 """For the first call to a resolver, whose process starts together with those of all other parts."""
 
@@ -123,11 +125,25 @@ def disconnect() -> None:
 
 def join(address: str, group: str) -> dict[str, RayHandle]:
     """The parts of a group that runs at `address`, by name; empty when it does not run there."""
+    if not _answers(address):
+        return {}
     try:
         connect(address, group)
     except (ConnectionError, RuntimeError):
         return {}
     return parts()
+
+
+def _answers(address: str) -> bool:
+    """Whether anybody listens there; Ray would look for minutes for a cluster that was killed."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        return True  # `auto`, or what Ray alone understands
+    try:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def parts() -> dict[str, RayHandle]:

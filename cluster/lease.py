@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 
+from cluster.waiting import Waiting
 from replication.engine import Engine, Lease
 from replication.errors import SyncError, Terminal, Transient
 
@@ -43,22 +44,23 @@ class GroupLease:
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def acquire(self, stopping: threading.Event) -> bool:
-        """Wait until the group is ours; say who has it meanwhile.
+    def acquire(self, waiting: Waiting) -> bool:
+        """Wait until the group is ours, and every node there; say who has it, or which is away, meanwhile.
 
         Returns:
-            False when `stopping` was set before.
+            False when it was told to stop before.
 
         Raises:
-            SyncError: a node cannot be asked.
+            GaveUp: it was told to stop while a node was away.
+            Terminal: a node cannot be asked.
         """
         told = ""
         for node, lease in self._leases.items():  # everybody in this order, so two never wait for each other
-            while (other := self._ask(node, lease, told)) is not None:
+            while (other := self._ask(node, lease, waiting)) is not None:
                 if other != told:
                     log.info("standing_by", extra={"group": self._group, "node": node, "holder": other})
                     told = other
-                if stopping.wait(TRY_SECONDS):
+                if waiting.stopping.wait(TRY_SECONDS):
                     return False
                 self._renew_before(node)
             self._others[node] = None
@@ -95,15 +97,16 @@ class GroupLease:
             with suppress(SyncError):
                 lease.close()
 
-    def _ask(self, node: str, lease: Lease, told: str) -> str | None:
-        """`Lease.hold`; one that stands by outlasts a node that is away."""
-        try:
-            return lease.hold()
-        except Transient as away:
-            if not told:
-                raise
-            log.warning("lease_unknown", extra={"node": node, "error": str(away)})
-            return told
+    def _ask(self, node: str, lease: Lease, waiting: Waiting) -> str | None:
+        """`Lease.hold`, once the node is there."""
+        while True:
+            try:
+                holder = lease.hold()
+            except Transient as away:
+                waiting.wait(waiting.away("lease", away), lambda: self._renew_before(node))
+            else:
+                waiting.over()
+                return holder
 
     def _renew_before(self, node: str) -> None:
         """Keep what was taken before `node`, while waiting for it."""

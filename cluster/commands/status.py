@@ -1,9 +1,9 @@
 """Show what a running group is doing.
 
 Asks the group's actors: how far each initial copy is, how many rows wait for each node, and what the
-resolvers have done since they started. Of a group that a changed table has halted, it shows why. `up` notes
-in the audit log's folder where the group runs; --address names the Ray cluster where that folder is not at
-hand.
+resolvers have done since they started. Of a group that a changed table has halted, it shows why, and of one
+that waits for a node, for which and since when. `up` notes in the audit log's folder where the group runs
+and what it waits for; --address names the Ray cluster where that folder is not at hand.
 
 For instance:
   sync-worker status -c sync.yaml --json
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from actors.resolver import ShardStatus
     from cluster.config import GroupConfig
     from cluster.schema_state import Halt
+    from cluster.waiting import Note
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +54,15 @@ def run(args: argparse.Namespace) -> int:
     address = reach(args, config)
     present_ray_token(address)
     from cluster.launch import ask, disconnect
+    from cluster.waiting import read_note
 
     state = ask(address, config.group)
     disconnect()
+    note = read_note(config.audit_path)
     if state is None:
+        if note is not None:
+            _print_waiting(args, config, note)
+            return FAILED
         if halts := _halts(config):
             _print_halted(args, config, halts)
             return FAILED
@@ -66,12 +73,39 @@ def run(args: argparse.Namespace) -> int:
         return FAILED
     shards, copies = state
     if args.json:
-        print_json(
-            {"group": config.group, "shards": [asdict(s) for s in shards], "copies": copies_json(copies)}
-        )
+        found = {"group": config.group, "shards": [asdict(s) for s in shards], "copies": copies_json(copies)}
+        print_json(found | ({"waiting": _waiting_json(note)} if note else {}))
     else:
         _print(shards, copies)
+        if note is not None:
+            print(f"\n{waiting_text(note)}")
     return OK
+
+
+def waiting_text(note: Note) -> str:
+    """One sentence about the node that `up` waits for."""
+    from cluster.waiting import seconds_since
+
+    what = "the group cannot begin" if note.doing != "resolvers" else "a lost resolver cannot begin again"
+    away, left = seconds_since(note), max(0.0, note.next_try - time.time())
+    return (
+        f"waits for {note.node} since {note.since} ({away:.0f} s, {note.tries} tries), and {what} without it;"
+        f" next try in {left:.0f} s\n  {note.error}"
+    )
+
+
+def _waiting_json(note: Note) -> dict[str, object]:
+    from cluster.waiting import seconds_since
+
+    seconds = {"seconds": round(seconds_since(note), 1), "next_try_in": max(0.0, note.next_try - time.time())}
+    return {k: v for k, v in asdict(note).items() if k != "next_try"} | seconds
+
+
+def _print_waiting(args: argparse.Namespace, config: GroupConfig, note: Note) -> None:
+    if args.json:
+        print_json({"group": config.group, "state": "waiting", "waiting": _waiting_json(note)})
+    else:
+        print(f"group {config.group} {waiting_text(note)}")
 
 
 def _halts(config: GroupConfig) -> list[Halt]:

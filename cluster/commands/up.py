@@ -3,7 +3,8 @@
 Reads the configuration, creates missing tables when `create_tables` says so, checks every node, copies what
 `initial` names, and keeps the group in sync. Runs on Ray: started here by default, or a running cluster with
 --address. SIGTERM or Ctrl-C drains and ends it. When a part fails, it starts again from the markers in the
-databases: nothing is lost, nothing is applied twice.
+databases: nothing is lost, nothing is applied twice. A group begins once all of its nodes are there: while
+one is away, `up` waits for it and says so, here and in `status`.
 
 One `up` runs a group. A second one, on this or on another machine, stands by and takes over when the first
 has gone.
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from cluster.lease import GroupLease
     from cluster.processes import GroupPlan
     from cluster.ready import Ready
+    from cluster.waiting import Waiting
     from replication.schema import Table
 
 log = logging.getLogger(__name__)
@@ -70,21 +72,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
     present_ray_token(args.address)
-    from cluster.lease import GroupLease
-    from cluster.ready import can_start
+    from cluster.waiting import GaveUp, Waiting
 
     config = load_config(args)
-    if not can_start(config):
-        return FAILED
     stopping = threading.Event()
     stop_on_signals(stopping)
+    waiting = Waiting(config.audit_path, config.group, stopping, config.limits.retry_max_seconds)
     code = OK
-    while not stopping.is_set() and code == OK:
-        with closing(GroupLease(config.group, engines_of(config))) as lease:
-            if lease.acquire(stopping):
-                with _halts_noted(config):
-                    code = _run_leased(config, args, lease, stopping)
+    with closing(waiting), suppress(GaveUp):
+        code = _run_until(config, args, waiting)
     log.info("stopped", extra={"group": config.group})
+    return code
+
+
+def _run_until(config: GroupConfig, args: argparse.Namespace, waiting: Waiting) -> int:
+    """Run the group, or stand by, as often as another process takes it over."""
+    from cluster.lease import GroupLease
+    from cluster.ready import can_start
+    from cluster.waiting import GaveUp
+
+    code = OK if waiting.until("start", lambda: can_start(config)) else FAILED
+    while not waiting.stopping.is_set() and code == OK:
+        with closing(GroupLease(config.group, engines_of(config))) as lease, suppress(GaveUp):
+            if lease.acquire(waiting):
+                with _halts_noted(config):
+                    code = _run_leased(config, args, lease, waiting)
+        waiting.replaced = lambda: None
     return code
 
 
@@ -108,26 +121,26 @@ def stop_on_signals(stopping: threading.Event) -> None:
         signal.signal(number, lambda *_: stopping.set())
 
 
-def _run_leased(
-    config: GroupConfig, args: argparse.Namespace, lease: GroupLease, stopping: threading.Event
-) -> int:
+def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease, waiting: Waiting) -> int:
     """Run the group until it is stopped, or until another process has taken it over."""
     from cluster.launch import connect, disconnect, gcs_address
     from cluster.local_ray import RayWatch
     from cluster.ready import make_ready
     from cluster.reset import requested_copies
 
-    ready = make_ready(config, args.accept)  # while this process stood by, much may have changed
+    waiting.replaced = lambda: lease.lost
+    # While this process stood by, much may have changed.
+    ready = waiting.until("start", lambda: make_ready(config, args.accept))
     args.accept = []  # of what happens from now on, nothing
     if ready is None:
         return FAILED
-    sources = requested_copies(config)
+    sources = waiting.until("start", lambda: requested_copies(config))
     connect(args.address, config.group)
-    stop_on_signals(stopping)  # again: Ray has set handlers of its own
+    stop_on_signals(waiting.stopping)  # again: Ray has set handlers of its own
     watch = RayWatch(args.address, before=lease.close)
     try:
         with noted_address(config.audit_path, gcs_address()):
-            _run_group(config, ready, sources, args.log_level, lease, stopping)
+            _run_group(config, ready, sources, args.log_level, lease, waiting)
     finally:
         watch.stop()
         disconnect()
@@ -157,7 +170,7 @@ def _run_group(
     sources: Mapping[str, str],
     log_level: str,
     lease: GroupLease,
-    stopping: threading.Event,
+    waiting: Waiting,
 ) -> None:
     """Run incarnation after incarnation, until stopped or replaced by another process.
 
@@ -167,21 +180,21 @@ def _run_group(
     from cluster.reset import with_copies
     from replication.errors import Terminal
 
-    while not stopping.is_set():
+    while not waiting.stopping.is_set():
         plan = _plan(config, with_copies(ready.tables, sources), log_level)
-        error = _run_incarnation(plan, ready, lease, stopping)
+        error = _run_incarnation(plan, ready, lease, waiting)
         if error is None:
             return
         if other := lease.lost:
             log.error("replaced", extra={"group": plan.group, "by": other})
             return
         if isinstance(error, SchemaChanged):
-            ready = _changed(config, ready, error, stopping)
+            ready = _changed(config, ready, error, waiting.stopping)
             continue
         if isinstance(error, Terminal) and not isinstance(error, Fenced):
             raise error
         log.error("group_restarts", extra={"group": plan.group, "error": str(error)})
-        stopping.wait(1.0)
+        waiting.stopping.wait(1.0)
 
 
 def _changed(config: GroupConfig, ready: Ready, error: SchemaChanged, stopping: threading.Event) -> Ready:
@@ -204,20 +217,18 @@ def _changed(config: GroupConfig, ready: Ready, error: SchemaChanged, stopping: 
 
 
 def _run_incarnation(
-    plan: GroupPlan, ready: Ready, lease: GroupLease, stopping: threading.Event
+    plan: GroupPlan, ready: Ready, lease: GroupLease, waiting: Waiting
 ) -> BaseException | None:
     """Run one incarnation; the error that ended it, or None when it was stopped."""
     from cluster.launch import Group
 
     try:
-        group = Group(plan)
-    except Transient as away:  # a database; no part has been made
-        return away
+        group = waiting.until("start", lambda: Group(plan))  # without a database no part is made
     except SchemaChanged as changed:
         return changed
     group.note("schema_change", [asdict(note) for note in ready.notes])
     ready.notes.clear()
-    error = _watch(group, lease, stopping)
+    error = _watch(group, lease, waiting)
     if error is None or isinstance(error, SchemaChanged):
         group.stop()
     else:
@@ -225,20 +236,20 @@ def _run_incarnation(
     return error
 
 
-def _watch(group: Group, lease: GroupLease, stopping: threading.Event) -> BaseException | None:
+def _watch(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException | None:
     """Look after a running incarnation; the error that ended it, or None when it was stopped."""
-    plan = group.plan
+    plan, stopping = group.plan, waiting.stopping
     try:
         group.begin()
         while not group.streaming():  # what it waits for may be lost before it ever streams
-            if (error := _tend(group, lease)) is not None:
+            if (error := _tend(group, lease, waiting)) is not None:
                 return error
             if stopping.wait(START_SECONDS):
                 return None
         log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
         beat, copying = 0.0, True
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
-            if (error := _tend(group, lease)) is not None:
+            if (error := _tend(group, lease, waiting)) is not None:
                 return error
             copied = group.copied()
             if copying and copied and group.copies:
@@ -254,17 +265,23 @@ def _watch(group: Group, lease: GroupLease, stopping: threading.Event) -> BaseEx
     return None
 
 
-def _tend(group: Group, lease: GroupLease) -> BaseException | None:
+def _tend(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException | None:
     """Replace lost resolvers; the error that ended a part, if any."""
     if other := lease.lost:
         message = f"the group is run by {other} now"
         return Fenced(message)
     try:
         if group.lost():
+            if not waiting.due:
+                return None
             log.warning("resolver_lost", extra={"group": group.plan.group})
             group.renew()
             log.info("resolvers_resume", extra={"group": group.plan.group})
-    except (Transient, TimeoutError) as away:  # a database, or a process that is not there yet
-        log.warning("resolvers_wait", extra={"group": group.plan.group, "error": str(away)})
+            waiting.over()
+    except (Transient, TimeoutError) as away:
+        if isinstance(away, NodeUnavailable) and away.node:
+            waiting.away("resolvers", away)
+        else:  # a process that is not there yet
+            log.warning("resolvers_wait", extra={"group": group.plan.group, "error": str(away)})
         return None
     return group.check()

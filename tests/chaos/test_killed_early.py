@@ -24,7 +24,7 @@ def test_a_resolver_lost_while_a_database_is_away(servers: Servers) -> None:
         bed.moves()
         servers.by_node["pg"].stop()
         bed.wait(lambda: bed.up.kill("resolver 0"), "a process of resolver 0")
-        bed.wait(lambda: bed.up.log.read_text().count('"resolvers_wait"') >= 2, "tries again")
+        bed.wait(lambda: bed.up.log.read_text().count('"waits_for_node"') >= 2, "tries again")
         servers.by_node["pg"].start()
         bed.finish()
     finally:
