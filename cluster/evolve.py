@@ -26,7 +26,7 @@ from cluster.topology import Topology, read_topology
 from replication.engine import Catalog
 from replication.errors import SchemaChanged, Terminal
 from replication.evolution import Changed, ColumnChange, carried, differences, ignored
-from replication.schema import Table, TableMapping, TableSchema
+from replication.schema import Column, Table, TableMapping, TableSchema
 
 log = logging.getLogger(__name__)
 Found = Mapping[str, Mapping[str, TableSchema | None]]
@@ -100,7 +100,6 @@ def evolve(
     for node, state in states.items():
         _renew(state, config, agreed, found.get(node, {}), accept)
     topology = as_agreed(topology, states)
-    topology = replace(topology, tables=tuple(_knowing(t, states) for t in topology.tables))
     for note in notes:
         detail = {"table": note.table, "node": note.node, "change": note.change}
         log.warning(f"schema_change_{note.outcome}", extra=detail)
@@ -203,6 +202,8 @@ def _carry(
 ) -> None:
     """Make a change on every other node that has the table."""
     engine, other = config.node(node).engine, node
+    if change.what is Changed.ADDED and (why := _takes_fields(config, catalogs, table, change.column, found)):
+        _halt(config, states, Halt(table.name, node, why), stopped)
     try:
         fill = catalogs[node].filled(table.mapping, change.column) if change.what is Changed.ADDED else None
         for other, catalog in catalogs.items():
@@ -215,6 +216,33 @@ def _carry(
     except Terminal as error:
         where = "" if other == node else f" cannot be made on {other}"
         _halt(config, states, Halt(table.name, node, f"{change}{where}: {error.message}"), stopped)
+
+
+def _takes_fields(
+    config: GroupConfig, catalogs: Mapping[str, Catalog], table: Table, column: Column, found: Found
+) -> str:
+    """Why a new column cannot be carried: documents have its field already, and it has travelled; or empty.
+
+    What the SQL nodes have of it is in the column of the rest, as JSON; in the new column their rows have the
+    default. So the values must be read anew from the documents. A field that has not travelled yet is in the
+    log, and is read for the new column.
+    """
+    mapping = table.mapping
+    if not mapping.rest:
+        return ""
+    names = [c.name for c in table.schema.columns if c.name != column.name]
+    for documents in (n.name for n in config.nodes if n.engine in UNDECLARED_ENGINES):
+        taken = {mapping.local(documents, name).split(".")[0] for name in names} | mapping.exclude
+        field_ = mapping.local(documents, column.name).split(".")[0]
+        for node, tables in found.items():
+            known = field_ not in taken and tables.get(table.name) is not None
+            if known and catalogs[node].rest_has(table, field_):
+                return (
+                    f"{node} has values of the field {field_} in {mapping.rest}; "
+                    f"add the column on every node, and once the group runs: sync-worker backfill "
+                    f"{table.name} --from {documents}"
+                )
+    return ""
 
 
 def _agree(
@@ -255,15 +283,10 @@ def _renew(
         under, before = state.agreed.get(m.name, ("", ()))
         if under == mapped_as(m) and (new := set(agreed[m.name]).difference(before)):
             state.late[m.name] = tuple(sorted(new.union(state.late.get(m.name, ()))))
+        once = {*before, *state.past.get(m.name, ())}.difference(agreed[m.name])
+        state.past[m.name] = tuple(sorted(once))
     state.agreed = {m.name: (mapped_as(m), agreed[m.name]) for m in config.tables}
     for name in accept:
         if (why := state.halted.get(name)) is not None:
             state.accepted[name] = max(why.order, state.accepted.get(name, 0))
     state.halted = {}
-
-
-def _knowing(table: Table, states: Mapping[str, NodeState]) -> Table:
-    known = {node: s.tables[table.name] for node, s in states.items() if table.name in s.tables}
-    accepted = {node: s.accepted[table.name] for node, s in states.items() if table.name in s.accepted}
-    late = frozenset(column for s in states.values() for column in s.late.get(table.name, ()))
-    return replace(table, known=known, accepted=accepted, late=late)

@@ -49,6 +49,7 @@ class NodeState:
         accepted: to the order in the node's log up to which changes of the table itself are settled.
         halted: to why it stopped the group.
         late: to the columns that did not travel from the beginning.
+        past: to the columns that travelled once.
     """
 
     tables: dict[str, TableSchema] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class NodeState:
     accepted: dict[str, int] = field(default_factory=dict)
     halted: dict[str, Halt] = field(default_factory=dict)
     late: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    past: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def dump(self) -> str:
         """As JSON text. Orders have up to 96 bits, so they are hexadecimal."""
@@ -66,6 +68,7 @@ class NodeState:
                 "accepted": {name: f"{order:x}" for name, order in self.accepted.items()},
                 "halted": {h.table: [h.node, h.change, f"{h.order:x}"] for h in self.halted.values()},
                 "late": self.late,
+                "past": self.past,
             }
         )
 
@@ -79,6 +82,7 @@ class NodeState:
             {name: int(order, 16) for name, order in s["accepted"].items()},
             {t: Halt(t, node, change, int(order, 16)) for t, (node, change, order) in s["halted"].items()},
             {name: tuple(columns) for name, columns in s["late"].items()},
+            {name: tuple(columns) for name, columns in s.get("past", {}).items()},
         )
 
 
@@ -133,15 +137,23 @@ def agreed_columns(states: Mapping[str, NodeState], mapping: TableMapping) -> tu
 
 
 def as_agreed(topology: Topology, states: Mapping[str, NodeState]) -> Topology:
-    """The topology with only those columns that travel."""
+    """The topology with only those columns that travel, and with what is known of each node's tables."""
     tables = []
     for table in topology.tables:
         agreed = agreed_columns(states, table.mapping)
         if agreed is not None:
             columns = tuple(c for c in table.schema.columns if c.name in agreed)
             table = replace(table, schema=replace(table.schema, columns=columns))
-        tables.append(table)
+        tables.append(_knowing(table, states))
     return replace(topology, tables=tuple(tables))
+
+
+def _knowing(table: Table, states: Mapping[str, NodeState]) -> Table:
+    known = {node: s.tables[table.name] for node, s in states.items() if table.name in s.tables}
+    accepted = {node: s.accepted[table.name] for node, s in states.items() if table.name in s.accepted}
+    late = frozenset(column for s in states.values() for column in s.late.get(table.name, ()))
+    past = frozenset(column for s in states.values() for column in s.past.get(table.name, ()))
+    return replace(table, known=known, accepted=accepted, late=late, past=past)
 
 
 def _dump_schema(schema: TableSchema) -> dict[str, Any]:

@@ -150,6 +150,9 @@ class SchemaEditor(Protocol):
     def widen_column(self, table: Table, column: Column, source_engine: str) -> None:
         """Let a column hold what `column` holds; one that does is left as it is."""
 
+    def rest_has(self, table: Table, field: str) -> bool:
+        """Whether a row has this field in the column of the rest, of any value."""
+
 
 class Catalog(SchemaEditor, Protocol):
     """Reads and creates tables."""

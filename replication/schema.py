@@ -130,6 +130,7 @@ class Table:
             in it does not announce changes which the mapped columns survive.
         accepted: for each node, the order in its log up to which changes of the table itself are settled.
         late: columns that travel only since the group has run. A document without one may be older than it.
+        past: columns that no longer travel. Their fields stay in the documents, and are none of the rest.
     """
 
     mapping: TableMapping
@@ -137,6 +138,7 @@ class Table:
     known: Mapping[str, TableSchema] = field(default_factory=dict)
     accepted: Mapping[str, int] = field(default_factory=dict)
     late: frozenset[str] = frozenset()
+    past: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

@@ -81,6 +81,10 @@ class MemoryCatalog:
         """See `engine.SchemaEditor.widen_column`."""
         widen_column(self._session.database(), table, column, self._session.node)
 
+    def rest_has(self, table: Table, field: str) -> bool:
+        """See `engine.SchemaEditor.rest_has`. No column here is for the rest of a document."""
+        return False
+
     def close(self) -> None:
         """Disconnect. Safe to call twice."""
         self._session.close()

@@ -54,7 +54,8 @@ class Layout:
         """The place of the column of the rest, or None."""
         if self.rest is not None:
             self.paths[self.rest] = (_NOWHERE,)
-        self.taken = {path[0] for path in self.paths} | table.mapping.exclude | {"_id"}
+        past = {table.mapping.local(node.name, name).split(".")[0] for name in table.past}
+        self.taken = {path[0] for path in self.paths} | past | table.mapping.exclude | {"_id"}
         """Fields that are not of the rest."""
         self.late = [i for i, c in enumerate(self.columns) if c.name in table.late]
         self.data_places = [i for i in range(len(self.columns)) if i not in self.key_places]

@@ -88,6 +88,10 @@ class MongoCatalog:
     def widen_column(self, table: Table, column: Column, source_engine: str) -> None:
         """See `engine.SchemaEditor`. There is nothing to widen."""
 
+    def rest_has(self, table: Table, field: str) -> bool:
+        """See `engine.SchemaEditor`. Documents have their fields, and no column for the rest of them."""
+        return False
+
     def close(self) -> None:
         """See `engine.Catalog`."""
         self._db.client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -79,6 +80,16 @@ class MysqlCatalog:
             local = _find(read_columns(c, name), table.mapping.local(self.node.name, column.name))
             if local is not None:
                 alter.widen_column(c, name, local, replace(column, nullable=nullable), type)
+
+    def rest_has(self, table: Table, field: str) -> bool:
+        """See `SchemaEditor.rest_has`."""
+        rest = quoted(table.mapping.local(self.node.name, table.mapping.rest))
+        name = quoted(table_name(self.node, table.mapping))
+        path = f"$.{json.dumps(field, ensure_ascii=False)}"
+        with self._session.use() as c, c.cursor() as cursor:
+            query = f"SELECT 1 FROM {name} WHERE JSON_CONTAINS_PATH({rest}, 'one', %s) LIMIT 1"
+            cursor.execute(query, [path])
+            return cursor.fetchone() is not None
 
     def close(self) -> None:
         """See `Catalog.close`."""

@@ -98,6 +98,15 @@ class PostgresCatalog:
                     type = self._type(c, column.type, source_engine == "postgres")
                     alter.widen_column(c, name, found, replace(column, nullable=nullable), type)
 
+    def rest_has(self, table: Table, field: str) -> bool:
+        """See `SchemaEditor.rest_has`."""
+        here = self.node.name
+        rest = quoted(table.mapping.local(here, table.mapping.rest))
+        name = quoted_table(table.mapping.names[here])
+        with self._session.use() as c:
+            query = f"SELECT 1 FROM {name} WHERE {rest} -> %s::text IS NOT NULL LIMIT 1"
+            return c.execute(query.encode(), [field]).fetchone() is not None
+
     def close(self) -> None:
         """See `Catalog.close`."""
         self._session.close()
