@@ -35,7 +35,7 @@ COMMANDS = {
     "reset": "go on although a node's log was lost, and copy anew",
     "conflicts": "list and show recorded conflicts",
     "dlq": "list, retry and discard rows on hold",
-    "audit": "show the audit log",
+    "audit": "show the audit log, and prove it",
 }
 log = logging.getLogger(__name__)
 _INTERRUPTED = 130

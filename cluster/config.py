@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.config_audit import SEALED_BESIDE, AuditConfig, read_audit
 from cluster.config_nodes import read_nodes
 from cluster.config_reader import Problem, Report, Value, compose
 from cluster.config_tables import read_tables
@@ -59,6 +60,7 @@ class GroupConfig:
         ordering: `key` or `transaction`.
         shards: how many resolvers; `auto` is resolved by `auto_shards`.
         audit_path: the audit log's folder, absolute.
+        audit: how the audit log proves itself.
         api: the HTTP interface.
         limits: sizes and times.
         source: the file's name as given, for messages.
@@ -74,6 +76,7 @@ class GroupConfig:
     audit_path: Path
     api: ApiConfig = ApiConfig()
     limits: Limits = Limits()
+    audit: AuditConfig = SEALED_BESIDE
     source: str = field(default="", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -174,6 +177,7 @@ def _read_group(root: Value) -> GroupConfig | None:
     ordering = (
         sections["ordering"].choice(("key", "transaction")) if "ordering" in sections else None
     ) or "key"
+    audit_path, audit = read_audit(sections.get("audit"), root.report.folder)
     create = sections["create_tables"].boolean() if "create_tables" in sections else None
     return GroupConfig(
         group=group or "",
@@ -182,7 +186,8 @@ def _read_group(root: Value) -> GroupConfig | None:
         create_tables=bool(create),
         ordering=ordering or "key",
         shards=_read_shards(sections.get("shards"), ordering or "key"),
-        audit_path=_read_audit(sections.get("audit"), root.report.folder),
+        audit_path=audit_path,
+        audit=audit,
         api=_read_api(sections["api"]) if "api" in sections else ApiConfig(),
         limits=_read_limits(sections["limits"]) if "limits" in sections else Limits(),
         source=root.report.file,
@@ -197,12 +202,6 @@ def _read_shards(value: Value | None, ordering: str) -> int:
     if ordering == "transaction" and shards is not None and shards > 1:
         value.complain("ordering: transaction needs one shard", "write shards: 1, or leave it out")
     return shards or 1
-
-
-def _read_audit(value: Value | None, folder: Path) -> Path:
-    fields = {} if value is None else value.record(("path",))
-    path = fields["path"].text() if "path" in fields else None
-    return folder / (path or "data/audit")
 
 
 def _read_api(value: Value) -> ApiConfig:

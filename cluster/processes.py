@@ -7,7 +7,6 @@ which raises the error that ended the part.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from actors.limits import Limits
 from actors.pipeline import copied_from, without
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
 from actors.resolver import Resolver, ShardStatus, make_shard
+from cluster.audit_log import open_writer
+from cluster.config_audit import SEALED_BESIDE, AuditConfig
 from cluster.logs import configure_logging, secrets_of
-from replication.audit.writer import AuditWriter
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
@@ -46,6 +46,7 @@ class GroupPlan:
     audit_path: Path
     limits: Limits
     log_level: str = "info"
+    audit: AuditConfig = SEALED_BESIDE
 
     def engines(self) -> dict[str, Engine]:
         """Every node's engine, by name in sorted order."""
@@ -80,8 +81,7 @@ class AuditProcess(_Part):
 
     def __init__(self, plan: GroupPlan) -> None:
         super().__init__(plan)
-        now = lambda: time.time_ns() // 1000  # noqa: E731  a clock, handed in
-        self._log = AuditLog(AuditWriter(plan.audit_path, plan.group, now, shards=plan.shards))
+        self._log = AuditLog(open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards))
 
     def write(self, records: Sequence[Record]) -> None:
         """See `AuditLog.write`."""

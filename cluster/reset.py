@@ -8,15 +8,14 @@ logs keep their places, so nothing that was written there is lost.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 from actors.pipeline import raise_all
+from cluster.audit_log import open_writer
 from cluster.commands.common import engines_of
 from cluster.config import GroupConfig
-from replication.audit.writer import AuditWriter
 from replication.backfill import CopyProgress, state_name
 from replication.engine import StateStore
 from replication.errors import ConfigError, SchemaChanged
@@ -123,8 +122,7 @@ def other_source(config: GroupConfig, node: str, named: str | None) -> str:
 
 
 def _record(config: GroupConfig, gap: Gap, *, is_new_log: bool) -> None:
-    now = lambda: time.time_ns() // 1000  # noqa: E731  a clock, handed in
-    writer = AuditWriter(config.audit_path, config.group, now, shards=config.shards)
+    writer = open_writer(config.audit_path, config.group, config.audit, shards=config.shards)
     try:
         detail = {"node": gap.node, "after": gap.after, "until": gap.until, "copied_from": gap.copied_from}
         writer.add_operator("log_gap", detail)

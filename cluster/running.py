@@ -21,11 +21,11 @@ from actors.audit import NoteRecords
 from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.recopy import Recopied, Recopy
 from actors.remote import Handle, RemoteCapture, RemoteLog
+from cluster.audit_log import open_writer
 from cluster.commands.common import engines_of, present_ray_token, reach
 from cluster.config import GroupConfig
 from cluster.processes import settled
 from replication.audit.store import AuditInUse, read_manifest
-from replication.audit.writer import AuditWriter
 from replication.backfill import CopyProgress, state_name
 from replication.engine import Engine, StateStore
 from replication.errors import Terminal, Transient
@@ -165,8 +165,7 @@ def note_at_rest(config: GroupConfig, records: Sequence[tuple[str, Any]]) -> Non
     """
     manifest = read_manifest(config.audit_path)
     shards = manifest.shards if manifest else config.shards
-    now = lambda: time.time_ns() // 1000  # noqa: E731  a clock, handed in
-    writer = AuditWriter(config.audit_path, config.group, now, shards=shards)
+    writer = open_writer(config.audit_path, config.group, config.audit, shards=shards)
     try:
         for kind, detail in records:
             writer.add_operator(kind, detail)

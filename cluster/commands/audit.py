@@ -1,10 +1,22 @@
-"""Show the audit log: every change, every decision, every conflict, and what operators did.
+"""Show the audit log, and prove that it is what was written.
 
-Reads the log's folder only; no database is needed, and a group may be running.
+It holds every change, every decision, every conflict, and what operators did. Only the log's folder is
+read; no database is needed, and a group may be running.
+
+`verify` checks every record, segment and signed head, and names the first that is not what was written.
+What was cut off at the end together with its heads shows only against a head that was kept elsewhere: `head`
+prints the newest, `--head` compares. `proof` prints a proof that stands without the log, and
+`verify --proof` checks it.
 
 Examples:
   sync-worker audit tail -n 50
   sync-worker audit tail -f --table orders --kind change
+  sync-worker audit verify
+  sync-worker audit head > /somewhere/else/head.json
+  sync-worker audit verify --head /somewhere/else/head.json --public-key signer.pem
+  sync-worker audit verify --stream changes/orders --from 100 --to 200
+  sync-worker audit proof --stream changes/orders --record 100 > proof.json
+  sync-worker audit verify --proof proof.json
 """
 
 from __future__ import annotations
@@ -15,6 +27,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from cluster.commands import audit_proofs as proving
 from cluster.commands.common import OK, add_audit_folder, add_json, audit_folder, print_json, time_text
 
 KINDS = ("change", "decision", "conflict", "hold", "operator")
@@ -32,10 +45,26 @@ def add_tail_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-ACTIONS = {"tail": ("the newest records, and with -f what is added", add_tail_arguments)}
+ACTIONS = {
+    "tail": ("the newest records, and with -f what is added", add_tail_arguments),
+    "verify": ("check the log, a part of it, or a proof", proving.add_verify_arguments),
+    "head": ("print the newest signed head, to be kept elsewhere", proving.add_head_arguments),
+    "proof": ("print the proof of a record, or of growth since a head", proving.add_proof_arguments),
+}
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run an action."""
+    actions = {
+        "tail": run_tail,
+        "verify": proving.run_verify,
+        "head": proving.run_head,
+        "proof": proving.run_proof,
+    }
+    return actions[args.action](args)
+
+
+def run_tail(args: argparse.Namespace) -> int:
     """Print the newest records, oldest first; with `-f` until interrupted."""
     from replication.audit.reader import Filter, Follower
 

@@ -161,7 +161,7 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> Gro
         retry_max=config.limits.retry_max_seconds,
     )
     path = config.audit_path.absolute()
-    return GroupPlan(config.group, config.nodes, tables, config.shards, path, limits, log_level)
+    return GroupPlan(config.group, config.nodes, tables, config.shards, path, limits, log_level, config.audit)
 
 
 def _run_group(

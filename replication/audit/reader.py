@@ -46,7 +46,7 @@ def read(path: Path, stream: str) -> Iterator[pa.RecordBatch]:
 def entries(path: Path, stream: str) -> Iterator[dict[str, Any]]:
     """All records of one stream as dictionaries that JSON can hold, oldest first."""
     for batch in read(path, stream) if stream in streams(path) else ():
-        yield from _entries(stream, batch)
+        yield from printable(stream, batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Follower:
                     break
                 rows = self._only.rows(stream, batch)
                 newest = rows.slice(max(0, rows.num_rows - missing))
-                found += _entries(stream, newest)
+                found += printable(stream, newest)
                 missing -= newest.num_rows
         found.sort(key=_recorded)
         return found[-count:] if count else []
@@ -111,7 +111,7 @@ class Follower:
             if stream not in self._cursors:
                 self._cursors[stream] = _Cursor(store.stream_folder(self._path, stream))
             for batch in self._cursors[stream].new():
-                found += _entries(stream, self._only.rows(stream, batch))
+                found += printable(stream, self._only.rows(stream, batch))
         found.sort(key=_recorded)
         return found
 
@@ -180,7 +180,7 @@ def _recorded(entry: dict[str, Any]) -> int:
     return recorded
 
 
-def _entries(stream: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+def printable(stream: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Rows as dictionaries that JSON can hold."""
     names = batch.schema.names
     columns = [_printable(column) for column in batch.columns]

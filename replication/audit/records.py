@@ -72,6 +72,14 @@ CONFLICT_SCHEMA = pa.schema(
 
 OPERATOR_SCHEMA = pa.schema([("kind", pa.utf8()), ("detail", pa.utf8())])
 
+_CHANGE_PLACE = frozenset({*_ORIGIN.names, "_op", "_hi", "_lo", "_ts"})
+_PAYLOAD = {
+    DECISIONS: frozenset({"_key"}),
+    CONFLICTS: frozenset({"ident", "key", "key_text", "left_image", "right_image"}),
+    HOLDS: frozenset({"key", "key_text", "reason"}),
+    OPERATOR: frozenset({"detail"}),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ConflictRecord:
@@ -108,6 +116,13 @@ class ConflictRecord:
     policy: str
     left_image: str | None = None
     right_image: str | None = None
+
+
+def payload_columns(stream: str, names: Sequence[str]) -> frozenset[str]:
+    """Which columns hold what applications wrote, keys included; the others say where and when."""
+    if stream.partition("/")[0] == CHANGES:
+        return frozenset(names) - _CHANGE_PLACE
+    return _PAYLOAD[stream] & frozenset(names)
 
 
 def stamp(rows: pa.RecordBatch, recorded: int) -> pa.RecordBatch:

@@ -50,6 +50,8 @@ class Header:
         number: place in the stream, from 1.
         opened: when it was begun, microseconds since 1970.
         previous: running digest of the segment before, hexadecimal; empty for the first.
+        key: name of the key that its payload is encrypted with; empty if it is not.
+        columns: the columns before encryption, as `stored.schema_text` has them; empty without.
     """
 
     group: str
@@ -57,6 +59,8 @@ class Header:
     number: int
     opened: int
     previous: str = ""
+    key: str = ""
+    columns: str = ""
 
     def on(self, schema: pa.Schema) -> pa.Schema:
         """The schema with this header in its metadata."""
@@ -84,6 +88,8 @@ class Segment:
         flushes: commits so far.
         digest: running SHA-256 of those bytes.
         marks: as of the last commit.
+        tree: the stream's tree after these rows, see `merkle.Frontier.state`; empty if it was not kept.
+        raw: running SHA-256 of all bytes up to the last commit, its own included.
     """
 
     schema: pa.Schema
@@ -92,18 +98,21 @@ class Segment:
     flushes: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     marks: Marks = field(default_factory=dict)
+    tree: str = ""
+    raw: Any = field(default_factory=hashlib.sha256, compare=False)
 
     @property
     def header(self) -> Header:
         """What it says of itself."""
         return Header.of(self.schema)
 
-    def encode(self, batches: Sequence[pa.RecordBatch], marks: Marks) -> bytes:
+    def encode(self, batches: Sequence[pa.RecordBatch], marks: Marks, tree: str = "") -> bytes:
         """The bytes of one flush, to be appended and synced before the next one; the state moves on.
 
         Args:
             batches: at least one, with this segment's columns.
             marks: true once these batches are recorded.
+            tree: likewise.
         """
         alike = [pa.RecordBatch.from_arrays(b.columns, schema=self.schema) for b in batches]
         start, body = _messages(self.schema, alike)
@@ -111,7 +120,8 @@ class Segment:
         self.rows += sum(b.num_rows for b in batches)
         self.flushes += 1
         self.marks = marks
-        note = json.dumps({"rows": self.rows, "marks": dict(marks)}, separators=(",", ":"))
+        self.tree = tree
+        note = json.dumps({"rows": self.rows, "marks": dict(marks), "tree": tree}, separators=(",", ":"))
         self.digest.update(data)
         self.digest.update(note.encode())
         key = b"%s%d" % (self.header.commit_key, self.flushes)
@@ -119,6 +129,8 @@ class Segment:
         commit = json.dumps({"sha256": self.digest.hexdigest(), "note": note})
         _, end = _messages(self.schema, [empty], {key: commit})
         self.size += len(data) + len(end)
+        self.raw.update(data)
+        self.raw.update(end)
         return data + end
 
 
@@ -141,6 +153,8 @@ def recover(data: bytes, stream: str, number: int) -> Segment | None:
     if any(number > flushes + 1 for number in later):
         message = f"the records after byte {size} are damaged although they had been acknowledged"
         raise AuditDamaged(message, hint=DAMAGE_HINT)
+    if found is not None:
+        found.raw.update(memoryview(data)[:size])
     return found
 
 
@@ -245,6 +259,6 @@ def _read_commit(segment: Segment, key: bytes, message: memoryview) -> bool:
         note = json.loads(commit["note"])
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    segment.rows, segment.marks = note["rows"], note["marks"]
+    segment.rows, segment.marks, segment.tree = note["rows"], note["marks"], note.get("tree", "")
     segment.flushes += 1
     return True

@@ -1,7 +1,9 @@
-"""The audit log's folder. The only module of `replication.audit` that touches files.
+"""The audit log's folder; with `evidence.py` all of `replication.audit` that touches files.
 
     lock                          held by the one writer
     manifest.json                 group, shards, whether the last run drained
+    heads.jsonl                   signed tree heads, see `heads.py`
+    signing.key                   the key that signs them, where no other was named
     STREAM/00000001.parquet       sealed segment, zstd
     STREAM/00000002.arrow         open segment; `segment.py` says what is inside
 
@@ -13,9 +15,10 @@ folder; a reader that finds both files of a segment takes the sealed one.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +27,11 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replication.audit.segment import AuditDamaged, Marks, Segment, committed_batches, recover
+from replication.audit.segment import DAMAGE_HINT, AuditDamaged, Marks, Segment, committed_batches, recover
+from replication.audit.stored import DataKeys, Form
 from replication.errors import ConfigError, Terminal
 
-_FINAL = b"sync_worker.final"
+FINAL = b"sync_worker.final"
 _FORMAT = 1
 _ROW_GROUP = 1 << 18
 
@@ -123,29 +127,30 @@ def segments(folder: Path) -> list[SegmentFile]:
     return [found[number] for number in sorted(found)]
 
 
-def read_segment(file: SegmentFile) -> Iterator[pa.RecordBatch]:
-    """A segment's rows, oldest first, without our metadata; also while it is written or being sealed."""
+def read_segment(file: SegmentFile, keys: DataKeys | None = None) -> Iterator[pa.RecordBatch]:
+    """A segment's rows as they were recorded, oldest first; also while it is written or being sealed."""
     if not file.sealed:
         try:
             data = file.path.read_bytes()
         except FileNotFoundError:
             file = SegmentFile(file.number, file.path.with_suffix(".parquet"), True)
         else:
-            yield from map(_plain, committed_batches(data)[0])
+            yield from _clear(committed_batches(data)[0], keys)
             return
     with pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):
-            yield from map(_plain, parquet.read_row_group(group).to_batches())
+            yield from _clear(parquet.read_row_group(group).to_batches(), keys)
 
 
-def read_tail(file: SegmentFile) -> Iterator[pa.RecordBatch]:
+def read_tail(file: SegmentFile, keys: DataKeys | None = None) -> Iterator[pa.RecordBatch]:
     """A segment's batches, newest first; only as much is read as is taken."""
     if not file.sealed:
-        yield from reversed(list(read_segment(file)))
+        yield from reversed(list(read_segment(file, keys)))
         return
     with pq.ParquetFile(file.path) as parquet:
         for group in reversed(range(parquet.num_row_groups)):
-            yield from map(_plain, reversed(parquet.read_row_group(group).to_batches()))
+            for batch in reversed(parquet.read_row_group(group).to_batches()):
+                yield from _clear([batch], keys)
 
 
 def count_rows(file: SegmentFile) -> int:
@@ -153,7 +158,7 @@ def count_rows(file: SegmentFile) -> int:
     return int(pq.read_metadata(file.path).num_rows)
 
 
-def read_since(path: Path, offset: int) -> tuple[list[pa.RecordBatch], int]:
+def read_since(path: Path, offset: int, keys: DataKeys | None = None) -> tuple[list[pa.RecordBatch], int]:
     """What complete flushes an open segment has gained after the byte `offset`, and the offset after them.
 
     Raises:
@@ -166,33 +171,38 @@ def read_since(path: Path, offset: int) -> tuple[list[pa.RecordBatch], int]:
                 schema = reader.schema
             file.seek(offset)
         batches, size = committed_batches(file.read(), schema)
-    return [_plain(b) for b in batches], offset + size
+    return list(_clear(batches, keys)), offset + size
 
 
-def seal(path: Path, stream: str) -> None:
-    """Turn a finished `.arrow` segment into Parquet, atomically.
+def seal(path: Path, stream: str) -> str:
+    """Turn a finished `.arrow` segment into Parquet, atomically; gives the new file's SHA-256.
 
-    The Parquet file's metadata keeps the header and, under `sync_worker.final`, rows, digest and marks.
+    The Parquet file's metadata keeps the header and, under `sync_worker.final`, rows, digest, marks and tree.
     """
     data = path.read_bytes()
     segment = _recover(path, stream, data)
     batches, _ = committed_batches(data)
     if segment is None or sum(b.num_rows for b in batches) != segment.rows:
         message = f"{path}: not all records of this finished segment can be read"
-        raise AuditDamaged(
-            message, hint="restore the file from a backup, or move it away to go on without it"
-        )
-    final = {"rows": segment.rows, "sha256": segment.digest.hexdigest(), "marks": dict(segment.marks)}
-    schema = segment.schema.with_metadata({**segment.schema.metadata, _FINAL: json.dumps(final)})
+        raise AuditDamaged(message, hint=DAMAGE_HINT)
+    final = {
+        "rows": segment.rows,
+        "sha256": segment.digest.hexdigest(),
+        "marks": dict(segment.marks),
+        "tree": segment.tree,
+    }
+    schema = segment.schema.with_metadata({**segment.schema.metadata, FINAL: json.dumps(final)})
     temporary = path.with_suffix(".parquet.tmp")
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for group in _groups(batches):
             writer.write_table(pa.Table.from_batches(group).replace_schema_metadata(schema.metadata))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     temporary.rename(path.with_suffix(".parquet"))
     sync_folder(path.parent)
     path.unlink()
+    return digest
 
 
 @dataclass(slots=True)
@@ -203,6 +213,7 @@ class Recovered:
         next_number: number of the next segment to begin.
         marks: as of the last complete flush.
         digest: running digest of the last segment, hexadecimal.
+        tree: the stream's tree; empty if it was not kept.
         open: the segment to go on with, and its file.
         to_seal: finished segments that are not Parquet yet.
         cut: bytes of a torn flush that were cut off.
@@ -211,6 +222,7 @@ class Recovered:
     next_number: int = 1
     marks: Marks | None = None
     digest: str = ""
+    tree: str = ""
     open: tuple[Segment, Path] | None = None
     to_seal: list[Path] | None = None
     cut: int = 0
@@ -233,14 +245,17 @@ def recover_stream(folder: Path, stream: str) -> Recovered:
         last = files.pop()
         if last.sealed:
             metadata = pq.read_metadata(last.path).metadata
-            final = json.loads(metadata[_FINAL])
+            final = json.loads(metadata[FINAL])
             result.marks, result.digest = final["marks"], final["sha256"]
+            result.tree = final.get("tree", "")
             break
         segment = _recover_open(last.path, stream, result)
         if segment is not None:
             result.marks, result.digest = segment.marks, segment.digest.hexdigest()
+            result.tree = segment.tree
             result.open = (segment, last.path)
             break
+        result.next_number = last.number  # nothing of it is left
     result.to_seal = [f.path for f in files if not f.sealed]
     sync_folder(folder)
     return result
@@ -296,8 +311,12 @@ def _replace(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    return batch.replace_schema_metadata(None)
+def _clear(batches: Iterable[pa.RecordBatch], keys: DataKeys | None) -> Iterator[pa.RecordBatch]:
+    """The rows as they were recorded, without our metadata; the batches are of one segment."""
+    form: Form | None = None
+    for batch in batches:
+        form = form or Form(batch.schema, keys)
+        yield form.clear(batch)
 
 
 def _groups(batches: list[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:

@@ -12,14 +12,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from replication.audit import store
+from replication.audit import evidence, store
+from replication.audit.heads import Signer
 from replication.audit.holds import HOLD_SCHEMA, HoldRecord
 from replication.audit.records import (
     CHANGES,
@@ -36,91 +35,12 @@ from replication.audit.records import (
     operator_records,
     stamp,
 )
-from replication.audit.segment import Header, Segment
+from replication.audit.seals import Seals
+from replication.audit.stream import ROLLING, Rolling, Stream
 from replication.errors import ConfigError, Terminal
 
 RECENT_CONFLICTS = 1_000_000
 """How many conflicts back a repeated one is recognised; a restart re-reads far fewer."""
-_MESSAGE_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Rolling:
-    """When a segment is finished: at this size, or this long after it was begun."""
-
-    bytes: int = 64 * 1024 * 1024
-    seconds: int = 3600
-
-
-class _Stream:
-    """One stream: what waits to be written, and the open segment."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        self.name = name
-        self.folder = store.stream_folder(root, name)
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True)
-            store.sync_folder(self.folder.parent)
-            store.sync_folder(root)
-        found = store.recover_stream(self.folder, name)
-        self.number = found.next_number
-        self.digest = found.digest
-        self.cut = found.cut
-        self.to_seal = list(found.to_seal or ())
-        self.recorded = dict(found.marks or {})
-        """Marks of what is in the file."""
-        self.added = dict(self.recorded)
-        """Marks with what waits, too."""
-        self.waiting: list[tuple[pa.RecordBatch, str, str]] = []
-        self.segment: Segment | None = None
-        self.path = Path()
-        self.descriptor = -1
-        if found.open:
-            self.segment, self.path = found.open
-            self.descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-
-    def add(self, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:
-        self.waiting.append((rows, mark, order))
-        if mark:
-            self.added[mark] = order
-
-    def write(self, group: str, rolling: Rolling, now: int) -> None:
-        """Append what waits, durably; segments that this finishes are in `to_seal`."""
-        waiting, self.waiting = self.waiting, []
-        for _, alike in groupby(waiting, key=lambda item: item[0].schema):
-            items = list(alike)
-            segment = self._segment_for(items[0][0].schema, group, rolling, now)
-            self.recorded.update((mark, order) for _, mark, order in items if mark)
-            is_first = segment.size == 0
-            store.append(self.descriptor, segment.encode(_join([b for b, _, _ in items]), self.recorded))
-            if is_first:
-                store.sync_folder(self.folder)
-
-    def _segment_for(self, schema: pa.Schema, group: str, rolling: Rolling, now: int) -> Segment:
-        if self.segment is not None:
-            header = self.segment.header
-            old = self.segment.size >= rolling.bytes or now - header.opened >= rolling.seconds * 1_000_000
-            if not old and self.segment.schema.equals(schema):
-                return self.segment
-            self.finish()
-        header = Header(group, self.name, self.number, now, self.digest)
-        self.segment = Segment(header.on(schema))
-        self.path = self.folder / f"{self.number:08}.arrow"
-        self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self.number += 1
-        return self.segment
-
-    def finish(self) -> None:
-        if self.segment is not None:
-            self.close()
-            self.digest = self.segment.digest.hexdigest()
-            self.segment = None
-            self.to_seal.append(self.path)
-
-    def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
 
 
 class AuditWriter:
@@ -131,7 +51,8 @@ class AuditWriter:
         group: the group's name.
         now: the clock, microseconds since 1970.
         shards: how many shards the group has.
-        rolling: when segments are finished.
+        rolling: when segments are finished and heads are signed.
+        signer: signs the tree heads; without one, a key that is kept in the folder.
 
     Raises:
         AuditInUse: another process writes to this folder.
@@ -146,21 +67,23 @@ class AuditWriter:
         now: Callable[[], int],
         *,
         shards: int = 1,
-        rolling: Rolling = Rolling(),
+        rolling: Rolling = ROLLING,
+        signer: Signer | None = None,
     ) -> None:
         self._root = path
         self._group = group
         self._now = now
         self._shards = shards
         self._rolling = rolling
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._logs: dict[str, int] = {}
         self._lock = store.lock(path)
         self._sealer = ThreadPoolExecutor(1, "audit-seal")
-        self._sealing: list[Future[None]] = []
+        self._sealing: list[tuple[str, Future[str]]] = []
         self._pending = 0
         self._failed = False
         try:
+            self._seals = Seals(path, group, signer or evidence.folder_signer(path), rolling.head_seconds)
             self._open()
         except BaseException:
             self._release()
@@ -264,6 +187,9 @@ class AuditWriter:
             if stream.waiting:
                 stream.write(self._group, self._rolling, now)
             self._seal(stream)
+        if self._seals.is_due(now):
+            self._sign(now)
+        self._flushed = now
         self._pending = 0
         self._failed = False
 
@@ -280,6 +206,7 @@ class AuditWriter:
                 self.flush()
                 self._sealer.shutdown(wait=True)
                 self._check_sealing()
+                self._sign(self._flushed)
                 self._write_manifest(drained=drained)
         finally:
             self._release()
@@ -296,6 +223,9 @@ class AuditWriter:
         for stream in list(self._streams.values()):
             if stream.cut:
                 self.add_operator("audit_tail_cut", {"stream": stream.name, "bytes": stream.cut})
+        sizes = {name: stream.tree.size for name, stream in self._streams.items()}
+        for name, (said, there) in self._seals.missing(sizes).items():
+            self.add_operator("audit_records_missing", {"stream": name, "sealed": said, "found": there})
         self.flush()
 
     def _check(self, manifest: store.Manifest) -> None:
@@ -319,7 +249,7 @@ class AuditWriter:
     def _mark_of(self, node: str, shard: int) -> str:
         return f"{node}/{shard}/{self._shards}/{self._log(node)}"
 
-    def _mark(self, stream: _Stream, node: str, shard: int) -> int:
+    def _mark(self, stream: Stream, node: str, shard: int) -> int:
         """The highest order recorded.
 
         Marks made under another number of shards count for all: it changes only when nothing is on its way.
@@ -339,24 +269,30 @@ class AuditWriter:
     def _write_manifest(self, *, drained: bool) -> None:
         store.write_manifest(self._root, store.Manifest(self._group, self._shards, drained, self._logs))
 
-    def _stream(self, name: str) -> _Stream:
+    def _stream(self, name: str) -> Stream:
         if name not in self._streams:
-            self._streams[name] = _Stream(self._root, name)
+            self._streams[name] = Stream(self._root, name, lambda _: "")
         return self._streams[name]
 
-    def _add(self, stream: _Stream, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:
+    def _add(self, stream: Stream, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:
         stream.add(rows, mark, order)
         self._pending += rows.num_rows
 
-    def _seal(self, stream: _Stream) -> None:
-        self._sealing += [self._sealer.submit(store.seal, path, stream.name) for path in stream.to_seal]
+    def _seal(self, stream: Stream) -> None:
+        for path in stream.to_seal:
+            name = f"{stream.name}/{path.stem}.parquet"
+            self._sealing.append((name, self._sealer.submit(store.seal, path, stream.name)))
         stream.to_seal = []
 
     def _check_sealing(self) -> None:
-        done = [f for f in self._sealing if f.done()]
-        self._sealing = [f for f in self._sealing if not f.done()]
-        for future in done:
-            future.result()
+        done = [s for s in self._sealing if s[1].done()]
+        self._sealing = [s for s in self._sealing if not s[1].done()]
+        for name, future in done:
+            self._seals.sealed(name, future.result())
+
+    def _sign(self, now: int) -> None:
+        """Sign a head over all that is in the files."""
+        self._seals.sign({name: stream.head for name, stream in self._streams.items()}, now)
 
     def _release(self) -> None:
         self._sealer.shutdown(wait=True)
@@ -365,17 +301,3 @@ class AuditWriter:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-
-def _join(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Fewer, larger batches, since each costs a message; of bounded size, since offsets have 32 bits."""
-    joined: list[pa.RecordBatch] = []
-    part: list[pa.RecordBatch] = []
-    size = 0
-    for batch in batches:
-        if part and size + batch.nbytes > _MESSAGE_BYTES:
-            joined.append(pa.concat_batches(part))
-            part, size = [], 0
-        part.append(batch)
-        size += batch.nbytes
-    return [*joined, pa.concat_batches(part)]

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from replication.audit import reader
 from replication.audit.records import ConflictRecord
-from replication.audit.writer import AuditWriter, Rolling
+from replication.audit.stream import Rolling
+from replication.audit.writer import AuditWriter
 from replication.change import Op, change_schema
 
 DATA = pa.schema([("id", pa.int64()), ("note", pa.utf8())])

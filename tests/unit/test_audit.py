@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from replication.audit import reader, store
 from replication.audit.records import DECISION_SCHEMA, decision_records
 from replication.audit.segment import AuditDamaged, Header, Segment, committed_batches, recover
-from replication.audit.writer import AuditWriter, Rolling
+from replication.audit.stream import Rolling
+from replication.audit.writer import AuditWriter
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows, apply_schema
 from replication.change import Op
 from replication.errors import ConfigError, Terminal

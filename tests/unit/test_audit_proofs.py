@@ -1,0 +1,467 @@
+"""The audit log proves itself: whatever is altered, dropped, put elsewhere or cut off is found and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replication.audit import evidence, merkle, proofs, store
+from replication.audit.heads import SoftwareSigner, new_signing_key
+from replication.audit.records import change_records
+from replication.audit.rows import decode_rows, encode_rows
+from replication.audit.segment import Header, Segment, recover
+from replication.audit.stored import Form
+from replication.audit.stream import Rolling
+from replication.audit.verify import Range, faults_of, read_heads, verify
+from replication.audit.writer import AuditWriter
+from tests.unit.audit_records import changes, clock, conflict, opened, recorded
+from tests.unit.test_audit_killed import run_and_kill
+
+ROLLING = Rolling(bytes=6_000, seconds=3600, head_seconds=0)
+"""A head with every flush, a segment every few."""
+
+
+def written(path: Path, orders: range = range(1, 25), **options) -> None:
+    with opened(path, rolling=ROLLING, **options) as audit:
+        for order in orders:
+            audit.add_changes("pg", 0, "orders", changes([2 * order, 2 * order + 1]))
+            audit.add_changes("pg", 0, "items", changes([order]))
+            audit.add_conflicts([conflict(order)])
+            audit.flush()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("audit") / "log"
+    written(path)
+    return path
+
+
+@pytest.fixture
+def log(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "log"))
+
+
+def faults(path: Path, **options) -> list[str]:
+    return list(faults_of(verify(path, **options)))
+
+
+def files(path: Path, stream: str = "changes/orders") -> list[store.SegmentFile]:
+    return store.segments(store.stream_folder(path, stream))
+
+
+def test_a_log_that_nobody_touched_holds(original: Path) -> None:
+    found = verify(original)
+    assert not found.faults
+    assert found.records == found.sealed == {"changes/orders": 48, "changes/items": 24, "conflicts": 24}
+    assert found.heads == len(read_heads(original)) >= 24
+    assert len(files(original)) > 3
+    assert not files(original)[-1].sealed
+    listed = [name for head in read_heads(original) for name in head.files]
+    assert sorted(listed) == sorted(evidence.sealed_names(original)), "each once"
+
+
+# What somebody who can write to the folder can do to it.
+
+
+def rewrite(file: store.SegmentFile, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Write a sealed segment anew with other rows and everything else as it was."""
+    with pq.ParquetFile(file.path) as parquet:
+        metadata, table = parquet.schema_arrow.metadata, parquet.read()
+    pq.write_table(change(table).replace_schema_metadata(metadata), file.path, compression="zstd")
+
+
+def altered(table: pa.Table, row: int, *, forge: bool = False) -> pa.Table:
+    rows = table.to_pylist()
+    rows[row]["note"] = "forged"
+    found = pa.Table.from_pylist(rows, schema=table.schema)
+    if forge:
+        [batch] = found.combine_chunks().to_batches()
+        start = int(rows[0]["id"]) - 2
+        rows[row]["_leaf"] = Form(batch.schema).leaves(batch, start)[row]
+        found = pa.Table.from_pylist(rows, schema=table.schema)
+    return found
+
+
+def test_an_altered_record_is_named(log: Path) -> None:
+    first, second = files(log)[:2]
+    rewrite(second, lambda t: altered(t, 1))
+    record = pq.read_metadata(first.path).num_rows + 1
+    [line] = faults(log)
+    place = f"changes/orders record {record} (changes/orders/00000002.parquet)"
+    assert line.startswith(f"{place}: the record is not what was written (_recorded ")
+    assert not faults(log, only=Range("changes/items", 0, 9)), "the others hold"
+
+
+def test_an_altered_record_with_an_altered_leaf_is_found(log: Path) -> None:
+    rewrite(files(log)[1], lambda t: altered(t, 1, forge=True))
+    [line] = faults(log)
+    assert "are not those that head" in line
+
+
+def test_a_dropped_record_is_found(log: Path) -> None:
+    rewrite(files(log)[0], lambda t: pa.concat_tables([t.slice(0, 2), t.slice(3)]))
+    [line] = faults(log)
+    assert line.startswith("changes/orders record 2 "), line
+
+
+def test_records_in_another_order_are_found(log: Path) -> None:
+    rewrite(files(log)[0], lambda t: t.take([0, 1, 3, 2, *range(4, t.num_rows)]))
+    [line] = faults(log)
+    assert line.startswith("changes/orders record 2 "), line
+
+
+def test_columns_with_each_others_names_are_found(log: Path) -> None:
+    file = files(log, "conflicts")[0]
+    swapped = {"left_node": "right_node", "right_node": "left_node"}
+    rewrite(file, lambda t: t.rename_columns([swapped.get(n, n) for n in t.column_names]))
+    [line] = faults(log)
+    assert line.startswith("conflicts record 0 "), line
+
+
+@pytest.mark.parametrize("place", [0, 1, -2, -1])
+def test_a_dropped_segment_is_found(log: Path, place: int) -> None:
+    file = files(log)[place]
+    file.path.unlink()
+    [line] = faults(log)
+    assert "missing" in line
+    assert line.startswith("changes/orders record ")
+
+
+def test_a_dropped_stream_is_found(log: Path) -> None:
+    shutil.rmtree(log / "changes" / "items")
+    [line] = faults(log)
+    assert line.startswith("changes/items record 0 ")
+
+
+def test_swapped_segments_are_found(log: Path) -> None:
+    first, second = (file.path for file in files(log)[:2])
+    middle = first.with_suffix(".x")
+    first.rename(middle)
+    second.rename(first)
+    middle.rename(second)
+    [line] = faults(log)
+    assert "segment 2 of changes/orders is in its place" in line
+
+
+def test_a_segment_of_another_stream_is_found(log: Path) -> None:
+    shutil.copy(files(log, "changes/items")[0].path, files(log)[0].path)
+    [line] = faults(log)
+    assert "segment 1 of changes/items is in its place" in line
+
+
+def test_a_segment_of_the_same_place_in_another_log_is_found(log: Path, tmp_path: Path) -> None:
+    written(tmp_path / "other", range(500, 520))
+    shutil.copy(files(tmp_path / "other")[0].path, files(log)[0].path)
+    [line] = faults(log)
+    assert "are not those that head" in line
+
+
+def flushes(data: bytes, stream: str, number: int) -> list[int]:
+    """Where each flush of an open segment ends."""
+    ends = []
+    for size in range(len(data) + 1):
+        segment = recover(data[:size], stream, number)
+        if segment is not None and segment.size not in ends:
+            ends.append(segment.size)
+    return ends
+
+
+def test_a_tail_cut_at_the_end_of_a_flush_is_found(log: Path) -> None:
+    path = files(log)[-1].path
+    data = path.read_bytes()
+    ends = [e for e in flushes(data, "changes/orders", int(path.stem)) if e < len(data)]
+    assert ends, "the open segment has several flushes"
+    path.write_bytes(data[: ends[-1]])
+    [line] = faults(log)
+    assert "records 46 to 47 are missing" in line
+
+
+def places(size: int) -> Iterator[int]:
+    """Bytes of a file: its edges, and some all over it."""
+    yield from {*range(0, size, max(1, size // 40)), 1, size - 1, size - 4, size - 9} & set(range(size))
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["sealed", "open"])
+def test_any_altered_byte_of_a_segment_is_found(log: Path, which: int) -> None:
+    path = files(log)[which].path
+    data = path.read_bytes()
+    for place in places(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(bytes(damaged))
+        lines = faults(log, only=Range("changes/orders", 0, 1 << 60))
+        assert len(lines) == 1, f"byte {place}"
+        assert lines[0].startswith("changes/orders record ")
+    path.write_bytes(data)
+    assert not faults(log)
+
+
+def test_any_altered_byte_of_a_head_is_found(log: Path) -> None:
+    path = log / evidence.HEADS
+    data = path.read_bytes()
+    second = data.index(b"\n") + 1
+    for place in places(data.index(b"\n", second)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(bytes(damaged))
+        assert [f for f in faults(log) if f.startswith("heads.jsonl: head ")], f"byte {place}"
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_dropped_head_is_found(log: Path, place: int) -> None:
+    lines = evidence.head_lines(log)
+    del lines[place]
+    (log / evidence.HEADS).write_bytes(b"".join(line + b"\n" for line in lines))
+    assert f"heads.jsonl: head {place + 1} is missing: head {place + 2} is in its place" in faults(log)
+
+
+def test_swapped_heads_are_found(log: Path) -> None:
+    lines = evidence.head_lines(log)
+    lines[3:5] = lines[4], lines[3]
+    (log / evidence.HEADS).write_bytes(b"".join(line + b"\n" for line in lines))
+    assert faults(log)[0].startswith("heads.jsonl: head 4 is missing")
+
+
+def test_a_head_signed_by_somebody_else_is_found(log: Path) -> None:
+    mine = evidence.folder_signer(log)
+    (log / "signing.key").unlink()
+    theirs = evidence.folder_signer(log)
+    written(log, range(30, 32))
+    assert not faults(log), "without a trusted key, whoever signed is only named"
+    assert verify(log).signers == sorted([mine.public_key.hex(), theirs.public_key.hex()])
+    [line] = faults(log, trusted=[mine.public_key])
+    assert line.endswith(f"is signed by another key, {theirs.public_key.hex()}")
+    assert not faults(log, trusted=[mine.public_key, theirs.public_key])
+
+
+def test_a_log_that_was_rolled_back_whole_is_found_by_a_head_kept_elsewhere(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    written(log, range(1, 5))
+    earlier = Path(shutil.copytree(log, tmp_path / "earlier"))
+    written(log, range(5, 9))
+    kept = read_heads(log)[-1]
+    assert not faults(log, given=kept)
+    assert not faults(earlier), "by itself it is a good log"
+    lines = faults(earlier, given=kept)
+    assert lines[0].startswith(f"heads.jsonl: head {kept.number}, which was given, is missing")
+    assert (
+        "changes/orders record 8 (changes/orders/00000002.arrow): records 8 to 15 are missing, " in lines[2]
+    )
+    written(earlier, range(100, 140))
+    assert f"heads.jsonl: head {kept.number} is not the one that was given" in faults(earlier, given=kept)
+
+
+def test_heads_that_were_dropped_at_the_end_are_found_by_one_kept_elsewhere(log: Path) -> None:
+    kept = read_heads(log)[-1]
+    lines = evidence.head_lines(log)
+    (log / evidence.HEADS).write_bytes(b"".join(line + b"\n" for line in lines[:-2]))
+    assert [f for f in faults(log, given=kept) if "which was given, is missing" in f]
+    forged = replace(kept, number=kept.number - 1)
+    assert "heads.jsonl: the head that was given is not what was signed" in faults(log, given=forged)
+
+
+# What the writer itself may meet.
+
+
+def test_a_writer_puts_on_record_that_sealed_records_are_gone(tmp_path: Path) -> None:
+    written(tmp_path, range(1, 3))
+    files(tmp_path, "changes/items")[0].path.unlink()
+    written(tmp_path, range(3, 4))
+    [row] = [r for f in files(tmp_path, "operator") for b in store.read_segment(f) for r in b.to_pylist()]
+    assert row["kind"] == "audit_records_missing"
+    assert json.loads(row["detail"]) == {"stream": "changes/items", "sealed": 2, "found": 0}
+    assert faults(tmp_path), "and it stays found"
+
+
+def test_a_head_is_signed_when_it_is_due_and_at_the_end(tmp_path: Path) -> None:
+    now = [1_000_000]
+    audit = AuditWriter(tmp_path, "g", lambda: now[0], rolling=Rolling(head_seconds=60))
+    with closing(audit):
+        for second in (0, 1, 59, 60, 61):
+            now[0] = 1_000_000 + second * 1_000_000
+            audit.add_operator("tick", second)
+            audit.flush()
+        audit.flush()
+        times = [head.time for head in read_heads(tmp_path)]
+        assert times == [1_000_000, 61_000_000]
+    assert [h.streams["operator"].records for h in read_heads(tmp_path)] == [1, 4, 5]
+    opened(tmp_path).thing.close()
+    assert len(read_heads(tmp_path)) == 3, "nothing new, no head"
+
+
+def test_killed_anywhere_raises_no_false_alarm(tmp_path: Path) -> None:
+    start = 1
+    for acknowledgements in (1, 3, 8, 20, 35):
+        start = run_and_kill(tmp_path, start, acknowledgements)
+        found = verify(tmp_path)
+        assert not found.faults, list(faults_of(found))
+    written(tmp_path, range(start, start + 2))
+    found = verify(tmp_path)
+    assert not found.faults, list(faults_of(found))
+    assert found.records == found.sealed
+
+
+@pytest.mark.parametrize("torn", [1, 200])
+def test_a_crash_while_a_head_is_written_raises_no_false_alarm(log: Path, torn: int) -> None:
+    path = log / evidence.HEADS
+    path.write_bytes(path.read_bytes()[:-torn])
+    found = verify(log)
+    assert not found.faults
+    assert found.sealed["changes/orders"] in (46, 48)
+    written(log, range(30, 31))
+    assert not faults(log)
+    assert verify(log).sealed == verify(log).records
+
+
+def test_records_after_the_last_head_are_counted(tmp_path: Path) -> None:
+    audit = AuditWriter(tmp_path, "g", clock(), rolling=Rolling(head_seconds=60))
+    audit.add_operator("first", {})
+    audit.flush()
+    audit.add_operator("second", {})
+    audit.flush()
+    found = verify(tmp_path)
+    assert (found.records, found.sealed) == ({"operator": 2}, {"operator": 1})
+    audit.close()
+    assert verify(tmp_path).sealed == {"operator": 2}
+
+
+def test_a_log_that_was_begun_before_there_were_trees_goes_on(tmp_path: Path) -> None:
+    folder = store.stream_folder(tmp_path, "changes/orders")
+    folder.mkdir(parents=True)
+    rows = change_records("pg", 0, changes([1, 2, 3]), 7)
+    segment = Segment(Header("g", "changes/orders", 1, 0).on(rows.schema))
+    (folder / "00000001.arrow").write_bytes(segment.encode([rows], {"pg/0/1/0": "3"}))
+    with opened(tmp_path) as audit:
+        assert audit.add_changes("pg", 0, "orders", changes([3, 4])) == 1
+    assert recorded(tmp_path) == [1, 2, 3, 4]
+    found = verify(tmp_path)
+    assert not found.faults, list(faults_of(found))
+    assert found.sealed["changes/orders"] == 4
+    assert proofs.check(proofs.prove_record(tmp_path, "changes/orders", 1))
+    rewrite(files(tmp_path)[0], lambda t: altered(t, 1))
+    assert faults(tmp_path)
+
+
+# Proofs that stand alone.
+
+
+@pytest.mark.parametrize("record", [0, 17, 47])
+def test_a_record_is_proven_without_the_log(original: Path, record: int) -> None:
+    proof = json.loads(json.dumps(proofs.prove_record(original, "changes/orders", record)))
+    trusted = [evidence.folder_signer(original).public_key]
+    found = proofs.check(proof, trusted)
+    assert found["record"].column("id").to_pylist() == [record + 2]
+    with pytest.raises(proofs.ProofWrong, match="another key"):
+        proofs.check(proof, [SoftwareSigner(new_signing_key()).public_key])
+    stored = proof["stored"]
+    for wrong in (
+        {"record": (record + 1) % 48},
+        {"stored": stored[:-2] + ("00" if stored[-2:] != "00" else "01")},
+        {"stream": "changes/items"},
+        {"path": proof["path"][1:]},
+        {"path": [*proof["path"], "00" * 32]},
+        {"place": proof["place"].replace("orders", "users")},
+        {"head": proof["head"] | {"time": 1}},
+        {"head": 1},
+    ):
+        with pytest.raises(proofs.ProofWrong):
+            proofs.check(proof | wrong)
+    with pytest.raises(proofs.ProofWrong, match="not a proof"):
+        proofs.check({})
+
+
+def test_heads_grow_from_each_other_without_the_log(original: Path) -> None:
+    old = read_heads(original)[5]
+    proof = json.loads(json.dumps(proofs.prove_growth(original, old)))
+    assert proofs.check(proof)["old"] == old
+    other = read_heads(original)[4]
+    with pytest.raises(proofs.ProofWrong, match="has not grown"):
+        proofs.check(proof | {"old": asdict(other)})
+
+
+@given(st.integers(1, 70), st.data())
+def test_the_tree_proves_every_leaf_and_every_growth(size: int, data: st.DataObject) -> None:
+    leaves = [merkle.leaf_hash(bytes([i])) for i in range(size)]
+    root = merkle.root_of(leaves)
+    index = data.draw(st.integers(0, size - 1))
+    path = merkle.inclusion(leaves, index)
+    assert merkle.is_included(leaves[index], index, size, path, root)
+    assert not merkle.is_included(leaves[index], size - 1 - index, size, path, root) or size - 1 == 2 * index
+    assert not merkle.is_included(merkle.leaf_hash(b"other"), index, size, path, root)
+    old = data.draw(st.integers(1, size))
+    growth = merkle.consistency(leaves, old)
+    before = merkle.root_of(leaves[:old])
+    assert merkle.is_consistent(old, before, size, root, growth)
+    assert not merkle.is_consistent(old, merkle.leaf_hash(b"x"), size, root, growth)
+    cuts = sorted(data.draw(st.lists(st.integers(0, size), max_size=4)))
+    tree = merkle.Frontier()
+    for low, high in zip([0, *cuts], [*cuts, size], strict=True):
+        tree.extend(leaves[low:high])
+        tree = merkle.Frontier.of(tree.state)
+    assert tree.root == root
+
+
+def test_the_tree_has_the_roots_of_the_rfc() -> None:
+    """The vectors of Certificate Transparency's reference implementation."""
+    inputs = [
+        "",
+        "00",
+        "10",
+        "2021",
+        "3031",
+        "40414243",
+        "5051525354555657",
+        "606162636465666768696a6b6c6d6e6f",
+    ]
+    leaves = [merkle.leaf_hash(bytes.fromhex(text)) for text in inputs]
+    roots = {
+        0: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        1: "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+        2: "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+        3: "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+        8: "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+    }
+    assert {size: merkle.root_of(leaves[:size]).hex() for size in roots} == roots
+
+
+COLUMNS = {
+    "flag": pa.bool_(), "small": pa.int16(), "big": pa.uint64(), "ratio": pa.float32(), "day": pa.date32(),
+    "clock": pa.time64("us"), "at": pa.timestamp("us", "UTC"), "text": pa.utf8(), "blob": pa.binary(),
+}  # fmt: skip
+VALUES = st.fixed_dictionaries(
+    {
+        "flag": st.none() | st.booleans(),
+        "small": st.none() | st.integers(-(2**15), 2**15 - 1),
+        "big": st.none() | st.integers(0, 2**64 - 1),
+        "ratio": st.none() | st.floats(width=32, allow_nan=False),
+        "day": st.none() | st.dates(),
+        "clock": st.none() | st.times(),
+        "at": st.none() | st.integers(-(2**63), 2**63 - 1),
+        "text": st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+        "blob": st.none() | st.binary(),
+    }
+)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=6), st.integers(0, 2))
+def test_rows_and_their_bytes_are_the_same(rows: list[dict], skip: int) -> None:
+    schema = pa.schema(COLUMNS)
+    arrays = [pa.array([row[name] for row in rows], kind) for name, kind in COLUMNS.items()]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=schema).slice(min(skip, len(rows) - 1))
+    encoded = encode_rows(batch.columns)
+    decoded = pa.RecordBatch.from_arrays(decode_rows(encoded, schema), schema=schema)
+    decoded.validate(full=True)
+    assert decoded.equals(batch)
+    assert encode_rows(decoded.columns) == encoded
+    assert [encode_rows(batch.slice(i, 1).columns)[0] for i in range(batch.num_rows)] == encoded
