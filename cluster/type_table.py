@@ -56,6 +56,9 @@ The column that a table's `rest` names holds the fields of a document that no ot
 object. To MongoDB, null, a JSON null and an empty object are no such fields, which comes back as null: a
 narrowing. What is no object, or names a field that is mapped, begins with `$` or holds a dot, is held.
 
+A text column takes any value of MongoDB's: a string as it is, the text of an ObjectId, a UUID or a date, and
+everything else, code too, as extended JSON. In the document it stays what it is until the text is changed.
+
 The tables show the column that `create_tables` makes. A column that is there already is judged by its own
 declaration: `datetime` beside PostgreSQL's `timestamp` is narrowed down to the second, and `varchar(20)`
 beside `text` holds what is longer. `sync-worker check` shows what applies to each column of a group.

@@ -130,7 +130,8 @@ def test_the_types_of_documents() -> None:
         (Kind.JSON, ObjectId("507f1f77bcf86cd799439011"), '{"$oid":"507f1f77bcf86cd799439011"}'),
         (Kind.JSON, Code("return 1"), '{"$code":"return 1"}'),
         (Kind.JSON, [Int64(5), {"f": Code("x", {"n": 1})}], '[5,{"f":{"$code":"x","$scope":{"n":1}}}]'),
-        (Kind.TEXT, Code("return 1"), "return 1"),
+        (Kind.TEXT, Code("return 1"), '{"$code":"return 1"}'),
+        (Kind.TEXT, Code("x", {"n": 1}), '{"$code":"x","$scope":{"n":1}}'),
     ],
 )
 def test_reading_takes_more_than_writing_gives(kind: Kind, value: object, want: object) -> None:
@@ -165,6 +166,9 @@ def test_extreme_dates_and_iso_text(kind: Kind, value: object, micros: int) -> N
         (Kind.BOOLEAN, 2),
         (Kind.INT16, 40_000),
         (Kind.INT32, "abc"),
+        (Kind.NUMERIC, Code("1")),
+        (Kind.DATE, Code("1970-01-02")),
+        (Kind.UUID, Code("12345678-9abc-def0-1234-56789abcdef0")),
         (Kind.INT32, True),
         (Kind.INT64, 1.5),
         (Kind.INT64, Decimal128("1E+30")),
@@ -199,6 +203,7 @@ def test_what_cannot_be_read_is_named_and_null(kind: Kind, value: object) -> Non
         (Kind.INT64, float("nan")),
         (Kind.TEXT, ObjectId()),
         (Kind.TEXT, 5),
+        (Kind.TEXT, Code("a")),
         (Kind.BYTES, Binary(b"x", 128)),
         (Kind.UUID, "12345678-9abc-def0-1234-56789abcdef0"),
         (Kind.DATE, "1970-01-01"),

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from bson import Int64, ObjectId
+from bson import Code, Int64, ObjectId
 from bson.binary import UUID_SUBTYPE, Binary
 from bson.datetime_ms import DatetimeMS
 from bson.decimal128 import Decimal128
@@ -67,6 +67,8 @@ _FAST: dict[Kind, frozenset[type]] = {
     Kind.OPAQUE: frozenset({str, _NONE}),
     Kind.BYTES: frozenset({bytes, _NONE}),
 }
+_ANYTHING = frozenset({Kind.TEXT, Kind.OPAQUE, Kind.JSON, Kind.LIST})
+"""What takes any value of MongoDB's, as extended JSON where nothing simpler says it."""
 _NUMBERS = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.NUMERIC})
 _KEY_TYPES: dict[Kind, type] = {
     **dict.fromkeys(_NUMBERS, int),
@@ -106,6 +108,8 @@ def decode_column(
         if value is None:
             continue
         try:
+            if isinstance(value, Code) and (key or canonical.kind not in _ANYTHING):
+                raise Unconvertible  # Python has it as text, MongoDB does not
             if key and not _found_by_id(value, canonical.kind):
                 raise Unconvertible
             plain[i] = convert(value)
@@ -255,7 +259,7 @@ def _read_numeric(kind: Kind, value: Any) -> str:
 
 
 def _read_text(kind: Kind, value: Any) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Code):
         return value
     if isinstance(value, ObjectId):
         return str(value)
