@@ -153,7 +153,7 @@ def write(node: Node) -> dict[int, str]:
 
 
 def documents(node: Node) -> list[dict[str, tuple[type, Any]]]:
-    """What MongoDB has in the columns of edge values, with the types; NaN as text. Empty for another engine."""
+    """What MongoDB has in the columns of edge values, types too; NaN as text. Empty for another engine."""
     if node.kind != "mongodb":
         return []
     return [
