@@ -1,36 +1,26 @@
 """Applier: the shell around an engine's writer, for one node and one shard.
 
-Batches are applied one after the other. A transient error is tried again for as long as it takes, with
-backoff; the marker makes a second try of a batch that had committed after all harmless.
+Batches are applied one after the other. A transient error is tried again for as long as it takes: a node that
+is away when its circuit breaker says so, a write conflict almost at once. The marker makes a second try of a
+batch that had committed after all harmless.
 """
 
 from __future__ import annotations
 
-import logging
+import random
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    before_sleep_log,
-    retry_if_exception_type,
-    wait_random,
-    wait_random_exponential,
-)
-from tenacity.wait import wait_base
-
 from actors.complete import Completer
+from actors.guard import Guard, GuardStatus
 from replication.batch import Applied, ApplyBatch, Outcome
 from replication.engine import Applier, Engine
 from replication.errors import Contention, Transient
 from replication.schema import Table
-
-log = logging.getLogger(__name__)
-
 
 CONTENTION_SECONDS = 0.25
 """Longest pause after a write conflict: the other transaction ends soon, and a waiting batch only grows."""
@@ -42,13 +32,6 @@ EARLY_SECONDS = 0.01
 """Before the answer that a batch came too early, which brings it again."""
 
 
-def _pause(unavailable: wait_base, state: RetryCallState) -> float:
-    """Seconds before the next try."""
-    error = state.outcome.exception() if state.outcome else None
-    contention = wait_random(0, min(CONTENTION_SECONDS, 0.001 * state.attempt_number))
-    return (contention if isinstance(error, Contention) else unavailable)(state)
-
-
 class Applying:
     """Applies batches in order; `submit` does so in a thread of its own.
 
@@ -57,6 +40,7 @@ class Applying:
         engines: every node's engine: the others' types decide which narrowings to expect.
         tables: the mapped tables.
         retry_max_seconds: longest pause between two tries.
+        part: what it is called in logs and in `status`.
     """
 
     def __init__(
@@ -65,18 +49,14 @@ class Applying:
         engines: Mapping[str, Engine],
         tables: Sequence[Table],
         retry_max_seconds: float = 30.0,
+        part: str = "applier",
     ) -> None:
         sources = [e.node.engine for n, e in engines.items() if n != engine.node.name]
         self._completer = Completer(engine, engines, tables)
         self._open = partial(engine.applier, tables, sources)
         self._applier: Applier | None = None
         self._conflicts = 0
-        self._retry = Retrying(
-            retry=retry_if_exception_type(Transient),
-            wait=partial(_pause, wait_random_exponential(multiplier=0.05, max=retry_max_seconds)),
-            before_sleep=before_sleep_log(log, logging.WARNING),
-            reraise=True,
-        )
+        self._guard = Guard(engine.node.name, part, retry_max_seconds)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="applier")
         self._closing = threading.Event()
 
@@ -91,7 +71,9 @@ class Applying:
             Terminal: trying again will not help.
         """
         self._conflicts = 0
-        applied = replace(self._retry(self._once, batch), conflicts=self._conflicts)
+        while (applied := self._try(batch)) is None:
+            pass
+        applied = replace(applied, conflicts=self._conflicts)
         if applied.outcome is Outcome.EARLY:
             self._closing.wait(EARLY_SECONDS)  # the batch before it is on its way
         return applied
@@ -101,6 +83,25 @@ class Applying:
         self._closing.set()
         self._thread.shutdown()
         self._disconnect()
+
+    def guard(self) -> GuardStatus:
+        """How the way to the node is."""
+        return self._guard.status()
+
+    def _try(self, batch: ApplyBatch) -> Applied | None:
+        """Apply a batch when the breaker lets it through; None after an error."""
+        time.sleep(self._guard.pause())
+        try:
+            applied = self._once(batch)
+        except Contention:  # the node has answered
+            self._guard.succeeded()
+            time.sleep(random.uniform(0, min(CONTENTION_SECONDS, 0.001 * self._conflicts)))
+            return None
+        except Transient as away:
+            self._guard.failed(away)
+            return None
+        self._guard.succeeded()
+        return applied
 
     def _once(self, batch: ApplyBatch) -> Applied:
         if self._applier is None:

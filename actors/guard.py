@@ -64,16 +64,18 @@ class Guard:
         self._clock, self._wall, self._luck = clock, wall, luck
         self._error = self._since = ""
 
-    def due(self) -> bool:
-        """Whether to try now; see `Breaker.due`."""
-        before = self._breaker.state
-        due = self._breaker.due(self._clock())
-        if self._breaker.state is not before:
+    def pause(self) -> float:
+        """Seconds to wait before the try that is about to be made."""
+        breaker, now = self._breaker, self._clock()
+        left = max(0.0, breaker.next_try - now) if breaker.failures else 0.0
+        before = breaker.state
+        breaker.due(now + left)
+        if breaker.state is not before:
             log.info("breaker_half_open", extra=self._detail())
-        return due
+        return left
 
-    def failed(self, error: BaseException) -> float:
-        """A try has failed; seconds until the next one."""
+    def failed(self, error: BaseException) -> None:
+        """A try has failed."""
         breaker, before = self._breaker, self._breaker.state
         self._error = str(error)
         self._since = self._since or datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="seconds")
@@ -84,7 +86,6 @@ class Guard:
             log.warning("breaker_open", extra=detail)
         else:
             log.warning("tries_again", extra=detail)
-        return pause
 
     def succeeded(self) -> None:
         """A try has succeeded. Cheap while the breaker is closed."""

@@ -16,6 +16,7 @@ from contextlib import closing
 from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.backfill import Capture as CopySource
 from actors.capture import Capture, Sink
+from actors.guard import Guard, GuardStatus
 from actors.limits import Limits
 from actors.truncate import Truncation
 from replication.backfill import Chunk, ChunkIdent
@@ -25,6 +26,7 @@ from replication.schema import Table
 
 log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.5
+"""After an error that is not the node's: a part of the group is made again, or begins anew."""
 GATHER_SECONDS = 0.003
 """Pause after a poll that brought something: what comes meanwhile shares the next one's cost. Slept through,
 since waiting for an event with a timeout costs a thread more than it would read in that time."""
@@ -70,6 +72,7 @@ class CaptureHost:
         self._limits = limits
         self._fail = fail
         self._carry = Truncation(others, tables, sinks)
+        self._guard = Guard(engine.node.name, f"capture {engine.node.name}", limits.retry_max)
         self._stopping = threading.Event()
         self._capture: Capture | None = None
         self._thread = threading.Thread(target=self._run, name=f"capture-{engine.node.name}", daemon=True)
@@ -106,6 +109,10 @@ class CaptureHost:
         """The order up to which the node's log is durable everywhere."""
         return self._current().released.order
 
+    def guard(self) -> GuardStatus:
+        """How the way to the node is."""
+        return self._guard.status()
+
     def _current(self) -> Capture:
         if self._capture is None:
             message = "the log is not connected"
@@ -113,12 +120,15 @@ class CaptureHost:
         return self._capture
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.wait(self._guard.pause()):
             try:
                 self._stream()
             except Transient as error:
                 log.warning("capture_reconnects", extra={"node": self._engine.node.name, "error": str(error)})
-                self._stopping.wait(RECONNECT_SECONDS)
+                if _of_node(error, self._engine):
+                    self._guard.failed(error)
+                else:
+                    self._stopping.wait(RECONNECT_SECONDS)
             except Exception as error:  # noqa: BLE001  whatever ended a capture ends the incarnation
                 self._fail(error)
                 return
@@ -137,11 +147,18 @@ class CaptureHost:
             while not self._stopping.is_set():
                 if capture.step(self._limits.poll_rows, self._limits.wait):
                     time.sleep(GATHER_SECONDS)
-                if capture.paused:
+                if not capture.paused:
+                    self._guard.succeeded()
+                else:
                     self._stopping.wait(PAUSED_SECONDS)
         finally:
             self._capture = None
             capture.close()
+
+
+def _of_node(error: Transient, engine: Engine) -> bool:
+    """Whether the node itself does not answer."""
+    return isinstance(error, NodeUnavailable) and error.node == engine.node.name
 
 
 class _Stopped(Exception):
@@ -157,6 +174,7 @@ class CopyHost:
         capture: the node's capture.
         released: see `Surroundings.released`.
         fail: told of the error that ends the incarnation.
+        retry_max: longest pause between two tries, seconds.
     """
 
     def __init__(
@@ -166,12 +184,14 @@ class CopyHost:
         capture: CopySource,
         released: Callable[[], int],
         fail: Fail,
+        retry_max: float,
     ) -> None:
         self._engine = engine
         self._tables = tables
         self._capture = capture
         self._released = released
         self._fail = fail
+        self._guard = Guard(engine.node.name, f"copy {engine.node.name}", retry_max)
         self._stopping = threading.Event()
         self._status: dict[str, CopyStatus] = {}
         self.finished = not tables
@@ -189,13 +209,16 @@ class CopyHost:
 
     def _run(self) -> None:
         waiting = list(self._tables)
-        while waiting and not self._stopping.is_set():
+        while waiting and not self._stopping.wait(self._guard.pause()):
             try:
                 self._copy(waiting[0])
                 waiting.pop(0)
             except Transient as error:
                 log.warning("copy_reconnects", extra={"node": self._engine.node.name, "error": str(error)})
-                self._stopping.wait(RECONNECT_SECONDS)
+                if _of_node(error, self._engine):
+                    self._guard.failed(error)
+                else:
+                    self._stopping.wait(RECONNECT_SECONDS)
             except _Stopped:
                 return
             except Exception as error:  # noqa: BLE001  whatever ended a copy ends the incarnation
@@ -208,7 +231,12 @@ class CopyHost:
         with closing(self._engine.snapshot()) as snapshot, closing(self._engine.control()) as store:
             Backfill(table, uuid.uuid4().hex, snapshot, store, around).run()
 
+    def guard(self) -> GuardStatus:
+        """How the way to the node is."""
+        return self._guard.status()
+
     def _report(self, status: CopyStatus) -> None:
+        self._guard.succeeded()
         self._status[status.table] = status
 
     def _wait(self, seconds: float) -> None:

@@ -70,7 +70,14 @@ class Pipeline:
             for n in names
         }
         self.copies = [
-            CopyHost(engines[n], own_tables, self.captures[n], self.captures[n].released, self.fail)
+            CopyHost(
+                engines[n],
+                own_tables,
+                self.captures[n],
+                self.captures[n].released,
+                self.fail,
+                self.limits.retry_max,
+            )
             for n, own_tables in copied_from(tables, names).items()
         ]
         self.heartbeat = threading.Thread(target=self._heartbeats, name="heartbeat")

@@ -15,13 +15,15 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.audit import NoteRecords
 from actors.backfill import CopyStatus
+from actors.guard import GuardStatus
 from actors.pipeline import copied_from, prepare
 from actors.resolver import ShardStatus
 from cluster.processes import (
@@ -37,9 +39,12 @@ from replication.errors import NodeUnavailable, SyncError
 from replication.marker import Marker
 
 log = logging.getLogger(__name__)
+ASIDE = frozenset({"guard"})
+"""What a part answers beside its work, however long that takes."""
 RENEW_SECONDS = 30.0
 BEGIN_SECONDS = 120.0
 ANSWER_SECONDS = 5.0
+GUARD_SECONDS, SOON_SECONDS = 5.0, 0.5
 STARTS = 3
 """For the first call to a resolver, whose process starts together with those of all other parts."""
 
@@ -66,7 +71,10 @@ class RayHandle:
     def call(self, method: str, *args: Any) -> Future[Any]:
         """See `Handle`. Errors come as they were raised; a lost actor is `NodeUnavailable`."""
         done: Future[Any] = Future()
-        answer: Future[Any] = getattr(self.actor, method).remote(*args).future()
+        called = getattr(self.actor, method)
+        if method in ASIDE:
+            called = called.options(concurrency_group="aside")
+        answer: Future[Any] = called.remote(*args).future()
         answer.add_done_callback(lambda answered: _pass_on(answered, done))
         return done
 
@@ -152,14 +160,32 @@ def parts() -> dict[str, RayHandle]:
     return {name: RayHandle.named(name) for name in names}
 
 
-def ask(address: str, group: str) -> tuple[list[ShardStatus], dict[str, list[CopyStatus]]] | None:
-    """The state of a running group: its shards, and by node its copies. None when it does not run there."""
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """What a running group says of itself: its shards, by node its copies, and its ways to the nodes."""
+
+    shards: list[ShardStatus]
+    copies: dict[str, list[CopyStatus]]
+    guards: list[GuardStatus]
+
+
+def ask(address: str, group: str) -> GroupState | None:
+    """The state of a running group. None when it does not run there."""
     handles = join(address, group)
+    guards = guards_of(handles)
     shards = [h.call("status").result() for n, h in sorted(handles.items()) if n.startswith("resolver ")]
     copies = {
         n.removeprefix("copy "): h.call("status").result() for n, h in handles.items() if n[:5] == "copy "
     }
-    return (shards, copies) if shards else None
+    return GroupState(shards, copies, guards) if shards else None
+
+
+def guards_of(handles: Mapping[str, RayHandle], seconds: float = GUARD_SECONDS) -> list[GuardStatus]:
+    """The ways of the parts to their nodes; one that is being made again is left out."""
+    kinds = ("capture ", "applier ", "copy ")
+    calls = [h.call("guard") for name, h in sorted(handles.items()) if name.startswith(kinds)]
+    wait(calls, seconds)
+    return [c.result() for c in calls if c.done() and c.exception() is None]
 
 
 class Group:
@@ -176,7 +202,7 @@ class Group:
         self._markers = self._prepare()
         self.audit = _actor(AuditProcess, "audit", plan)
         self.appliers = {
-            (n, s): _actor(ApplierProcess, f"applier {n}/{s}", plan, n)
+            (n, s): _actor(ApplierProcess, f"applier {n}/{s}", plan, n, s)
             for n in names
             for s in range(plan.shards)
         }
@@ -252,6 +278,10 @@ class Group:
         """Every shard's state."""
         return [r.call("status").result() for r in self.resolvers]
 
+    def guards(self) -> list[GuardStatus]:
+        """The ways of the parts to their nodes, of those that answer soon."""
+        return guards_of({part.name: part for part in self.parts}, SOON_SECONDS)
+
     def stop(self) -> None:
         """Stop reading, let what is on its way to the databases finish, close the audit log, end."""
         for parts in (self.copies.values(), self.captures.values(), self.appliers.values(), self.resolvers):
@@ -294,7 +324,7 @@ def _actor(kind: type, name: str, *args: Any, repeats: bool = True, threads: int
         repeats: calls that were on their way when it was lost are made again.
         threads: how many calls it answers at once.
     """
-    made: Any = ray.remote(type(name, (kind,), {})).options(
+    made: Any = ray.remote(concurrency_groups={"aside": 1})(type(name, (kind,), {})).options(
         name=name,
         num_cpus=0,
         max_concurrency=threads,

@@ -17,6 +17,7 @@ from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue, Record
 from actors.backfill import CopyStatus
 from actors.capture import Ack
+from actors.guard import GuardStatus
 from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.pipeline import copied_from, without
@@ -95,10 +96,14 @@ class AuditProcess(_Part):
 class ApplierProcess(_Part):
     """One node's writer for one shard."""
 
-    def __init__(self, plan: GroupPlan, node: str) -> None:
+    def __init__(self, plan: GroupPlan, node: str, shard: int) -> None:
         super().__init__(plan)
-        engines = plan.engines()
-        self._applying = Applying(engines[node], engines, plan.tables, plan.limits.retry_max)
+        engines, part = plan.engines(), f"applier {node}/{shard}"
+        self._applying = Applying(engines[node], engines, plan.tables, plan.limits.retry_max, part)
+
+    def guard(self) -> GuardStatus:
+        """See `Applying.guard`."""
+        return self._applying.guard()
 
     def apply(self, batch: ApplyBatch) -> Applied:
         """See `Applying.apply`."""
@@ -189,6 +194,10 @@ class CaptureProcess(_Part):
         others = without(engines, node)
         self._host = CaptureHost(engines[node], plan.tables, sinks, plan.limits, self._fail, others)
 
+    def guard(self) -> GuardStatus:
+        """See `CaptureHost.guard`."""
+        return self._host.guard()
+
     def streaming(self) -> bool:
         """Whether the log is connected."""
         self.health()
@@ -227,7 +236,12 @@ class CopyProcess(_Part):
         engines = plan.engines()
         remote = RemoteCapture(capture)
         tables = copied_from(plan.tables, sorted(engines)).get(node, [])
-        self._host = CopyHost(engines[node], tables, remote, remote.released, self._fail)
+        retry_max = plan.limits.retry_max
+        self._host = CopyHost(engines[node], tables, remote, remote.released, self._fail, retry_max)
+
+    def guard(self) -> GuardStatus:
+        """See `CopyHost.guard`."""
+        return self._host.guard()
 
     def status(self) -> list[CopyStatus]:
         """How far each table is."""

@@ -1,8 +1,8 @@
 """A circuit breaker: when to try again at a node that does not answer.
 
-Pure: the time and the luck for the jitter are arguments. `closed` while the node answers and for the first
-failures in a row, which may be a cut connection; then `open`: nothing is tried until the pause is over;
-then `half-open`: one try, which closes it or opens it again, with twice the pause.
+Pure: the time and the luck for the jitter are arguments. `closed` while the node answers and after a first
+failure, which may be a cut connection; then `open`: nothing is tried until the pause is over; then
+`half-open`: one try, which closes it or opens it again, with twice the pause.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Breaker:
         next_try: when the pause is over.
     """
 
-    def __init__(self, first: float = 0.1, most: float = 30.0, threshold: int = 3) -> None:
+    def __init__(self, first: float = 0.1, most: float = 30.0, threshold: int = 2) -> None:
         self._first = min(first, most)
         self._most = most
         self._threshold = threshold
@@ -43,8 +43,8 @@ class Breaker:
         self.next_try = 0.0
 
     def due(self, now: float) -> bool:
-        """Whether to try now. An open breaker whose pause is over becomes half-open, for this one try."""
-        if self.state is State.HALF_OPEN or (self.failures and now < self.next_try):
+        """Whether to try now. An open breaker whose pause is over becomes half-open."""
+        if self.failures and now < self.next_try:
             return False
         if self.state is State.OPEN:
             self.state = State.HALF_OPEN

@@ -1,9 +1,11 @@
 """Show what a running group is doing.
 
 Asks the group's actors: how far each initial copy is, how many rows wait for each node, and what the
-resolvers have done since they started. Of a group that a changed table has halted, it shows why, and of one
-that waits for a node, for which and since when. `up` notes in the audit log's folder where the group runs
-and what it waits for; --address names the Ray cluster where that folder is not at hand.
+resolvers have done since they started. Of each node it says whether it answers: its circuit breaker is
+`closed`; `open` while it is away and the pause before the next try lasts; `half-open` during that try. Of a
+group that a changed table has halted it shows why, and of one that waits for a node, for which and since
+when. `up` notes in the audit log's folder where the group runs and what it waits for; --address names the
+Ray cluster where that folder is not at hand.
 
 For instance:
   sync-worker status -c sync.yaml --json
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from actors.backfill import CopyStatus
     from actors.resolver import ShardStatus
     from cluster.config import GroupConfig
+    from cluster.node_states import NodeState
     from cluster.schema_state import Halt
     from cluster.waiting import Note
 
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     address = reach(args, config)
     present_ray_token(address)
     from cluster.launch import ask, disconnect
+    from cluster.node_states import by_node
     from cluster.waiting import read_note
 
     state = ask(address, config.group)
@@ -71,15 +75,30 @@ def run(args: argparse.Namespace) -> int:
             return FAILED
         print(f"group {config.group} does not run here; start it with: sync-worker up -c {args.config}")
         return FAILED
-    shards, copies = state
+    nodes = by_node(state.guards)
     if args.json:
-        found = {"group": config.group, "shards": [asdict(s) for s in shards], "copies": copies_json(copies)}
+        found = {
+            "group": config.group,
+            "nodes": [asdict(n) for n in nodes],
+            "shards": [asdict(s) for s in state.shards],
+            "copies": copies_json(state.copies),
+        }
         print_json(found | ({"waiting": _waiting_json(note)} if note else {}))
     else:
-        _print(shards, copies)
+        _print(state.shards, state.copies)
+        _print_nodes(nodes)
         if note is not None:
             print(f"\n{waiting_text(note)}")
     return OK
+
+
+def _print_nodes(nodes: Sequence[NodeState]) -> None:
+    print()
+    rows = [
+        (n.node, n.breaker, n.since, f"{n.next_try_in:.0f} s" if n.failures else "", n.error[:90])
+        for n in nodes
+    ]
+    print_lines(("NODE", "BREAKER", "FAILS SINCE", "NEXT TRY", "ERROR"), rows)
 
 
 def waiting_text(note: Note) -> str:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CHECK_SECONDS = 0.5
 COPYING_SECONDS = 0.2
+LOOK_SECONDS = 1.0
 START_SECONDS = 0.05
 
 
@@ -238,6 +239,8 @@ def _run_incarnation(
 
 def _watch(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException | None:
     """Look after a running incarnation; the error that ended it, or None when it was stopped."""
+    from cluster.node_states import NodeWatch
+
     plan, stopping = group.plan, waiting.stopping
     try:
         group.begin()
@@ -247,10 +250,13 @@ def _watch(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException |
             if stopping.wait(START_SECONDS):
                 return None
         log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
-        beat, copying = 0.0, True
+        beat, looked, copying, nodes = 0.0, 0.0, True, NodeWatch()
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
             if (error := _tend(group, lease, waiting)) is not None:
                 return error
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                nodes.look(group.guards())
             copied = group.copied()
             if copying and copied and group.copies:
                 log.info("copy_finished", extra={"group": plan.group})

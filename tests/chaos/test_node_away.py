@@ -30,6 +30,13 @@ def bed(servers: Servers) -> Iterator[Bed]:
         yield bed
 
 
+def not_closed(bed: Bed) -> set[str]:
+    """The nodes whose circuit breaker is open, or half-open."""
+    nodes = bed.up.status()["nodes"]
+    assert {n["node"] for n in nodes} == set(THREE)
+    return {n["node"] for n in nodes if n["breaker"] != "closed"}
+
+
 @pytest.mark.parametrize("nodes", [THREE], ids="-".join, indirect=True)
 @pytest.mark.parametrize("away", TURNS)
 def test_slow_node_does_not_stop_others(bed: Bed, servers: Servers, away: str) -> None:
@@ -41,8 +48,14 @@ def test_slow_node_does_not_stop_others(bed: Bed, servers: Servers, away: str) -
         end.fill(start, start + AWAY // 8 - 1)
         bed.moves(others)
     assert bed.up.status()["shards"][0]["lags"] == [away]
+    bed.wait(lambda: not_closed(bed) == {away}, "open")
     servers.by_node[away].start()
     bed.moves()
     bed.wait(lambda: not bed.up.status()["shards"][0]["lags"], "caught up")
+    bed.wait(lambda: not not_closed(bed), "closed")
     assert bed.up.starts == 1
+    said = [line for line in bed.up.log.read_text().splitlines() if '"node_breaker"' in line]
+    assert all(f'"node": "{away}"' in line for line in said), said
+    assert '"before": "closed"' in said[0]
+    assert '"breaker": "closed"' in said[-1]
     bed.finish()
