@@ -324,7 +324,8 @@ def _actor(kind: type, name: str, *args: Any, repeats: bool = True, threads: int
         repeats: calls that were on their way when it was lost are made again.
         threads: how many calls it answers at once.
     """
-    made: Any = ray.remote(concurrency_groups={"aside": 1})(type(name, (kind,), {})).options(
+    remote: Any = ray.remote(concurrency_groups={"aside": 1})  # type: ignore[call-overload]
+    made: Any = remote(type(name, (kind,), {})).options(
         name=name,
         num_cpus=0,
         max_concurrency=threads,
