@@ -7,8 +7,10 @@ from pathlib import Path
 
 from cluster.config_audit import AuditConfig
 from replication.audit.heads import Signer, SoftwareSigner
+from replication.audit.keys import Keyring, SoftwareMasterKey, refuse_clear
 from replication.audit.stream import Rolling
 from replication.audit.writer import AuditWriter
+from replication.engine import Finding
 from replication.errors import ConfigError
 
 
@@ -26,7 +28,27 @@ def open_writer(path: Path, group: str, audit: AuditConfig, *, shards: int) -> A
         AuditInUse: another process writes to the log.
     """
     rolling = Rolling(head_seconds=audit.head_seconds)
-    return AuditWriter(path, group, _now, shards=shards, rolling=rolling, signer=open_signer(audit))
+    keys = open_keys(path, audit.key)
+    return AuditWriter(
+        path, group, _now, shards=shards, rolling=rolling, signer=open_signer(audit), keys=keys
+    )
+
+
+def findings(path: Path, audit: AuditConfig) -> list[Finding]:
+    """What is to be mended about the log's keys before a group starts."""
+    found = []
+    if not audit.key:
+        message = "the audit log is written in clear: whoever reads its folder reads every row"
+        found.append(Finding("warning", "audit", message, "set audit.key; make a key: openssl rand -hex 32"))
+    try:
+        open_signer(audit)
+        if (keys := open_keys(path, audit.key)) is not None:
+            keys.check()
+        else:
+            refuse_clear(path)
+    except ConfigError as error:
+        found.append(Finding("error", "audit", error.message, error.hint))
+    return found
 
 
 def open_signer(audit: AuditConfig) -> Signer | None:
@@ -44,6 +66,30 @@ def open_signer(audit: AuditConfig) -> Signer | None:
         hint = f"make one: openssl genpkey -algorithm ed25519 -out {audit.signing_key}"
         raise ConfigError(message, hint=hint) from error
     return SoftwareSigner(pem)
+
+
+def open_keys(path: Path, key: str) -> Keyring | None:
+    """The keys of a log; None without a master key.
+
+    Args:
+        path: the log's folder.
+        key: the master key, or empty.
+    """
+    return Keyring(path, SoftwareMasterKey(key)) if key else None
+
+
+def key_from_file(name: str) -> str:
+    """A master key from a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        message = f"{name}: {reason}"
+        raise ConfigError(message, hint="put 64 hexadecimal digits there: openssl rand -hex 32") from error
 
 
 def _now() -> int:

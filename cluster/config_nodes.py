@@ -64,14 +64,7 @@ def _read_engine(value: Value) -> str | None:
 
 
 def _read_dsn(value: Value, engine: str | None) -> str | None:
-    if value.is_mapping:
-        fields = value.record(("file",), ("file",))
-        dsn = _read_secret(fields["file"]) if "file" in fields else None
-    elif value.is_scalar:
-        dsn = value.text()
-    else:
-        value.expect("an address, or {file: PATH}")
-        return None
+    dsn = value.secret("an address")
     schemes = _SCHEMES.get(engine or "")
     if dsn is None or schemes is None:
         return dsn
@@ -80,18 +73,3 @@ def _read_dsn(value: Value, engine: str | None) -> str | None:
     elif not dsn.split("://", 1)[1].rpartition("@")[2].partition("?")[0].partition("/")[2]:
         value.complain("the address names no database", f"write {schemes[0]}host:port/DATABASE")
     return dsn
-
-
-def _read_secret(value: Value) -> str | None:
-    name = value.text()
-    if name is None:
-        return None
-    try:
-        secret = (value.report.folder / name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        value.complain(f"cannot read {name}: {reason}")
-        return None
-    if not secret:
-        value.complain(f"{name} is empty")
-    return secret

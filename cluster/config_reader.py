@@ -167,6 +167,30 @@ class Value:
         text = _VARIABLE.sub(lookup, self.node.value)
         return text if complete else None
 
+    def secret(self, what: str) -> str | None:
+        """What must not be shown: a value as `text` has it, or what the file in `{file: PATH}` holds."""
+        if self.is_mapping:
+            fields = self.record(("file",), ("file",))
+            return fields["file"]._contents() if "file" in fields else None
+        if self.is_scalar:
+            return self.text()
+        self.expect(f"{what}, or {{file: PATH}}")
+        return None
+
+    def _contents(self) -> str | None:
+        name = self.text()
+        if name is None:
+            return None
+        try:
+            secret = (self.report.folder / name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            self.complain(f"cannot read {name}: {reason}")
+            return None
+        if not secret:
+            self.complain(f"{name} is empty")
+        return secret
+
     def identifier(self, limit: int = 32) -> str | None:
         """Text that fits everywhere: lower-case letters, digits and underscores, a letter first."""
         text = self.text()

@@ -55,7 +55,7 @@ class GroupPlan:
 
     def log(self) -> None:
         """Set up this process's logging."""
-        configure_logging(self.log_level, secrets_of(n.dsn for n in self.nodes))
+        configure_logging(self.log_level, secrets_of(n.dsn for n in self.nodes) | self.audit.secrets)
 
 
 class _Part:

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.audit_log import open_keys
 from cluster.config import GroupConfig
 from cluster.running import running
 from replication.audit.holds import open_holds
+from replication.audit.keys import Keyring
 from replication.audit.reader import read, streams
 from replication.audit.records import CHANGES
 from replication.change import Op
@@ -129,12 +131,13 @@ def make_plan(config: GroupConfig, results: Sequence[TableResult], *, delete: bo
     priorities = {node.name: node.priority for node in config.nodes}
     steps: dict[tuple[str, str, bool], Step] = {}
     left: Counter[str] = Counter()
-    holds = open_holds(config.audit_path) if delete and config.audit_path.is_dir() else []
+    audit = open_keys(config.audit_path, config.audit.key)
+    holds = open_holds(config.audit_path, audit) if delete and config.audit_path.is_dir() else []
     held = {(hold["table"], hold["key"]) for hold in holds}
     for result in results:
         table = result.table
         policies = load_policies(table.mapping.conflict)
-        times = last_writes(config.audit_path, table.name, [d.key for d in result.kept])
+        times = last_writes(config.audit_path, table.name, [d.key for d in result.kept], audit)
         for difference in result.kept:
             winner = _winner(difference, policies, priorities, times, delete=delete)
             on_hold = (table.name, difference.key) in held
@@ -148,12 +151,14 @@ def make_plan(config: GroupConfig, results: Sequence[TableResult], *, delete: bo
     return Plan(list(steps.values()), left)
 
 
-def last_writes(path: Path, table: str, keys: Sequence[bytes]) -> Mapping[tuple[str, bytes], int]:
+def last_writes(
+    path: Path, table: str, keys: Sequence[bytes], audit: Keyring | None = None
+) -> Mapping[tuple[str, bytes], int]:
     """The commit time of each node's newest write of some keys, as far as the audit log has them."""
     stream = f"{CHANGES}/{table}"
     wanted = pa.array(keys, pa.binary())
     times: dict[tuple[str, bytes], int] = defaultdict(int)
-    for batch in read(path, stream) if path.is_dir() and stream in streams(path) else ():
+    for batch in read(path, stream, audit) if path.is_dir() and stream in streams(path) else ():
         mine = pc.and_(
             pc.is_in(batch.column("_key"), value_set=wanted), pc.not_equal(batch.column("_op"), int(Op.READ))
         )

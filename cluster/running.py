@@ -26,6 +26,7 @@ from cluster.commands.common import engines_of, present_ray_token, reach
 from cluster.config import GroupConfig
 from cluster.processes import settled
 from replication.audit.store import AuditInUse, read_manifest
+from replication.audit.writer import AuditWriter
 from replication.backfill import CopyProgress, state_name
 from replication.engine import Engine, StateStore
 from replication.errors import Terminal, Transient
@@ -163,12 +164,23 @@ def note_at_rest(config: GroupConfig, records: Sequence[tuple[str, Any]]) -> Non
     Raises:
         AuditInUse: it runs.
     """
+    with writer_at_rest(config) as writer:
+        for kind, detail in records:
+            writer.add_operator(kind, detail)
+
+
+@contextmanager
+def writer_at_rest(config: GroupConfig) -> Iterator[AuditWriter]:
+    """The audit log's writer while the group does not run; what the last run left is as it was.
+
+    Raises:
+        AuditInUse: it runs.
+    """
     manifest = read_manifest(config.audit_path)
     shards = manifest.shards if manifest else config.shards
     writer = open_writer(config.audit_path, config.group, config.audit, shards=shards)
     try:
-        for kind, detail in records:
-            writer.add_operator(kind, detail)
+        yield writer
     finally:
         writer.close(drained=bool(manifest and manifest.drained))
 

@@ -6,7 +6,11 @@ read; no database is needed, and a group may be running.
 `verify` checks every record, segment and signed head, and names the first that is not what was written.
 What was cut off at the end together with its heads shows only against a head that was kept elsewhere: `head`
 prints the newest, `--head` compares. `proof` prints a proof that stands without the log, and
-`verify --proof` checks it.
+`verify --proof` checks it. None of these needs the key of an encrypted log.
+
+`rotate-key` makes new data keys for the records to come, or with `--new-key-file` puts all data keys under
+another master key, which the configuration must name from then on. The group must be stopped. Records that
+are there stay as they are, and readable.
 
 Examples:
   sync-worker audit tail -n 50
@@ -17,6 +21,7 @@ Examples:
   sync-worker audit verify --stream changes/orders --from 100 --to 200
   sync-worker audit proof --stream changes/orders --record 100 > proof.json
   sync-worker audit verify --proof proof.json
+  sync-worker audit rotate-key --new-key-file new.key
 """
 
 from __future__ import annotations
@@ -27,8 +32,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from cluster.commands import audit_keys as keeping
 from cluster.commands import audit_proofs as proving
-from cluster.commands.common import OK, add_audit_folder, add_json, audit_folder, print_json, time_text
+from cluster.commands.common import OK, add_audit_folder, add_json, audit_log, print_json, time_text
 
 KINDS = ("change", "decision", "conflict", "hold", "operator")
 _POLL_SECONDS = 0.5
@@ -50,6 +56,7 @@ ACTIONS = {
     "verify": ("check the log, a part of it, or a proof", proving.add_verify_arguments),
     "head": ("print the newest signed head, to be kept elsewhere", proving.add_head_arguments),
     "proof": ("print the proof of a record, or of growth since a head", proving.add_proof_arguments),
+    "rotate-key": ("go on with other keys", keeping.add_rotate_arguments),
 }
 
 
@@ -60,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         "verify": proving.run_verify,
         "head": proving.run_head,
         "proof": proving.run_proof,
+        "rotate-key": keeping.run_rotate,
     }
     return actions[args.action](args)
 
@@ -68,7 +76,8 @@ def run_tail(args: argparse.Namespace) -> int:
     """Print the newest records, oldest first; with `-f` until interrupted."""
     from replication.audit.reader import Filter, Follower
 
-    follower = Follower(audit_folder(args), Filter(args.table, args.kind))
+    folder, keys = audit_log(args)
+    follower = Follower(folder, Filter(args.table, args.kind), keys)
     _show(follower.last(args.count), args.json)
     while args.follow:
         time.sleep(_POLL_SECONDS)

@@ -38,13 +38,13 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="low", type=int, metavar="N", help="with --stream: from this record on"
     )
     parser.add_argument("--to", dest="high", type=int, metavar="N", help="with --stream: up to this record")
-    add_audit_folder(parser)
+    add_audit_folder(parser, opens=False)
     add_json(parser)
 
 
 def add_head_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `audit head`."""
-    add_audit_folder(parser)
+    add_audit_folder(parser, opens=False)
     parser.add_argument("--json", action="store_true", help="as without: a head is JSON")
 
 
@@ -53,7 +53,7 @@ def add_proof_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", metavar="S", help="the record's stream, e.g. changes/orders")
     parser.add_argument("--record", type=int, metavar="N", help="its place in the stream, from 0")
     parser.add_argument("--since", metavar="FILE", help="instead: that the log has grown from this head")
-    add_audit_folder(parser)
+    add_audit_folder(parser, opens=False)
     parser.add_argument("--json", action="store_true", help="as without: a proof is JSON")
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, and give the exit code."""
-    from cluster import mapping
+    from cluster import audit_log, mapping
     from cluster.schema_state import as_agreed, load_states
     from cluster.topology import open_catalogs, read_topology
 
@@ -53,33 +53,56 @@ def run(args: argparse.Namespace) -> int:
             ]
             for node, catalog in catalogs.items()
         }
-    ready = not any(f.level == "error" for found in findings.values() for f in found)
+    audit = audit_log.findings(config.audit_path, config.audit)
+    ready = not any(f.level == "error" for found in (*findings.values(), audit) for f in found)
     if args.json:
-        print_json(as_json(config, topology, findings, ready))
+        print_json(as_json(config, topology, findings, ready) | {"audit": [_plain(f) for f in audit]})
     else:
         from rich.console import Console
 
         # A terminal wraps the cells; what reads a pipe wants its lines whole.
         width = None if sys.stdout.isatty() else _PIPE_WIDTH
-        report(config, topology, findings, Console(highlight=False, soft_wrap=True, width=width))
+        console = Console(highlight=False, soft_wrap=True, width=width)
+        report(config, topology, findings, console, audit)
     return OK if ready else FAILED
 
 
 def report(
-    config: GroupConfig, topology: Topology, findings: Mapping[str, Sequence[Finding]], console: Console
+    config: GroupConfig,
+    topology: Topology,
+    findings: Mapping[str, Sequence[Finding]],
+    console: Console,
+    audit: Sequence[Finding] = (),
 ) -> None:
-    """Print the mapping of every table, then the findings of every node, then the verdict."""
+    """Print the mapping of every table, the findings of every node and of the audit log, the verdict."""
     for table in topology.tables:
         _print_table(config, topology, table, console)
     errors = 0
     for node, found in findings.items():
         console.print(f"{node} ({config.node(node).engine})" + ("" if found else ": nothing to mend"))
-        for finding in sorted(found, key=lambda f: f.level != "error"):
-            errors += finding.level == "error"
-            console.print(f"  {finding.level}: {finding.subject}: {finding.message}", markup=False)
-            console.print(f"    remedy: {finding.remedy}", markup=False)
+        errors += _print_findings(found, console)
+    if audit:
+        console.print("audit log")
+        errors += _print_findings(audit, console)
     mend = f"{errors} error{'s' if errors > 1 else ''} to mend first"
     console.print(mend if errors else f"the group '{config.group}' is ready to start: sync-worker up")
+
+
+def _print_findings(found: Sequence[Finding], console: Console) -> int:
+    """Print them, errors first; gives how many errors there are."""
+    for finding in sorted(found, key=lambda f: f.level != "error"):
+        console.print(f"  {finding.level}: {finding.subject}: {finding.message}", markup=False)
+        console.print(f"    remedy: {finding.remedy}", markup=False)
+    return sum(f.level == "error" for f in found)
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    return {
+        "level": finding.level,
+        "subject": finding.subject,
+        "message": finding.message,
+        "remedy": finding.remedy,
+    }
 
 
 def as_json(
@@ -89,13 +112,7 @@ def as_json(
     return {
         "group": config.group,
         "ready": ready,
-        "nodes": {
-            node: [
-                {"level": f.level, "subject": f.subject, "message": f.message, "remedy": f.remedy}
-                for f in found
-            ]
-            for node, found in findings.items()
-        },
+        "nodes": {node: [_plain(f) for f in found] for node, found in findings.items()},
         "tables": [_table_json(config, topology, table) for table in topology.tables],
     }
 

@@ -14,6 +14,7 @@ from cluster.logs import LEVELS, configure_logging, secrets_of
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
+    from replication.audit.keys import Keyring
     from replication.engine import Engine
 
 OK = 0
@@ -30,7 +31,8 @@ def load_config(args: argparse.Namespace) -> GroupConfig:
     from cluster.config import load
 
     config = load(args.config)
-    configure_logging(args.log_level, secrets_of(node.dsn for node in config.nodes))
+    secrets = secrets_of(node.dsn for node in config.nodes) | config.audit.secrets
+    configure_logging(args.log_level, secrets)
     return config
 
 
@@ -81,11 +83,13 @@ def noted_address(folder: Path, address: str) -> Iterator[None]:
         note.unlink(missing_ok=True)
 
 
-def add_audit_folder(parser: argparse.ArgumentParser) -> None:
-    """`--audit DIR`, for commands that read the audit log only."""
+def add_audit_folder(parser: argparse.ArgumentParser, *, opens: bool = True) -> None:
+    """`--audit DIR`, for commands that only read the audit log, and `--key-file` if they open records."""
     parser.add_argument(
         "--audit", metavar="DIR", help="the audit log's folder; the configuration is not read then"
     )
+    if opens:
+        parser.add_argument("--key-file", metavar="FILE", help="with --audit: the key of an encrypted log")
 
 
 def audit_folder(args: argparse.Namespace) -> Path:
@@ -94,13 +98,38 @@ def audit_folder(args: argparse.Namespace) -> Path:
     Raises:
         ConfigError: there is no such folder.
     """
+    return checked_folder(Path(args.audit) if args.audit else load_config(args).audit_path)
+
+
+def checked_folder(folder: Path) -> Path:
+    """An audit log's folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
     from replication.errors import ConfigError
 
-    folder = Path(args.audit) if args.audit else load_config(args).audit_path
     if not folder.is_dir():
         message = f"no audit log in {folder}"
         raise ConfigError(message, hint="it is written by 'sync-worker up'; --audit DIR names another folder")
     return folder
+
+
+def audit_log(args: argparse.Namespace) -> tuple[Path, Keyring | None]:
+    """The folder as `audit_folder` has it, and the keys that open its records, where it is encrypted.
+
+    Raises:
+        ConfigError: there is no such folder, or the key is none.
+    """
+    from cluster.audit_log import key_from_file, open_keys
+
+    if not args.audit:
+        config = load_config(args)
+        return checked_folder(config.audit_path), open_keys(config.audit_path, config.audit.key)
+    folder = checked_folder(Path(args.audit))
+    key = key_from_file(args.key_file) if args.key_file else ""
+    configure_logging(args.log_level, frozenset({key} - {""}))
+    return folder, open_keys(folder, key)
 
 
 def print_json(value: Any) -> None:

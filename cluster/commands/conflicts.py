@@ -20,7 +20,7 @@ from cluster.commands.common import (
     OK,
     add_audit_folder,
     add_json,
-    audit_folder,
+    audit_log,
     print_json,
     print_lines,
     print_records,
@@ -69,7 +69,8 @@ def conflict_id(ident: str) -> str:
 def _list(args: argparse.Namespace) -> int:
     from replication.audit.reader import Filter, tail
 
-    found = tail(audit_folder(args), args.count, Filter(table=args.table, kind="conflict"))
+    folder, keys = audit_log(args)
+    found = tail(folder, args.count, Filter(table=args.table, kind="conflict"), keys)
     head = ("id", "recorded", "table", "key", "kind", "writes", "winner", "policy")
     print_records(args, found, _plain, _row, head, "no conflicts on record")
     return OK
@@ -101,7 +102,8 @@ def _find(args: argparse.Namespace) -> Conflict:
     from replication.errors import ConfigError
 
     wanted, found = args.id, []
-    for conflict in entries(audit_folder(args), KINDS["conflict"]):
+    folder, keys = audit_log(args)
+    for conflict in entries(folder, KINDS["conflict"], keys):
         if conflict["ident"] == wanted or conflict_id(conflict["ident"]).startswith(wanted):
             found.append(conflict)
     if len(found) != 1:

@@ -25,7 +25,7 @@ from cluster.commands.common import (
     add_address,
     add_audit_folder,
     add_json,
-    audit_folder,
+    audit_log,
     load_config,
     print_json,
     print_records,
@@ -34,6 +34,7 @@ from cluster.commands.common import (
 from replication.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cluster.config import GroupConfig
     from cluster.running import RunningGroup
 
 Hold = dict[str, Any]
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from replication.audit.holds import open_holds
 
-    found = [h for h in open_holds(audit_folder(args)) if args.table in (None, h["table"])]
+    found = [h for h in open_holds(*audit_log(args)) if args.table in (None, h["table"])]
     head = ("id", "since", "node", "table", "key", "written at", "reason")
     print_records(args, found, _plain, _row, head, "nothing is on hold")
     return OK
@@ -80,10 +81,9 @@ def _retry(args: argparse.Namespace) -> int:
     """Send the rows again; 1 when some are on hold again."""
     from cluster.running import running
     from cluster.topology import load_tables
-    from replication.audit.holds import open_holds
 
     config = load_config(args)
-    chosen = choose(open_holds(config.audit_path), args)
+    chosen = choose(_open_holds(config), args)
     tables = {t.name: t for t in load_tables(config)}
     with running(args, config) as group:
         group.note("dlq_retried", [_named(h) for h in chosen])
@@ -93,7 +93,7 @@ def _retry(args: argparse.Namespace) -> int:
                 parts[hold["table"], hold["origin"]].append(hold["key"])
         for (table, origin), keys in parts.items():
             group.copy_keys(tables[table], origin, list(dict.fromkeys(keys)), deletes=True)
-        still = _still_held(group, config.audit_path, chosen)
+        still = _still_held(group, config, chosen)
     outcomes = [(h, still.get(h["id"])) for h in chosen]
     if args.json:
         print_json([{**_plain(h), "again": again is not None, "reason": again} for h, again in outcomes])
@@ -104,22 +104,27 @@ def _retry(args: argparse.Namespace) -> int:
     return FAILED if still else OK
 
 
-def _still_held(group: RunningGroup, folder: Any, chosen: Sequence[Hold]) -> dict[str, str]:
-    """The reason of what is on hold again, by id, once everything before is on record."""
+def _open_holds(config: GroupConfig) -> list[Hold]:
+    from cluster.audit_log import open_keys
     from replication.audit.holds import open_holds
 
+    return open_holds(config.audit_path, open_keys(config.audit_path, config.audit.key))
+
+
+def _still_held(group: RunningGroup, config: GroupConfig, chosen: Sequence[Hold]) -> dict[str, str]:
+    """The reason of what is on hold again, by id, once everything before is on record."""
     group.settle()
     wanted = {h["id"] for h in chosen}
-    return {h["id"]: h["reason"] for h in open_holds(folder) if h["id"] in wanted}
+    return {h["id"]: h["reason"] for h in _open_holds(config) if h["id"] in wanted}
 
 
 def _discard(args: argparse.Namespace) -> int:
     """Put on record that rows are of no account any more."""
     from cluster.running import note_anyway
-    from replication.audit.holds import DISCARDED, open_holds
+    from replication.audit.holds import DISCARDED
 
     config = load_config(args)
-    chosen = choose(open_holds(config.audit_path), args)
+    chosen = choose(_open_holds(config), args)
     note_anyway(args, config, [(DISCARDED, _named(h)) for h in chosen])
     if args.json:
         print_json([_plain(h) for h in chosen])

@@ -141,11 +141,12 @@ def _halts(config: GroupConfig) -> list[Halt]:
 
 def last_halt(config: GroupConfig) -> dict[str, str] | None:
     """The lost log that ended the group, if nothing is on record since: node, error and hint."""
+    from cluster.audit_log import open_keys
     from replication.audit.reader import tail
 
     if not config.audit_path.is_dir():
         return None
-    newest = tail(config.audit_path, 1)
+    newest = tail(config.audit_path, 1, keys=open_keys(config.audit_path, config.audit.key))
     if not newest or (newest[0]["stream"], newest[0].get("kind")) != ("operator", "halted"):
         return None
     detail: dict[str, str] = json.loads(newest[0]["detail"])

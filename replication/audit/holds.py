@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from replication.audit.reader import read, streams
 from replication.audit.records import CHANGES, DECISIONS, HOLDS, OPERATOR
+from replication.audit.stored import DataKeys
 
 Place = tuple[str, str, bytes]
 """Node, table and canonical key."""
@@ -69,31 +70,32 @@ def hold_id(node: str, table: str, key: bytes) -> str:
     return hashlib.sha256(f"{node}/{table}/{key.hex()}".encode()).hexdigest()[:8]
 
 
-def open_holds(path: Path) -> list[dict[str, Any]]:
+def open_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]:
     """Every key that is on hold now, by its newest record, oldest first.
 
     Args:
         path: the audit log's folder.
+        keys: for a log that is encrypted.
 
     Returns:
         the fields of `HoldRecord`, `id` (see `hold_id`), `_recorded` (microseconds since 1970) and `times`,
         how often it was recorded since it was written last.
     """
     found: Holds = {}
-    for batch in read(path, HOLDS) if HOLDS in streams(path) else ():
+    for batch in read(path, HOLDS, keys) if HOLDS in streams(path) else ():
         for hold in batch.to_pylist():
             at = (hold["node"], hold["table"], hold["key"])
             hold["id"] = hold_id(*at)
             hold["times"] = found.get(at, {}).get("times", 0) + 1
             found[at] = hold
-    for at in _written_since(path, found) | _discarded_since(path, found) if found else ():
+    for at in _written_since(path, found, keys) | _discarded_since(path, found, keys) if found else ():
         del found[at]
     return sorted(found.values(), key=lambda hold: hold["_recorded"])
 
 
-def _discarded_since(path: Path, holds: Holds) -> set[Place]:
+def _discarded_since(path: Path, holds: Holds, keys: DataKeys | None) -> set[Place]:
     over = set()
-    for batch in read(path, OPERATOR) if OPERATOR in streams(path) else ():
+    for batch in read(path, OPERATOR, keys) if OPERATOR in streams(path) else ():
         for row in batch.filter(pc.equal(batch.column("kind"), DISCARDED)).to_pylist():
             detail = json.loads(row["detail"])
             at = (detail["node"], detail["table"], bytes.fromhex(detail["key"]))
@@ -102,13 +104,13 @@ def _discarded_since(path: Path, holds: Holds) -> set[Place]:
     return over
 
 
-def _written_since(path: Path, holds: Holds) -> set[Place]:
-    keys = pa.array({key for _, _, key in holds}, pa.binary())
+def _written_since(path: Path, holds: Holds, keys: DataKeys | None) -> set[Place]:
+    wanted = pa.array({key for _, _, key in holds}, pa.binary())
     over = set()
     for stream in {DECISIONS, *(f"{CHANGES}/{table}" for _, table, _ in holds)} & set(streams(path)):
         table = stream.partition("/")[2]
-        for batch in read(path, stream):
-            for row in batch.filter(pc.is_in(batch.column("_key"), value_set=keys)).to_pylist():
+        for batch in read(path, stream, keys):
+            for row in batch.filter(pc.is_in(batch.column("_key"), value_set=wanted)).to_pylist():
                 at = (row["_node"], table or row["_table"], row["_key"])
                 hold = holds.get(at)
                 if hold is None or row["_recorded"] <= hold["_recorded"]:

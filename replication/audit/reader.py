@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from replication.audit import store
 from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR
+from replication.audit.stored import DataKeys
 
 KINDS = {
     "change": CHANGES,
@@ -32,20 +33,24 @@ def streams(path: Path) -> list[str]:
     return store.streams(path)
 
 
-def read(path: Path, stream: str) -> Iterator[pa.RecordBatch]:
+def read(path: Path, stream: str, keys: DataKeys | None = None) -> Iterator[pa.RecordBatch]:
     """All records of one stream, oldest first. Batches may differ in columns where the table changed.
 
     Args:
         path: the audit log's folder.
         stream: one of `streams`.
+        keys: for a log that is encrypted.
+
+    Raises:
+        AuditKeyMissing: it is encrypted, and not with these.
     """
     for file in store.segments(store.stream_folder(path, stream)):
-        yield from store.read_segment(file)
+        yield from store.read_segment(file, keys)
 
 
-def entries(path: Path, stream: str) -> Iterator[dict[str, Any]]:
+def entries(path: Path, stream: str, keys: DataKeys | None = None) -> Iterator[dict[str, Any]]:
     """All records of one stream as dictionaries that JSON can hold, oldest first."""
-    for batch in read(path, stream) if stream in streams(path) else ():
+    for batch in read(path, stream, keys) if stream in streams(path) else ():
         yield from printable(stream, batch)
 
 
@@ -81,10 +86,12 @@ class Follower:
     Args:
         path: the audit log's folder.
         only: which records.
+        keys: for a log that is encrypted.
     """
 
-    def __init__(self, path: Path, only: Filter | None = None) -> None:
+    def __init__(self, path: Path, only: Filter | None = None, keys: DataKeys | None = None) -> None:
         self._path = path
+        self._keys = keys
         self._only = only or Filter()
         self._cursors: dict[str, _Cursor] = {}
 
@@ -92,7 +99,7 @@ class Follower:
         """The newest `count` records, oldest first; `new` goes on from here."""
         found = []
         for stream in self._only.of(self._path):
-            cursor = self._cursors[stream] = _Cursor(store.stream_folder(self._path, stream))
+            cursor = self._cursors[stream] = self._cursor(stream)
             missing = count
             for batch in cursor.skip_to_end():
                 if missing == 0:
@@ -109,26 +116,32 @@ class Follower:
         found = []
         for stream in self._only.of(self._path):
             if stream not in self._cursors:
-                self._cursors[stream] = _Cursor(store.stream_folder(self._path, stream))
+                self._cursors[stream] = self._cursor(stream)
             for batch in self._cursors[stream].new():
                 found += printable(stream, self._only.rows(stream, batch))
         found.sort(key=_recorded)
         return found
 
+    def _cursor(self, stream: str) -> _Cursor:
+        return _Cursor(store.stream_folder(self._path, stream), self._keys)
 
-def tail(path: Path, count: int, only: Filter | None = None) -> list[dict[str, Any]]:
+
+def tail(
+    path: Path, count: int, only: Filter | None = None, keys: DataKeys | None = None
+) -> list[dict[str, Any]]:
     """The newest `count` records of all streams together, oldest first.
 
     Each is the record's columns and, first, `stream`. Bytes are hexadecimal text, times ISO text.
     """
-    return Follower(path, only).last(count)
+    return Follower(path, only, keys).last(count)
 
 
 class _Cursor:
     """A place in one stream: in segment `number` after `rows` rows; they end at `offset` while it is open."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: DataKeys | None) -> None:
         self.folder = folder
+        self.keys = keys
         self.number = 0
         self.rows = 0
         self.offset = 0
@@ -140,7 +153,7 @@ class _Cursor:
             return iter(())
         self.number = files[-1].number
         newest = list(self.new())
-        return (b for part in (reversed(newest), _older(files[:-1])) for b in part)
+        return (b for part in (reversed(newest), _older(files[:-1], self.keys)) for b in part)
 
     def new(self) -> Iterator[pa.RecordBatch]:
         """Batches after this place, oldest first."""
@@ -154,7 +167,7 @@ class _Cursor:
     def _rest(self, file: store.SegmentFile) -> list[pa.RecordBatch]:
         try:
             if not file.sealed:
-                batches, self.offset = store.read_since(file.path, self.offset)
+                batches, self.offset = store.read_since(file.path, self.offset, self.keys)
                 self.rows += sum(b.num_rows for b in batches)
                 return batches
         except FileNotFoundError:
@@ -162,7 +175,7 @@ class _Cursor:
         skip, rest = self.rows, []
         if file.sealed and store.count_rows(file) == skip:
             return []
-        for batch in store.read_segment(file):
+        for batch in store.read_segment(file, self.keys):
             if batch.num_rows > skip:
                 rest.append(batch.slice(skip))
             skip = max(0, skip - batch.num_rows)
@@ -170,9 +183,9 @@ class _Cursor:
         return rest
 
 
-def _older(files: list[store.SegmentFile]) -> Iterator[pa.RecordBatch]:
+def _older(files: list[store.SegmentFile], keys: DataKeys | None) -> Iterator[pa.RecordBatch]:
     for file in reversed(files):
-        yield from store.read_tail(file)
+        yield from store.read_tail(file, keys)
 
 
 def _recorded(entry: dict[str, Any]) -> int:

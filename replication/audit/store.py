@@ -2,6 +2,7 @@
 
     lock                          held by the one writer
     manifest.json                 group, shards, whether the last run drained
+    keys.json                     wrapped data keys, see `keys.py`
     heads.jsonl                   signed tree heads, see `heads.py`
     signing.key                   the key that signs them, where no other was named
     STREAM/00000001.parquet       sealed segment, zstd
@@ -32,6 +33,7 @@ from replication.audit.stored import DataKeys, Form
 from replication.errors import ConfigError, Terminal
 
 FINAL = b"sync_worker.final"
+KEYS = "keys.json"
 _FORMAT = 1
 _ROW_GROUP = 1 << 18
 
@@ -103,6 +105,20 @@ def read_manifest(root: Path) -> Manifest | None:
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Replace the manifest, durably."""
     _replace(root / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+
+
+def read_keys(root: Path) -> list[dict[str, str]]:
+    """The data keys as they are written down, oldest first."""
+    try:
+        found: list[dict[str, str]] = json.loads((root / KEYS).read_text())["keys"]
+    except FileNotFoundError:
+        return []
+    return found
+
+
+def write_keys(root: Path, keys: list[dict[str, str]]) -> None:
+    """Replace the data keys, durably."""
+    _replace(root / KEYS, json.dumps({"format": 1, "keys": keys}, indent=1).encode())
 
 
 def streams(root: Path) -> list[str]:

@@ -128,7 +128,7 @@ class Form:
     def _cipher(self, salt: bytes) -> AESGCM:
         if self._keys is None:
             message = f"the records of {self._header.stream} are encrypted, and there is no key"
-            raise AuditKeyMissing(message, hint="set audit.key or audit.key_file; with --audit, --key-file")
+            raise AuditKeyMissing(message, hint="set audit.key; with --audit, --key-file")
         data_key = self._keys.data_key(self._header.key)
         return AESGCM(HKDF(SHA256(), 32, salt, _INFO).derive(data_key))
 

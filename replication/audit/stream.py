@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,9 +11,10 @@ import pyarrow as pa
 
 from replication.audit import evidence, store
 from replication.audit.heads import OpenSegment, StreamHead
+from replication.audit.keys import Keyring
 from replication.audit.merkle import Frontier
 from replication.audit.segment import Header, Segment
-from replication.audit.stored import DataKeys, Form, schema_text
+from replication.audit.stored import Form, schema_text
 
 _MESSAGE_BYTES = 8 * 1024 * 1024
 
@@ -44,16 +44,12 @@ class Stream:
     Args:
         root: the log's folder.
         name: the stream's.
-        key_of: names the key that a stream's new segments are encrypted with; empty for none.
-        keys: gives the keys.
+        keys: what new segments are encrypted with; in clear without them.
     """
 
-    def __init__(
-        self, root: Path, name: str, key_of: Callable[[str], str], keys: DataKeys | None = None
-    ) -> None:
+    def __init__(self, root: Path, name: str, keys: Keyring | None = None) -> None:
         self.name = name
         self.folder = store.stream_folder(root, name)
-        self._key_of = key_of
         self._keys = keys
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
@@ -127,7 +123,7 @@ class Stream:
             self.descriptor = -1
 
     def _segment_for(self, schema: pa.Schema, group: str, rolling: Rolling, now: int) -> Segment:
-        key = self._key_of(self.name)
+        key = self._keys.current(self.name) if self._keys else ""
         if self.segment is not None:
             header = self.segment.header
             old = self.segment.size >= rolling.bytes or now - header.opened >= rolling.seconds * 1_000_000

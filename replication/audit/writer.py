@@ -20,6 +20,7 @@ import pyarrow as pa
 from replication.audit import evidence, store
 from replication.audit.heads import Signer
 from replication.audit.holds import HOLD_SCHEMA, HoldRecord
+from replication.audit.keys import Keyring, MasterKey, refuse_clear
 from replication.audit.records import (
     CHANGES,
     CONFLICT_SCHEMA,
@@ -53,11 +54,13 @@ class AuditWriter:
         shards: how many shards the group has.
         rolling: when segments are finished and heads are signed.
         signer: signs the tree heads; without one, a key that is kept in the folder.
+        keys: what new segments are encrypted with; in clear without them.
 
     Raises:
         AuditInUse: another process writes to this folder.
         ConfigError: it is another group's, or `shards` changed although changes were on their way.
         AuditDamaged: acknowledged records are damaged.
+        AuditKeyMissing: the log is encrypted, and not with these keys.
     """
 
     def __init__(
@@ -69,12 +72,14 @@ class AuditWriter:
         shards: int = 1,
         rolling: Rolling = ROLLING,
         signer: Signer | None = None,
+        keys: Keyring | None = None,
     ) -> None:
         self._root = path
         self._group = group
         self._now = now
         self._shards = shards
         self._rolling = rolling
+        self._keys = keys
         self._streams: dict[str, Stream] = {}
         self._logs: dict[str, int] = {}
         self._lock = store.lock(path)
@@ -169,6 +174,22 @@ class AuditWriter:
         self._logs[node] = self._log(node) + 1
         self._write_manifest(drained=False)
 
+    def rotate_keys(self, master: MasterKey | None = None) -> int:
+        """Encrypt what comes with new data keys, or wrap all data keys by another master key.
+
+        Args:
+            master: the new master key; None for new data keys under the one that there is.
+
+        Returns:
+            how many data keys were made or wrapped.
+        """
+        if self._keys is None:
+            message = f"the audit log in {self._root} is not encrypted"
+            raise ConfigError(message, hint="set audit.key; what is recorded from then on is encrypted")
+        self.add_operator("audit_keys_rotated", {"master_key": None if master is None else master.name})
+        self.flush()
+        return self._keys.rotate() if master is None else self._keys.rewrap(master)
+
     def flush(self) -> None:
         """Write all that was added; when this returns, it is durable.
 
@@ -212,6 +233,10 @@ class AuditWriter:
             self._release()
 
     def _open(self) -> None:
+        if self._keys is not None:
+            self._keys.check()
+        else:
+            refuse_clear(self._root)
         manifest = store.read_manifest(self._root)
         if manifest is not None:
             self._check(manifest)
@@ -240,7 +265,7 @@ class AuditWriter:
     def _recent_idents(self) -> dict[str, None]:
         newest: list[str] = []
         for file in reversed(store.segments(store.stream_folder(self._root, CONFLICTS))):
-            for batch in store.read_tail(file):
+            for batch in store.read_tail(file, self._keys):
                 newest += reversed(batch.column("ident").to_pylist())
             if len(newest) >= RECENT_CONFLICTS:
                 break
@@ -271,7 +296,7 @@ class AuditWriter:
 
     def _stream(self, name: str) -> Stream:
         if name not in self._streams:
-            self._streams[name] = Stream(self._root, name, lambda _: "")
+            self._streams[name] = Stream(self._root, name, self._keys)
         return self._streams[name]
 
     def _add(self, stream: Stream, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:

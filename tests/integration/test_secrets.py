@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+
+from cluster.audit_log import open_keys
+from replication.audit.reader import read
 
 SECRET = "Tr0ub4dor-and-3"
 
@@ -37,9 +41,16 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
     config.write_text(
         'group: shop\nnodes:\n  pg: {engine: postgres, dsn: "${PG_DSN}", priority: 30}\n'
         f'  mongo: {{engine: mongodb, dsn: "{mongodb_db}", priority: 10}}\n'
-        "tables:\n  orders: {key: [id], initial: {from: pg}}\ncreate_tables: true\naudit: {path: audit}\n"
+        "tables:\n  orders: {key: [id], initial: {from: pg}}\ncreate_tables: true\n"
+        'audit: {path: audit, key: "${AUDIT_KEY}"}\n'
     )
-    env = {**os.environ, "PG_DSN": with_secret(postgres_db), "RAY_TMPDIR": str(ray_folder)}
+    key = secrets.token_hex(32)
+    env = {
+        **os.environ,
+        "PG_DSN": with_secret(postgres_db),
+        "AUDIT_KEY": key,
+        "RAY_TMPDIR": str(ray_folder),
+    }
     with psycopg.connect(postgres_db, autocommit=True) as sql:
         sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
         sql.execute("INSERT INTO orders VALUES (1, 'a')")
@@ -54,9 +65,14 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
     assert any('"copy_finished"' in text for text in said)
     files = [f for folder in (tmp_path / "audit", ray_folder) for f in folder.rglob("*") if f.is_file()]
     assert any("worker" in f.name for f in files), "the logs of the actors were not found"
-    leaks = [str(f) for f in files if SECRET.encode() in f.read_bytes()]
-    assert not leaks
-    assert not [text for text in said if SECRET in text]
+    for secret in (SECRET, key):
+        leaks = [str(f) for f in files if secret.encode() in f.read_bytes()]
+        assert not leaks
+        assert not [text for text in said if secret in text]
+    keys = open_keys(tmp_path / "audit", key)
+    rows = [row for batch in read(tmp_path / "audit", "changes/orders", keys) for row in batch.to_pylist()]
+    assert [row["name"] for row in rows] == ["a"]
+    assert not [f for f in (tmp_path / "audit").rglob("*.arrow") if b"_sealed" not in f.read_bytes()]
 
 
 def run(command: str, config: Path, env: dict[str, str], until: str = "") -> str:

@@ -92,6 +92,7 @@ def test_help_is_quick_and_lists_every_command() -> None:
         ["audit", "verify"],
         ["audit", "head"],
         ["audit", "proof"],
+        ["audit", "rotate-key"],
         ["backfill"],
         ["reset"],
         ["verify"],
