@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from load import bench_binlog, bench_flow, bench_mysql, bench_ray, bench_stages
+from load import bench_audit, bench_binlog, bench_flow, bench_mysql, bench_ray, bench_stages
 from load.bench_bed import Bed, Line, Sizes
 
 QUICK = 10
@@ -108,6 +108,7 @@ def _stages(bed: Bed, sizes: Sizes, bare: dict[str, float]) -> list[Stage]:
         drain("postgres -> mysql", "mysql", DRAIN_GOAL),
         drain("mysql -> postgres", "postgres", DRAIN_GOAL),
         Stage(("capture binlog",), lambda: bench_binlog.measure(sizes)),
+        Stage(("audit records",), lambda: bench_audit.measure(sizes)),
     ]
 
 

@@ -16,14 +16,25 @@ import pyarrow.compute as pc
 from replication.errors import Terminal
 
 _NULL = pa.scalar(b"\0", pa.binary())
+_NOTHING = pa.scalar(b"", pa.binary())
 
 
 def encode_rows(columns: Sequence[pa.Array]) -> list[bytes]:
     """Each row of some columns of the same length, at least one, as bytes."""
-    cells = [_cells(column) for column in columns]
-    if len(cells) == 1:
-        return list(cells[0].to_pylist())
-    return list(pc.binary_join_element_wise(*cells, pa.scalar(b"", pa.binary())).to_pylist())
+    cells: list[pa.Array] = []
+    alike: list[np.ndarray] = []  # neighbours whose cells all have the same width: one block of bytes
+    for column in columns:
+        width = _width(column.type)
+        if width is not None and not column.null_count:
+            alike.append(_numbers(column, width))
+            continue
+        if alike:
+            cells.append(_fixed(alike))
+            alike = []
+        cells.append(_cells(column, width))
+    if alike:
+        cells.append(_fixed(alike))
+    return list(pc.binary_join_element_wise(*cells, _NOTHING).to_pylist())
 
 
 def decode_rows(rows: Sequence[bytes], schema: pa.Schema) -> list[pa.Array]:
@@ -46,18 +57,17 @@ def _width(kind: pa.DataType) -> int | None:
     raise Terminal(message, hint="report this as a defect of Sync Worker, with the column's type")
 
 
-def _cells(column: pa.Array) -> pa.Array:
+def _cells(column: pa.Array, width: int | None) -> pa.Array:
     """A binary array with the bytes of each cell."""
-    count, width = len(column), _width(column.type)
+    if column.null_count == len(column):
+        return pa.repeat(_NULL, len(column))
     if width is None:
         texts = column.cast(pa.binary())
         lengths = pc.binary_length(texts).fill_null(0).to_numpy().astype("<u4")
-        cells = pc.binary_join_element_wise(_fixed(lengths), texts, pa.scalar(b"", pa.binary()))
+        cells = pc.binary_join_element_wise(_fixed([lengths]), texts, _NOTHING)
     else:
-        cells = _fixed(_numbers(column, width))
-    if not column.null_count or not count:
-        return cells
-    return pc.if_else(column.is_valid(), cells, _NULL)
+        cells = _fixed([_numbers(column, width)])
+    return pc.if_else(column.is_valid(), cells, _NULL) if column.null_count else cells
 
 
 def _numbers(column: pa.Array, width: int) -> np.ndarray:
@@ -67,13 +77,19 @@ def _numbers(column: pa.Array, width: int) -> np.ndarray:
     return np.asarray(column.view(whole).fill_null(0).to_numpy())
 
 
-def _fixed(numbers: np.ndarray) -> pa.Array:
-    """A one byte and the number, for each."""
-    count, width = len(numbers), numbers.dtype.itemsize
-    data = np.ones((count, 1 + width), np.uint8)
-    little = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
-    data[:, 1:] = little.view(np.uint8).reshape(count, width)
-    offsets = np.arange(count + 1, dtype=np.int32) * (1 + width)
+def _fixed(columns: Sequence[np.ndarray]) -> pa.Array:
+    """For each row a one byte and the number, of each column."""
+    count = len(columns[0])
+    kinds = [numbers.dtype.newbyteorder("<") for numbers in columns]
+    fields = [
+        f for i, kind in enumerate(kinds) for f in ((f"is{i}", np.dtype(np.uint8)), (f"value{i}", kind))
+    ]
+    data = np.empty(count, np.dtype(fields))
+    for i, numbers in enumerate(columns):
+        data[f"is{i}"] = 1
+        data[f"value{i}"] = numbers
+    width = data.dtype.itemsize
+    offsets = np.arange(count + 1, dtype=np.int32) * width
     return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 

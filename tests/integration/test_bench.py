@@ -32,6 +32,7 @@ LINES = [
     "processor, mysql -> postgres",
     "capture binlog",
     "capture binlog: times as fast",
+    "audit records",
 ]
 
 
