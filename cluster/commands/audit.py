@@ -3,6 +3,9 @@
 It holds every change, every decision, every conflict, and what operators did. Only the log's folder is
 read; no database is needed, and a group may be running.
 
+`query` gives records page by page, oldest first: its `next` is the `--cursor` that goes on, also with what is
+recorded later. `export` writes a file for each stream. `_record` is a record's place in its stream.
+
 `verify` checks every record, segment and signed head, and names the first that is not what was written.
 What was cut off at the end together with its heads shows only against a head that was kept elsewhere: `head`
 prints the newest, `--head` compares. `proof` prints a proof that stands without the log, and
@@ -15,6 +18,8 @@ are there stay as they are, and readable.
 Examples:
   sync-worker audit tail -n 50
   sync-worker audit tail -f --table orders --kind change
+  sync-worker audit query --table orders --key 42 --since 2026-11-25T12:00
+  sync-worker audit export --format csv --out folder --kind decision --outcome held
   sync-worker audit verify
   sync-worker audit head > /somewhere/else/head.json
   sync-worker audit verify --head /somewhere/else/head.json --public-key signer.pem
@@ -34,6 +39,7 @@ from typing import Any
 
 from cluster.commands import audit_keys as keeping
 from cluster.commands import audit_proofs as proving
+from cluster.commands import audit_query as asking
 from cluster.commands.common import OK, add_audit_folder, add_json, audit_log, print_json, time_text
 
 KINDS = ("change", "decision", "conflict", "hold", "operator")
@@ -53,6 +59,8 @@ def add_tail_arguments(parser: argparse.ArgumentParser) -> None:
 
 ACTIONS = {
     "tail": ("the newest records, and with -f what is added", add_tail_arguments),
+    "query": ("records by time, table, key, node and more, page by page", asking.add_query_arguments),
+    "export": ("write records to Parquet, JSON lines or CSV", asking.add_export_arguments),
     "verify": ("check the log, a part of it, or a proof", proving.add_verify_arguments),
     "head": ("print the newest signed head, to be kept elsewhere", proving.add_head_arguments),
     "proof": ("print the proof of a record, or of growth since a head", proving.add_proof_arguments),
@@ -64,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     """Run an action."""
     actions = {
         "tail": run_tail,
+        "query": asking.run_query,
+        "export": asking.run_export,
         "verify": proving.run_verify,
         "head": proving.run_head,
         "proof": proving.run_proof,

@@ -196,13 +196,14 @@ def _recorded(entry: dict[str, Any]) -> int:
 def printable(stream: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Rows as dictionaries that JSON can hold."""
     names = batch.schema.names
-    columns = [_printable(column) for column in batch.columns]
+    columns = [printable_column(column) for column in batch.columns]
     return [
         {"stream": stream, **dict(zip(names, values, strict=True))} for values in zip(*columns, strict=True)
     ]
 
 
-def _printable(column: pa.Array) -> list[Any]:
+def printable_column(column: pa.Array) -> list[Any]:
+    """A column's values as JSON can hold them."""
     if pa.types.is_binary(column.type):
         return [None if v is None else v.hex() for v in column.to_pylist()]
     if pa.types.is_temporal(column.type):

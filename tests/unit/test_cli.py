@@ -89,6 +89,8 @@ def test_help_is_quick_and_lists_every_command() -> None:
         ["dlq", "retry"],
         ["dlq", "discard"],
         ["audit", "tail"],
+        ["audit", "query"],
+        ["audit", "export"],
         ["audit", "verify"],
         ["audit", "head"],
         ["audit", "proof"],
