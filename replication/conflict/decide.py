@@ -17,7 +17,7 @@ from replication.conflict.version import ALL, Version, stack
 class Conflict:
     """Two writes of one key neither of which saw the other, and what was decided.
 
-    `winner` is the node of the surviving write, or `merged`.
+    `winner` is the node of the surviving write, `merged`, or nobody (`""`) while the key is on hold.
     """
 
     table: str
@@ -44,12 +44,14 @@ class Decision:
         lost: the node where the write was made does not hold that version.
         clash: the write had not seen everything that is on its way, so every other node needs the outcome.
         conflict: what is recorded; at most one.
+        held: the key goes on hold; `version` stays as it was.
     """
 
     version: Version
     lost: bool = False
     clash: bool = False
     conflict: Conflict | None = None
+    held: bool = False
 
 
 def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapping[str, int]) -> Decision:
@@ -84,6 +86,8 @@ def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapp
     if saw_winner:  # it beats what the winner had beaten
         return Decision(_follow(current, write), clash=True)
     side, policy = policies.decide(_candidate(current, priorities), _candidate(write, priorities))
+    if side is None:
+        return Decision(current, conflict=_conflict(state, write, "", policy), held=True)
     winner = _on_top(current if side is Side.LEFT else write, current, write)
     conflict = _conflict(state, write, winner.node, policy)
     return Decision(winner, lost=winner is not write, clash=True, conflict=conflict)

@@ -2,8 +2,8 @@
 
 A policy is a pure function of the two. It must be total over its own answers, deterministic, and give the
 same winner when its arguments are swapped; answering None leaves the decision to the next policy of the
-table's list. The list always ends with `last_write_wins`, which always decides: ties go to the node
-with the higher priority, then to the name that sorts last.
+table's list. The list ends with `last_write_wins`, which always decides (ties go to the node with the higher
+priority, then to the name that sorts last), or with `manual`, which never does: the key goes on hold.
 
 A custom policy is any callable of this shape, named in the configuration as `module:attribute`:
 
@@ -64,6 +64,7 @@ def source_priority(left: Candidate, right: Candidate) -> Side | None:
 
 
 MERGE_FIELDS = "merge_fields"
+MANUAL = "manual"
 BUILT_IN: Mapping[str, Policy] = {"last_write_wins": last_write_wins, "source_priority": source_priority}
 
 
@@ -73,19 +74,25 @@ class Policies:
 
     Attributes:
         merge: changes to different columns both survive.
-        chain: what decides the rest, as (name, policy); the last always decides.
+        chain: what decides the rest, as (name, policy).
+        manual: what the chain leaves undecided a person decides; else the last of the chain always decides.
     """
 
     merge: bool
     chain: tuple[tuple[str, Policy], ...]
+    manual: bool = False
 
-    def decide(self, left: Candidate, right: Candidate) -> tuple[Side, str]:
-        """The winner, and the name of the policy that chose it."""
+    def decide(self, left: Candidate, right: Candidate) -> tuple[Side | None, str]:
+        """The winner, or None if a person must say; and the name of the policy that decided so."""
         for name, policy in self.chain:
             if (side := policy(left, right)) is not None:
                 return side, name
-        message = "a policy list must end with one that always decides"
-        raise AssertionError(message)
+        if not self.manual:
+            message = "a policy list must end with one that always decides"
+            raise AssertionError(message)
+        if left.version.op is Op.DELETE and right.version.op is Op.DELETE:
+            return last_write_wins(left, right), "last_write_wins"  # they agree
+        return None, MANUAL
 
 
 def load_policies(names: Sequence[str]) -> Policies:
@@ -94,10 +101,14 @@ def load_policies(names: Sequence[str]) -> Policies:
     Raises:
         ConfigError: a name is neither built in nor an importable `module:attribute`.
     """
-    chain = [(name, _load(name)) for name in names if name != MERGE_FIELDS]
-    if not chain or chain[-1][0] != "last_write_wins":
+    chain = [(name, _load(name)) for name in names if name not in (MERGE_FIELDS, MANUAL)]
+    manual = MANUAL in names
+    if manual and MERGE_FIELDS in names:
+        message = "a row cannot go on hold in part"
+        raise ConfigError(message, hint=f"leave out {MERGE_FIELDS} or {MANUAL}")
+    if not manual and (not chain or chain[-1][0] != "last_write_wins"):
         chain.append(("last_write_wins", last_write_wins))
-    return Policies(MERGE_FIELDS in names, tuple(chain))
+    return Policies(MERGE_FIELDS in names, tuple(chain), manual)
 
 
 def _load(name: str) -> Policy:

@@ -176,6 +176,9 @@ class KeyState:
         decided_cut: the cut of that batch.
         pending: how many outboxes and batches on their way hold the key.
         stray: the newest write that the filter of its own node may exclude: no echo of that node shows it.
+        held: it is on hold: no version is for every node.
+        own: while held, for each node that wrote it, what that node should hold.
+        on_record: the conflict that put it on hold is on record.
     """
 
     table: str
@@ -191,6 +194,9 @@ class KeyState:
     decided_cut: Vector = field(default_factory=dict)
     pending: int = 0
     stray: Version | None = None
+    held: bool = False
+    own: dict[str, Version] = field(default_factory=dict)
+    on_record: bool = False
 
     def note(self, write: Version, arrival: Arrival) -> None:
         """Remember one more write and what it had seen."""
@@ -204,6 +210,10 @@ class KeyState:
         for other, order in write.absorbed.items():
             if other != node and order > self.seen.get(other, 0):
                 self.seen[other] = order
+
+    def version_for(self, node: str) -> Version:
+        """What a node should hold."""
+        return self.own[node] if self.held else self.version
 
     def known_by(self, cut: Vector) -> bool:
         """Whether every write of the key is at or before `cut`."""
@@ -287,7 +297,7 @@ def is_rival(state: Run | KeyState, key: bytes, node: str, *, replaying: bool) -
     """
     if isinstance(state, Run):
         return state.node != node and state.rows.ops[state.index(key)] == Op.READ
-    return state.version.op is Op.READ and (replaying or state.version.node != node)
+    return not state.held and state.version.op is Op.READ and (replaying or state.version.node != node)
 
 
 def split_keys(

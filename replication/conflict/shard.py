@@ -10,13 +10,12 @@ predecessor knew, forms no batch and forgets no key; then it runs until it is fe
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from replication.change import Op
-from replication.conflict.decide import Conflict, Decision, decide, same_dot
-from replication.conflict.exchange import EchoedRow, Outgoing, ShardConfig
-from replication.conflict.progress import Progress
+from replication.conflict.bookkeeping import Bookkeeping
+from replication.conflict.decide import Decision, decide, same_dot
+from replication.conflict.exchange import EchoedRow, Outgoing
 from replication.conflict.rows import (
     Arrival,
     ChangeRows,
@@ -30,43 +29,14 @@ from replication.conflict.rows import (
 )
 from replication.conflict.version import Version
 from replication.errors import Fenced
-from replication.marker import Marker, Vector
+from replication.marker import Marker
 from replication.position import Position
 
-TableKeys = dict[bytes, Run | KeyState]
 
-
-class Shard:
-    """The state machine.
-
-    Args:
-        config: what this shard is.
-        epoch: the epoch that every node's marker has been raised to.
-        markers: each node's marker, as read after raising the epoch.
-    """
-
-    def __init__(self, config: ShardConfig, epoch: int, markers: Mapping[str, Marker]) -> None:
-        self.config = config
-        self.epoch = epoch
-        self.nodes = list(config.nodes)
-        self.progress = Progress(self.nodes, markers)
-        self.seq = max(m.seq for m in markers.values())
-        self.sent = {n: markers[n].seq for n in self.nodes}
-        self.reached: dict[str, Vector] = dict(self.progress.applied)
-        self.keys: dict[str, TableKeys] = {t: {} for t in config.policies}
-        self.run_queue: dict[str, deque[Run]] = {n: deque() for n in self.nodes}
-        self.outbox: dict[str, dict[KeyState, None]] = {n: {} for n in self.nodes}
-        self.outstanding: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
-        self.unacked: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
-        self.unrecorded: dict[tuple[str, int], Arrival] = {}
-        self.conflicts: list[Conflict] = []
+class Shard(Bookkeeping):
+    """The state machine. Made as `Bookkeeping` is."""
 
     # -- input ---------------------------------------------------------------------------------
-
-    @property
-    def replaying(self) -> bool:
-        """Whether it still rebuilds what its predecessor knew."""
-        return self.progress.replaying
 
     def on_changes(self, node: str, tables: Iterable[ChangeRows], end: Position) -> int:
         """Changes that applications made at `node`, up to and including `end`.
@@ -179,21 +149,8 @@ class Shard:
             marker,
             batch.runs,
             [frozenset(r.promoted) for r in batch.runs],
-            [(s.table, s.key, s.version) for s in batch.states],
+            [(s.table, s.key, s.version_for(node)) for s in batch.states],
         )
-
-    def waiting(self, node: str) -> int:
-        """Rows that the next batch for `node` will have."""
-        return sum(r.live for r in self.run_queue[node]) + len(self.outbox[node])
-
-    def backlog(self, node: str) -> int:
-        """Rows that wait for `node` or that it has not committed yet."""
-        return self.waiting(node) + sum(b.rows for b in self.unacked[node].values())
-
-    @property
-    def idle(self) -> bool:
-        """Whether no key is on its way."""
-        return not any(self.keys.values())
 
     # -- a write -------------------------------------------------------------------------------
 
@@ -239,15 +196,19 @@ class Shard:
             state = self._promote(state, key)
         if state is None:
             state = self.keys[rows.table][key] = KeyState(rows.table, key, write)
+        elif state.held:
+            self._write_held(state, write)
         else:
             decision = self._decide(state, write)
             state.version, lost, clash = decision.version, decision.lost, decision.clash
             if decision.conflict:
                 self.conflicts.append(decision.conflict)
+            if decision.held:
+                self._set_aside(state, write)
         if node not in state.first:
             arrival.live += 1
         state.note(write, arrival)
-        for other in self.nodes:
+        for other in self.nodes if not state.held else ():
             if clash and (other != node or lost):  # a predecessor may have come to another winner
                 self._want(other, state, wanted=True)
             elif other == node:
@@ -299,7 +260,10 @@ class Shard:
             ident, newest = (state.table, state.key), state.sent[batch.node] == batch.seq
             if ident in batch.refused and newest:
                 state.version.stray = False  # a row that another node refuses stays where it was written
-            if ident in batch.kept:
+            if state.held:
+                if ident not in batch.kept:
+                    self._give_back(batch.node, state, batch.cut)
+            elif ident in batch.kept:
                 if batch.kept[ident] and newest:  # else what was decided meanwhile is on its way
                     self._want(batch.node, state, wanted=not state.is_last(batch.node))
             elif state.last.get(batch.node, 0) > batch.cut[batch.node]:
@@ -316,6 +280,9 @@ class Shard:
         """Learn from a predecessor's batch what it had decided."""
         state = self.keys[row.table].get(row.key)
         assert not isinstance(state, Run)
+        if state is not None and state.held:
+            self._give_back(node, state, marker.own_cut)
+            return
         decided = row.version
         decided.absorbed = cut = marker.own_cut
         if state is None:
@@ -346,37 +313,7 @@ class Shard:
         elif not self.config.policies[row.table].merge:
             self._want(node, state, wanted=False)  # it holds just that
 
-    # -- bookkeeping ---------------------------------------------------------------------------
-
-    def _want(self, node: str, state: KeyState, *, wanted: bool) -> None:
-        outbox = self.outbox[node]
-        if wanted and state not in outbox:
-            outbox[state] = None
-            state.pending += 1
-        elif not wanted and state in outbox:
-            del outbox[state]
-            state.pending -= 1
-
-    def _want_unless_sent(self, node: str, state: KeyState) -> None:
-        """Unless a predecessor had weighed every write of the key in what it sent `node`."""
-        if not state.known_by(self._applied(node, state)):
-            self._want(node, state, wanted=True)
-
-    def _applied(self, node: str, state: KeyState) -> Vector:
-        """Up to where writes of a key were weighed in what predecessors have sent `node`."""
-        return at_least(self.progress.applied[node], state.shown.get(node))
-
-    def _want_back(self, state: KeyState, write: Version, *, lost: bool) -> None:
-        """Whether the node where a write was made must be sent the outcome.
-
-        A batch of ours may have overwritten columns that this write left alone. So unless the write is the
-        whole row, only an echo can say that the node is done.
-        """
-        whole = write.op is Op.DELETE or write.whole
-        if lost:
-            self._want_unless_sent(write.node, state)
-        elif whole and not self.config.policies[state.table].merge:
-            self._want(write.node, state, wanted=False)
+    # -- the place in a log -------------------------------------------------------------------
 
     def _advance(self, node: str, end: Position) -> None:
         replaying = self.replaying
@@ -385,15 +322,3 @@ class Shard:
             for table in self.keys.values():
                 for state in [s for s in table.values() if isinstance(s, KeyState)]:
                     self._forget_if_finished(state)
-
-    def _forget_if_finished(self, state: KeyState) -> None:
-        if state.pending or self.replaying:
-            return
-        if state.version.stray:  # every other node has it, so the one whose filter excludes it may lose it
-            state.version.stray = False
-            self._want(state.version.node, state, wanted=True)
-            return
-        if self.keys[state.table].get(state.key) is state:
-            del self.keys[state.table][state.key]
-            for arrival in state.first.values():
-                arrival.live -= 1

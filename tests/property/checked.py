@@ -29,6 +29,8 @@ class CheckedShard(Shard):
     def _decide(self, state: KeyState, write: Version) -> Decision:
         before = self.covered(state.key, state.version), self.covered(state.key, write)
         decision = super()._decide(state, write)
+        if decision.held:
+            return decision
         self.learn(decision.version, *before)
         return decision
 
@@ -37,7 +39,7 @@ class CheckedShard(Shard):
         before = state.time.get(node) if isinstance(state, KeyState) else None
         last = state.last.get(node) if isinstance(state, KeyState) else None
         super()._write(node, rows, index, arrival)
-        if before is not None and state.last[node] != last:
+        if before is not None and state.last.get(node, last) != last:
             assert state.time[node] > before, "hybrid time went backwards"
 
     def value(self, key: bytes, version: Version) -> Row:

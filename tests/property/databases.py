@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from replication.change import Op
@@ -49,8 +50,11 @@ class Write:
 class Rows:
     """Stands for a change batch: the attributes of `ChangeRows`, made of lists."""
 
-    def __init__(self, writes: list[Write], orders: list[int], images: list[Row]) -> None:
+    def __init__(
+        self, writes: list[Write], orders: list[int], images: list[Row], *, copied: bool = False
+    ) -> None:
         self.table = TABLE
+        self.copied = copied
         self.batch = images
         self.writes = writes
         self.keys = [w.key for w in writes]
@@ -137,19 +141,24 @@ class Database:
         self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images))
         self.keep()
 
-    def copy(self, node: str) -> list[Write]:
-        """Read all rows, as a chunk that nothing changes while it is read."""
-        keys = sorted(self.live)
+    def copy(self, node: str, keys: Iterable[bytes]) -> list[Write]:
+        """Read the rows of some keys, as a chunk that nothing changes while it is read."""
+        keys = sorted(self.live.intersection(keys))
         saw = {k: tuple(c.covers | {c.ident} for c in self.rows[k]) for k in keys}
         reads = [Write(0, k, Op.READ, (1 << FIELDS) - 1, 0, node, saw[k]) for k in keys]
         if reads:
-            self.log.append(Rows(reads, [len(self.log) + 1] * len(reads), [self.rows[k] for k in keys]))
-            self.keep()
+            self.append_copied(reads)
         return reads
+
+    def append_copied(self, writes: list[Write]) -> None:
+        """Let a chunk come out of the log."""
+        images = [self.rows.get(w.key, EMPTY) for w in writes]
+        self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images, copied=True))
+        self.keep()
 
     def forget_copies(self) -> None:
         """Copied rows are not in the log: who reads it again does not find them."""
-        self.log = [None if isinstance(e, Rows) and e.writes[0].op is Op.READ else e for e in self.log]
+        self.log = [None if isinstance(e, Rows) and e.copied else e for e in self.log]
 
     def apply(self, batch: Sent) -> Kept:
         """Commit a batch, unless a newer incarnation fenced it off or its predecessor is missing.

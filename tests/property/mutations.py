@@ -213,8 +213,8 @@ class PartIsNotReadAgain(CheckedShard):
 class ReplayForgetsAbsorbed(CheckedShard):
     """A restart does not restore what each log had absorbed at its resume position."""
 
-    def __init__(self, config: Any, epoch: int, markers: dict[str, Marker]) -> None:
-        super().__init__(config, epoch, {n: replace(m, absorbed={}) for n, m in markers.items()})
+    def __init__(self, config: Any, epoch: int, markers: dict[str, Marker], *args: Any) -> None:
+        super().__init__(config, epoch, {n: replace(m, absorbed={}) for n, m in markers.items()}, *args)
 
 
 class NoReplay(CheckedShard):
@@ -328,7 +328,7 @@ class Mutation:
     first: int = 0
 
 
-def _mutation(kind: type, *policies: str, filtered: bool = False, first: int = 0) -> Mutation:
+def mutation(kind: type, *policies: str, filtered: bool = False, first: int = 0) -> Mutation:
     names = policies or ("last_write_wins",)
 
     def build(seed: int) -> Scenario:
@@ -341,37 +341,37 @@ def _mutation(kind: type, *policies: str, filtered: bool = False, first: int = 0
 
 
 MUTATIONS = [
-    _mutation(NoEpochFence),
-    _mutation(NoPredecessorCheck),
-    _mutation(MarkerApartFromData),
-    _mutation(EchoTeachesNothing),
-    _mutation(OverwrittenWriteForgotten),
-    _mutation(LoserKeepsItsRow),
-    _mutation(ClashStaysHome),
-    _mutation(ForgottenWhenSent),
-    _mutation(PromotedKeyLosesItsBatch),
-    _mutation(RunForgotAtFirstEcho),
-    _mutation(ResumesAtProgress),
-    _mutation(ReleasedWhenCommitted),
-    _mutation(ReleasedBeforeItIsOnRecord),
-    _mutation(PartClaimsEverything),
-    _mutation(PartTeachesNothing),
-    _mutation(PartIsNotReadAgain),
-    _mutation(ReplayForgetsAbsorbed),
-    _mutation(NoReplay),
-    _mutation(ReplayIgnoresDecisions),
-    _mutation(HybridTimeNotRaised),
-    _mutation(CutTooHigh),
-    _mutation(CopiesAreWrites),
-    _mutation(KeptRowsStay),
-    _mutation(KeptRowsGoTwice),
-    _mutation(SentAgainAfterRestart),
-    _mutation(LoserTakesItsColumns),
-    _mutation(ColumnsForgetTheirWriter, "merge_fields"),
-    _mutation(EveryColumnChanged, "merge_fields"),
-    _mutation(FilteredDeleteIsADelete, filtered=True, first=540),
-    _mutation(OwnStraysStay, filtered=True),
-    _mutation(StraysLeaveAtOnce, "source_priority", filtered=True),
-    _mutation(StraysForgottenByRestart, filtered=True, first=430),
-    _mutation(ContentOfStraysForgotten, "source_priority", filtered=True, first=7500),
+    mutation(NoEpochFence),
+    mutation(NoPredecessorCheck),
+    mutation(MarkerApartFromData),
+    mutation(EchoTeachesNothing),
+    mutation(OverwrittenWriteForgotten),
+    mutation(LoserKeepsItsRow),
+    mutation(ClashStaysHome),
+    mutation(ForgottenWhenSent),
+    mutation(PromotedKeyLosesItsBatch),
+    mutation(RunForgotAtFirstEcho),
+    mutation(ResumesAtProgress),
+    mutation(ReleasedWhenCommitted),
+    mutation(ReleasedBeforeItIsOnRecord),
+    mutation(PartClaimsEverything),
+    mutation(PartTeachesNothing),
+    mutation(PartIsNotReadAgain),
+    mutation(ReplayForgetsAbsorbed),
+    mutation(NoReplay),
+    mutation(ReplayIgnoresDecisions),
+    mutation(HybridTimeNotRaised),
+    mutation(CutTooHigh),
+    mutation(CopiesAreWrites),
+    mutation(KeptRowsStay),
+    mutation(KeptRowsGoTwice),
+    mutation(SentAgainAfterRestart),
+    mutation(LoserTakesItsColumns),
+    mutation(ColumnsForgetTheirWriter, "merge_fields"),
+    mutation(EveryColumnChanged, "merge_fields"),
+    mutation(FilteredDeleteIsADelete, filtered=True, first=540),
+    mutation(OwnStraysStay, filtered=True),
+    mutation(StraysLeaveAtOnce, "source_priority", filtered=True),
+    mutation(StraysForgottenByRestart, filtered=True, first=430),
+    mutation(ContentOfStraysForgotten, "source_priority", filtered=True, first=7500),
 ]

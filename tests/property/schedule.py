@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from replication.change import Op
+from replication.conflict.decide import Conflict
 from replication.conflict.exchange import EchoedRow, Outgoing, ShardConfig
 from replication.conflict.policy import load_policies
 from replication.conflict.version import ALL, Version
@@ -72,7 +73,9 @@ class Schedule:
         self.keys += [b"u", b"v", b"w"] if scenario.seed % 11 == 0 else []
         self.copies = scenario.seed % 4 == 3
         self.merge = "merge_fields" in scenario.policies
-        self.toast = scenario.nodes == 2 and not self.merge and scenario.seed % 5 == 4 and not self.copies
+        self.manual = "manual" in scenario.policies
+        whole = self.merge or self.manual or self.copies
+        self.toast = scenario.nodes == 2 and not whole and scenario.seed % 5 == 4
         self.owned = scenario.seed % 7 == 6
         self.deletes = not (self.merge or self.toast) or scenario.seed % 20 < 10
         if self.toast and not self.owned:
@@ -106,11 +109,15 @@ class Schedule:
             1 if self.sizes[0] else 100,
             {(self.filtered, TABLE): self.strays},
         )  # fmt: skip
-        shard = self.s.shard(config, epoch, {n: db.marker for n, db in self.dbs.items()})
+        shard = self.s.shard(config, epoch, {n: db.marker for n, db in self.dbs.items()}, self.held())
         shard.covers, shard.truth = {}, self.truth
         for n, position in shard.progress.position.items():
             assert position.order >= self.released[n], f"{self.s}: {n}'s log is released, and needed"
         return shard
+
+    def held(self) -> list[tuple[str, bytes]]:
+        """What is on hold, as the audit log has it."""
+        return []
 
     def excludes(self, row: Row) -> bool:
         """Whether the filter excludes a row."""
@@ -146,7 +153,7 @@ class Schedule:
             db.write(writes)
 
     def copy(self, node: str) -> None:
-        for read in self.dbs[node].copy(node):
+        for read in self.dbs[node].copy(node, self.keys):
             self.truth[node, len(self.dbs[node].log), read.key] = read
 
     def deliver(self, node: str) -> bool:
@@ -168,9 +175,13 @@ class Schedule:
         for conflict in shard.conflicts:
             pair = tuple(self.truth[v.node, v.order, conflict.key] for v in (conflict.left, conflict.right))
             self.conflicts.add(pair)
+            self.note(conflict)
         shard.conflicts.clear()
         self.release()
         return True
+
+    def note(self, conflict: Conflict) -> None:
+        """One more conflict."""
 
     def echoed(self, entry: Sent) -> list[EchoedRow]:
         rows = []
@@ -183,10 +194,9 @@ class Schedule:
             rows.append(Shown(TABLE, key, version, key in entry.outside))
         return rows
 
-    def form(self, node: str) -> Sent | None:
-        outgoing = self.shard.form_batch(
-            node, heartbeat=self.rng.random() < 0.02, rows=self.rng.choice(self.sizes)
-        )
+    def form(self, node: str, *, heartbeat: bool = False) -> Sent | None:
+        heartbeat |= self.rng.random() < 0.02
+        outgoing = self.shard.form_batch(node, heartbeat=heartbeat, rows=self.rng.choice(self.sizes))
         if outgoing is None:
             return None
         rows = [(k, v, self.shard.value(k, v)) for k, v in versions(outgoing)]
@@ -324,9 +334,13 @@ class Schedule:
             wanted = next(iter(live.values())) and not self.excludes(row)
             assert (key in self.dbs[self.filtered].live) == wanted, f"{self.s}: {key!r} at {self.filtered}"
 
+    def alike(self) -> list[bytes]:
+        """The keys that must be the same everywhere in the end."""
+        return self.keys
+
     def check(self) -> None:
         exempt = {w for pair in self.conflicts for w in pair} if self.toast else set()
-        for key in self.keys:
+        for key in self.alike():
             # what a filter has taken away need not be the newest
             holders = {n: db for n, db in self.dbs.items() if n != self.filtered or key in db.live}
             held = {n: tuple(c.ident for c in db.rows.get(key, EMPTY)) for n, db in holders.items()}
@@ -336,7 +350,7 @@ class Schedule:
                 # an update that beats a delete brings back its row as it saw it, other columns included;
                 # a column that the winner left alone is that of a write which it beat, of any if of several
                 partly = self.merge or self.toast
-                for other in self.writes if winner and not (self.deletes and partly) else ():
+                for other in self.writes if winner and not ((self.deletes and partly) or self.manual) else ():
                     followed = (
                         other.key == key and other.changed >> column & 1 and winner in other.saw[column]
                     ) and other not in exempt

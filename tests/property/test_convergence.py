@@ -9,11 +9,13 @@ from multiprocessing import get_context
 
 import pytest
 
+from tests.property.holding import schedule_of
 from tests.property.mutations import MUTATIONS, Mutation
-from tests.property.schedule import Scenario, Schedule
+from tests.property.mutations_hold import HOLD_MUTATIONS
+from tests.property.schedule import Scenario
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "21000"))
-POLICIES = [("last_write_wins",), ("source_priority",), ("merge_fields", "last_write_wins")]
+POLICIES = [("last_write_wins",), ("source_priority",), ("merge_fields", "last_write_wins"), ("manual",)]
 CHUNK = 500
 
 
@@ -23,9 +25,8 @@ def explore(
     """Run `count` schedules; returns how many writes, conflicts and crashes they had."""
     writes = conflicts = crashes = 0
     for seed in range(base, base + count):
-        done = Schedule(
-            Scenario(seed, 2 + seed % 2, policies, pipeline=1 + seed % 3, filtered=filtered)
-        ).run()
+        scenario = Scenario(seed, 2 + seed % 2, policies, pipeline=1 + seed % 3, filtered=filtered)
+        done = schedule_of(scenario).run()
         writes += len(done.writes)
         conflicts += len(done.conflicts)
         crashes += done.crashes
@@ -36,7 +37,7 @@ def fails(mutation: Mutation, schedules: int) -> bool:
     """Whether one of `schedules` schedules notices the mutation."""
     for seed in range(mutation.first, mutation.first + schedules):
         try:
-            Schedule(mutation.build(seed)).run()
+            schedule_of(mutation.build(seed)).run()
         except (AssertionError, KeyError, StopIteration, IndexError):
             return True
     return False
@@ -64,7 +65,7 @@ def check_all(policies: tuple[str, ...], each: int, *, filtered: bool = False) -
     assert crashes > each, "the schedules hardly crashed"
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+@pytest.mark.parametrize("mutation", [*MUTATIONS, *HOLD_MUTATIONS], ids=lambda m: m.name)
 def test_every_rule_is_needed(mutation: Mutation) -> None:
     assert fails(mutation, 6000), f"no schedule noticed {mutation.name}"
 
