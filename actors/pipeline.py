@@ -45,6 +45,7 @@ class Pipeline:
         writer: AuditWriter,
         shards: int = 1,
         limits: Limits | None = None,
+        held: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         hand_over_quickly()
         self.limits = limits or Limits()
@@ -60,7 +61,7 @@ class Pipeline:
             targets = {n: Applying(engines[n], engines, tables, self.limits.retry_max) for n in names}
             self.appliers += targets.values()
             own = {n: m[number] for n, m in markers.items()}
-            shard = make_shard(group, number, shards, engines, tables, own)
+            shard = make_shard(group, number, shards, engines, tables, own, held)
             findings = {n: m.findings for n, m in own.items()}
             self.resolvers.append(
                 Resolver(shard, schemas, targets, self.audit, self.limits, self.fail, findings)

@@ -7,7 +7,7 @@ as deletes where that is asked for, rows that cannot be read are set aside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 from actors.backfill import POLL_SECONDS, Surroundings
 from replication.backfill import LOST, Chunk, ChunkIdent
 from replication.engine import Snapshot
+from replication.errors import Terminal
 from replication.key import key_columns
 from replication.paging import readable
 from replication.schema import Table
@@ -49,13 +50,25 @@ class Recopy:
         run: text without a slash, unique to this object, e.g. a UUID.
         snapshot: reads the node.
         around: see `Surroundings`.
+        before: called before each piece is read.
+        given: values that replace those of the rows, by column; the node itself gets them, too.
     """
 
-    def __init__(self, table: Table, run: str, snapshot: Snapshot, around: Surroundings) -> None:
+    def __init__(
+        self,
+        table: Table,
+        run: str,
+        snapshot: Snapshot,
+        around: Surroundings,
+        before: Callable[[], object] = lambda: None,
+        given: Mapping[str, pa.Scalar] | None = None,
+    ) -> None:
         self._table = table
         self._run = run
         self._snapshot = snapshot
         self._around = around
+        self._before = before
+        self._given = given or {}
         self._number = 0
 
     def copy(self, keys: Sequence[bytes], *, deletes: bool) -> Recopied:
@@ -87,6 +100,7 @@ class Recopy:
         done.unreadable += chunk.unreadable
 
     def _offer(self, keys: Sequence[bytes], *, deletes: bool) -> tuple[Chunk, int]:
+        self._before()
         self._number += 1
         ident = ChunkIdent(self._run, self._table.name, self._number)
         self._snapshot.write_watermark(ident.low)
@@ -94,8 +108,11 @@ class Recopy:
         rows, _ = readable(partial(self._snapshot.read_keys, self._table, keys), aside.extend)
         there = {*rows.column("_key").to_pylist(), *(key for key, _ in aside)}
         absent = [key for key in dict.fromkeys(keys) if key not in there]
+        if absent and self._given:
+            message = f"{self._table.name}: no such row at the node, so there is nothing to give values to"
+            raise Terminal(message, hint="take the row of a node that holds it")
         gone = keys_alone(self._table, absent) if deletes and absent else None
-        chunk = Chunk(rows, aside, gone)
+        chunk = Chunk(with_values(rows, self._given), aside, gone, given=bool(self._given))
         self._around.capture.offer(ident, chunk)
         self._snapshot.write_watermark(ident.high)
         return chunk, len(absent)
@@ -110,6 +127,14 @@ class Recopy:
             if order is not None and released >= order:
                 return True
             self._around.wait(POLL_SECONDS)
+
+
+def with_values(rows: pa.RecordBatch, given: Mapping[str, pa.Scalar]) -> pa.RecordBatch:
+    """The rows with other values in some columns."""
+    for name, value in given.items():
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(place), pa.repeat(value, rows.num_rows))
+    return rows
 
 
 def keys_alone(table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:

@@ -62,6 +62,11 @@ class RemoteLog:
         """See `audit.AuditLog.write`."""
         self._handle.call("write", list(records)).result()
 
+    def undecided(self) -> list[tuple[str, bytes]]:
+        """Table and key of what is on hold until somebody resolves a conflict."""
+        held: list[tuple[str, bytes]] = self._handle.call("undecided").result()
+        return held
+
 
 class RemoteCapture:
     """A capture in another process; see `backfill.Capture`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from replication.errors import Fenced, Superseded
 from replication.filter import row_filters
 from replication.marker import Marker
 from replication.schema import Table, TableSchema
+from replication.sharding import shards_of
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class ShardStatus:
         backlog: rows on their way to each node.
         changes, applied, conflicts, held: how many since this incarnation started.
         lags: nodes that are away or catch up, and that nobody waits for.
+        undecided: keys on hold until somebody resolves their conflict.
     """
 
     shard: int
@@ -87,6 +89,7 @@ class ShardStatus:
     conflicts: int
     held: int = 0
     lags: Sequence[str] = ()
+    undecided: int = 0
 
 
 class Resolver:
@@ -150,6 +153,16 @@ class Resolver:
         with self._lock:
             return list(self.shard.keys[table])
 
+    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> bool:
+        """Let a node's row decide a key on hold; see `Shard.settle`."""
+        with self._lock:
+            return self.shard.settle(table, key, node, read)
+
+    def awaits(self, table: str, key: bytes) -> bool:
+        """Whether that row has not come yet."""
+        with self._lock:
+            return self.shard.awaits(table, key)
+
     def _room(self, node: str) -> int:
         """How many rows more a target can take: none when its next batch is full, or too much on its way.
 
@@ -181,7 +194,8 @@ class Resolver:
             backlog = {n: self.shard.backlog(n) for n in self.names}
             counts = self._changes, self._applied, self._conflicts, self._held
             lags = tuple(n for n in self.names if self._lags[n].since is not None)
-            return ShardStatus(self.shard.config.shard, self.shard.replaying, backlog, *counts, lags)
+            undecided, number = self.shard.undecided, self.shard.config.shard
+            return ShardStatus(number, self.shard.replaying, backlog, *counts, lags, undecided)
 
     def on_applied(self, batch: ApplyBatch, answer: Future[Applied]) -> None:
         """An applier has answered."""
@@ -289,9 +303,15 @@ class Resolver:
         """A successor that learns the outcome from an echo does not see the conflict again."""
         if self.shard.conflicts:
             self._conflicts += len(self.shard.conflicts)
-            durable = self.auditor.conflicts(self.shard.conflicts)
-            self.shard.conflicts = []
-            self._await(durable, lambda: None, hold_back=True)
+            found, self.shard.conflicts = self.shard.conflicts, []
+            durable = self.auditor.conflicts(found)
+            self._await(durable, partial(self._rest, [c for c in found if not c.winner]), hold_back=True)
+
+    def _rest(self, undecided: Sequence[Conflict]) -> None:
+        for conflict in undecided:
+            self.shard.hold_recorded(conflict.table, conflict.key)
+        if undecided:
+            log.warning("keys_on_hold", extra={"keys": len(undecided), "table": undecided[0].table})
 
     def _pump(self) -> None:
         for node in self.names:
@@ -333,8 +353,9 @@ def make_shard(
     engines: Mapping[str, Engine],
     tables: Sequence[Table],
     markers: Mapping[str, Marker],
+    held: Iterable[tuple[str, bytes]] = (),
 ) -> Shard:
-    """A shard's state machine, from the markers of every node."""
+    """A shard's state machine, from the markers of every node and what awaits a decision."""
     filters = row_filters(tables, {n: e.node.engine for n, e in engines.items()})
     config = ShardConfig(
         group,
@@ -344,4 +365,11 @@ def make_shard(
         {t.name: load_policies(t.mapping.conflict) for t in tables},
         strays={place: rows.strays for place, rows in filters.items()},
     )
-    return Shard(config, max(m.epoch for m in markers.values()), markers)
+    return Shard(config, max(m.epoch for m in markers.values()), markers, of_shard(held, number, shards))
+
+
+def of_shard(held: Iterable[tuple[str, bytes]], number: int, shards: int) -> list[tuple[str, bytes]]:
+    """Those of some keys that one shard owns."""
+    found = list(held)
+    owners = shards_of([key for _, key in found], len(found), shards)
+    return [place for place, owner in zip(found, owners, strict=True) if owner == number]

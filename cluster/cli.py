@@ -33,7 +33,7 @@ COMMANDS = {
     "verify": "compare all rows on all nodes, and repair what differs",
     "backfill": "copy a table again while the group runs",
     "reset": "go on although a node's log was lost, and copy anew",
-    "conflicts": "list and show recorded conflicts",
+    "conflicts": "list and show recorded conflicts, and resolve open ones",
     "dlq": "list, retry and discard rows on hold",
     "audit": "show the audit log, and prove it",
 }

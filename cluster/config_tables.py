@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cluster.config_reader import Value, suggest
 from cluster.config_where import read_where
+from replication.conflict.policy import MANUAL, MERGE_FIELDS
 from replication.schema import NodeConfig, TableMapping
 
-POLICIES = ("last_write_wins", "source_priority", "merge_fields")
-LATER_POLICIES = ("manual",)
+POLICIES = ("last_write_wins", "source_priority", "merge_fields", "manual")
 OWN_PREFIX = "sync_worker"
 """Our own tables begin with it, and never travel."""
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
@@ -141,17 +141,16 @@ def _read_rest(
 
 def _read_conflict(value: Value) -> tuple[str, ...]:
     policies = value.texts(1)
+    names = [policy for _, policy in policies]
     for item, policy in policies:
-        if policy in LATER_POLICIES:
-            item.complain(f"the policy '{policy}' is not supported in this release", _policies())
+        if policy == MANUAL and MERGE_FIELDS in names:
+            item.complain("a row cannot go on hold in part", f"leave out '{MERGE_FIELDS}', or '{MANUAL}'")
+        elif policy == MANUAL and names[-1] != MANUAL:
+            item.complain("what follows 'manual' is never asked", "put it last")
         elif policy not in POLICIES and not _CUSTOM_POLICY.fullmatch(policy):
             hint = suggest(policy, POLICIES)
             item.complain(f"no policy called '{item.shown}'", f"{hint} A policy of your own is module:name")
-    return tuple(policy for _, policy in policies) or POLICIES[:1]
-
-
-def _policies() -> str:
-    return f"use {', '.join(POLICIES)}, or module:name for your own"
+    return tuple(names) or POLICIES[:1]
 
 
 def _read_initial(value: Value, nodes: Sequence[NodeConfig]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from cluster.config_reader import Value, suggest
+from replication.conflict.policy import MANUAL, MERGE_FIELDS
 from replication.filter import Test
 from replication.schema import Condition, NodeConfig
 
@@ -28,9 +29,9 @@ def read_where(value: Value, nodes: Sequence[NodeConfig], policies: Sequence[str
             where[node] = alternatives
     if names and set(names) == where.keys():
         value.complain("every node has a filter", "leave out the node that holds every row")
-    if where and "merge_fields" in policies:
+    if where and (unfit := [p for p in policies if p in (MERGE_FIELDS, MANUAL)]):
         hint = "use last_write_wins, source_priority or a policy of your own"
-        value.complain("a table with a filter cannot use merge_fields in this release", hint)
+        value.complain(f"a table with a filter cannot use {unfit[0]} in this release", hint)
     if where and on_truncate == "carry":
         hint = "use halt or ignore: a TRUNCATE says nothing of the rows that a node does not hold"
         value.complain("a table with a filter cannot carry a TRUNCATE", hint)

@@ -23,12 +23,14 @@ from actors.limits import Limits
 from actors.pipeline import copied_from, without
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
 from actors.resolver import Resolver, ShardStatus, make_shard
-from cluster.audit_log import open_writer
+from cluster.audit_log import open_keys, open_writer
 from cluster.config_audit import SEALED_BESIDE, AuditConfig
 from cluster.logs import configure_logging, secrets_of
+from replication.audit.undecided import undecided
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
+from replication.conflict.policy import MANUAL
 from replication.engine import Engine
 from replication.engines import load_engine
 from replication.errors import NodeUnavailable, Transient
@@ -82,11 +84,17 @@ class AuditProcess(_Part):
 
     def __init__(self, plan: GroupPlan) -> None:
         super().__init__(plan)
+        self._path, self._audit = plan.audit_path, plan.audit
         self._log = AuditLog(open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards))
 
     def write(self, records: Sequence[Record]) -> None:
         """See `AuditLog.write`."""
         self._log.write(records)
+
+    def undecided(self) -> list[tuple[str, bytes]]:
+        """Table and key of what is on hold until somebody resolves a conflict."""
+        found = undecided(self._path, open_keys(self._path, self._audit.key))
+        return [(c["table"], c["key"]) for c in found.values()]
 
     def close(self) -> None:
         """Close the files."""
@@ -123,7 +131,8 @@ class ResolverProcess(_Part):
         self._number = number
         self._schemas = {t.name: t.schema for t in plan.tables}
         self._engines = plan.engines()
-        self._open_queue = partial(AuditQueue, RemoteLog(audit).write, self._schemas, sorted(self._engines))
+        self._log = RemoteLog(audit)
+        self._open_queue = partial(AuditQueue, self._log.write, self._schemas, sorted(self._engines))
         self._queue = self._open_queue()
         self._targets = {n: RemoteTarget(h) for n, h in appliers.items()}
         self._resolver: Resolver | None = None
@@ -131,7 +140,8 @@ class ResolverProcess(_Part):
     def begin(self, markers: Mapping[str, Marker]) -> None:
         """Start an incarnation from every node's marker. What an earlier one still hears is of no account."""
         plan = self._plan
-        shard = make_shard(plan.group, self._number, plan.shards, self._engines, plan.tables, markers)
+        held = self._log.undecided() if any(MANUAL in t.mapping.conflict for t in plan.tables) else []
+        shard = make_shard(plan.group, self._number, plan.shards, self._engines, plan.tables, markers, held)
 
         def fail(error: BaseException) -> None:
             if self._resolver is begun:
@@ -161,6 +171,14 @@ class ResolverProcess(_Part):
     def on_their_way(self, table: str) -> list[bytes]:
         """See `Resolver.on_their_way`."""
         return self._begun().on_their_way(table)
+
+    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> bool:
+        """See `Resolver.settle`."""
+        return self._begun().settle(table, key, node, read)
+
+    def awaits(self, table: str, key: bytes) -> bool:
+        """See `Resolver.awaits`."""
+        return self._begun().awaits(table, key)
 
     def heartbeat(self) -> None:
         """See `Resolver.heartbeat`."""

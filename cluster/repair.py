@@ -26,8 +26,9 @@ from replication.audit.holds import open_holds
 from replication.audit.keys import Keyring
 from replication.audit.reader import read, streams
 from replication.audit.records import CHANGES
+from replication.audit.undecided import undecided
 from replication.change import Op
-from replication.conflict.policy import Candidate, Policies, Side, load_policies
+from replication.conflict.policy import Candidate, Policies, Side, last_write_wins, load_policies
 from replication.conflict.version import Version
 from replication.schema import Table
 from replication.verify import Difference, DifferenceKind
@@ -91,7 +92,8 @@ class Plan:
         """For people."""
         yield from map(str, self.steps)
         for table, count in self.left.items():
-            yield f"{table}: {count:,} rows are left alone: on hold, or no node holds one that can be read"
+            why = "on hold, undecided, or no node holds one that can be read"
+            yield f"{table}: {count:,} rows are left alone: {why}"
 
 
 def repair(args: argparse.Namespace, config: GroupConfig, results: Sequence[TableResult]) -> bool:
@@ -134,11 +136,15 @@ def make_plan(config: GroupConfig, results: Sequence[TableResult], *, delete: bo
     audit = open_keys(config.audit_path, config.audit.key)
     holds = open_holds(config.audit_path, audit) if delete and config.audit_path.is_dir() else []
     held = {(hold["table"], hold["key"]) for hold in holds}
+    awaiting = {(c["table"], c["key"]) for c in undecided(config.audit_path, audit).values()}
     for result in results:
         table = result.table
         policies = load_policies(table.mapping.conflict)
         times = last_writes(config.audit_path, table.name, [d.key for d in result.kept], audit)
         for difference in result.kept:
+            if (table.name, difference.key) in awaiting:
+                left[table.name] += 1
+                continue
             winner = _winner(difference, policies, priorities, times, delete=delete)
             on_hold = (table.name, difference.key) in held
             if winner is None or (on_hold and winner in difference.absent):
@@ -192,7 +198,8 @@ def _winner(
 
 
 def _better(left: Candidate, right: Candidate, policies: Policies) -> Candidate:
-    return left if policies.decide(left, right)[0] is Side.LEFT else right
+    side = policies.decide(left, right)[0] or last_write_wins(left, right)  # a person looks at the plan
+    return left if side is Side.LEFT else right
 
 
 def _agreed() -> bool:

@@ -14,8 +14,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from actors.audit import NoteRecords
 from actors.backfill import Backfill, CopyStatus, Surroundings
@@ -29,8 +32,9 @@ from replication.audit.store import AuditInUse, read_manifest
 from replication.audit.writer import AuditWriter
 from replication.backfill import CopyProgress, state_name
 from replication.engine import Engine, StateStore
-from replication.errors import Terminal, Transient
+from replication.errors import NodeUnavailable, Terminal, Transient
 from replication.schema import Table
+from replication.sharding import shards_of
 
 PATIENCE_SECONDS = 60.0
 """So long a part that is being made again is waited for."""
@@ -52,16 +56,44 @@ class RunningGroup:
     engines: Mapping[str, Engine]
     parts: Callable[[], Mapping[str, Handle]]
 
-    def copy_keys(self, table: Table, node: str, keys: Sequence[bytes], *, deletes: bool = False) -> Recopied:
+    def copy_keys(
+        self,
+        table: Table,
+        node: str,
+        keys: Sequence[bytes],
+        *,
+        deletes: bool = False,
+        before: Callable[[], object] = lambda: None,
+        given: Mapping[str, pa.Scalar] | None = None,
+    ) -> Recopied:
         """Send rows of `node` to the others; returns once they are durable everywhere. See `Recopy`."""
         self._refuse_while_copying(table, node)
 
         def attempt() -> Recopied:
             with closing(self.engines[node].snapshot()) as snapshot:
-                recopy = Recopy(table, uuid.uuid4().hex, snapshot, self._around(node))
+                recopy = Recopy(table, uuid.uuid4().hex, snapshot, self._around(node), before, given)
                 return recopy.copy(keys, deletes=deletes)
 
         return _patiently(attempt)
+
+    def settle_key(
+        self, table: Table, key: bytes, node: str, read: Mapping[str, int], given: Mapping[str, pa.Scalar]
+    ) -> Recopied:
+        """Let the row of `node`, with the `given` values, decide a key on hold; see `Shard.settle`."""
+        resolvers = self._resolvers()
+        owner = resolvers[int(shards_of([key], 1, len(resolvers))[0])]
+
+        def ask() -> None:
+            if not owner.call("settle", table.name, key, node, read).result(ANSWER_SECONDS):
+                message = "the group is not yet as far as the conflict"
+                raise NodeUnavailable(message)
+
+        while True:  # where an application writes the row while it is read, it is read again
+            done = self.copy_keys(
+                table, node, [key], deletes=True, before=partial(_patiently, ask), given=given
+            )
+            if done.unreadable or not owner.call("awaits", table.name, key).result(ANSWER_SECONDS):
+                return done
 
     def copy_table(self, table: Table, node: str, report: Callable[[CopyStatus], object]) -> int:
         """Copy the whole table from `node` again, on from where an earlier try was ended; gives the rows."""
@@ -89,7 +121,8 @@ class RunningGroup:
         settled([r.call("recorded") for r in self._resolvers()], ANSWER_SECONDS)
 
     def _resolvers(self) -> list[Handle]:
-        return [part for name, part in self.parts().items() if name.startswith("resolver ")]
+        found = {n: part for n, part in self.parts().items() if n.startswith("resolver ")}
+        return [found[n] for n in sorted(found, key=lambda name: int(name.split()[1]))]
 
     def _around(
         self, node: str, report: Callable[[CopyStatus], object] = lambda status: None

@@ -90,11 +90,13 @@ class Chunk:
         unreadable: canonical key and reason of rows that are no rows of the table.
         gone: rows that were asked for and are not there, as `_key` and the key columns, the others null; they
             go everywhere as deletes.
+        given: an operator has replaced values of the rows, so that the node itself must get them, too.
     """
 
     rows: pa.RecordBatch
     unreadable: Sequence[tuple[bytes, str]] = ()
     gone: pa.RecordBatch | None = None
+    given: bool = False
 
 
 @dataclass(slots=True)
@@ -255,7 +257,7 @@ def _emit(
             continue
         rows = _without(rows, changed)
         for at in range(0, rows.num_rows, piece_rows):
-            batch = _as_changes(rows.slice(at, piece_rows), op, order)
+            batch = _as_changes(rows.slice(at, piece_rows), op, order, given=chunk.given)
             order += batch.num_rows
             events.append(Changes((TableChanges(table, batch),), Position(order, mark.token)))
     return events, order
@@ -268,8 +270,8 @@ def _without(rows: pa.RecordBatch, changed: Sequence[pa.Array]) -> pa.RecordBatc
     return rows.filter(pc.invert(pc.is_in(rows.column("_key"), value_set=keys)))
 
 
-def _as_changes(rows: pa.RecordBatch, op: Op, after: int) -> pa.RecordBatch:
-    """A change batch of rows right after the order `after`."""
+def _as_changes(rows: pa.RecordBatch, op: Op, after: int, *, given: bool) -> pa.RecordBatch:
+    """A change batch of rows right after the order `after`; with an empty mask of changes if `given`."""
     count = rows.num_rows
     hi, lo = split_order(after)
     system = {
@@ -279,7 +281,7 @@ def _as_changes(rows: pa.RecordBatch, op: Op, after: int) -> pa.RecordBatch:
         "_ts": pa.array(np.zeros(count, np.int64)),
         "_key": rows.column("_key"),
         "_have": pa.nulls(count, pa.binary()),
-        "_changed": pa.nulls(count, pa.binary()),
+        "_changed": pa.array([b""] * count, pa.binary()) if given else pa.nulls(count, pa.binary()),
     }
     data = [name for name in rows.schema.names if name not in system]
     names = [name for name, _ in SYSTEM_COLUMNS]

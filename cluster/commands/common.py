@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.logs import LEVELS, configure_logging, secrets_of
 
@@ -130,6 +130,47 @@ def audit_log(args: argparse.Namespace) -> tuple[Path, Keyring | None]:
     key = key_from_file(args.key_file) if args.key_file else ""
     configure_logging(args.log_level, frozenset({key} - {""}))
     return folder, open_keys(folder, key)
+
+
+class Listing(NamedTuple):
+    """Records that have IDs: what they are called, in the plural, and the command that lists them."""
+
+    what: str
+    command: str
+
+
+def add_choice(parser: argparse.ArgumentParser, listing: Listing) -> None:
+    """The options that name some of them."""
+    shown = f"as '{listing.command}' shows it; the beginning will do"
+    parser.add_argument("id", nargs="*", metavar="ID", help=shown)
+    parser.add_argument("--all", action="store_true", help=f"all {listing.what}")
+    parser.add_argument("--table", metavar="T", help="with --all: only of this table")
+
+
+def choose(
+    found: Sequence[dict[str, Any]], args: argparse.Namespace, listing: Listing
+) -> list[dict[str, Any]]:
+    """The records that the command line names, by `id` or with `--all`.
+
+    Raises:
+        ConfigError: it names none, or one that is not there.
+    """
+    from replication.errors import ConfigError
+
+    hint = f"'sync-worker {listing.command}' shows the IDs"
+    if args.all:
+        return [r for r in found if args.table in (None, r["table"])]
+    if not args.id:
+        message = "name what to take: one or more IDs, or --all"
+        raise ConfigError(message, hint=hint)
+    chosen = []
+    for text in args.id:
+        mine = [r for r in found if r["id"].startswith(text)]
+        if len(mine) != 1:
+            message = f"{len(mine) or 'no'} {listing.what} have an ID that begins with {text!r}"
+            raise ConfigError(message, hint=hint)
+        chosen += mine
+    return chosen
 
 
 def print_json(value: Any) -> None:

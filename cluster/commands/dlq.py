@@ -22,22 +22,25 @@ from typing import TYPE_CHECKING, Any
 from cluster.commands.common import (
     FAILED,
     OK,
+    Listing,
     add_address,
     add_audit_folder,
+    add_choice,
     add_json,
     audit_log,
+    choose,
     load_config,
     print_json,
     print_records,
     time_text,
 )
-from replication.errors import ConfigError
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
     from cluster.running import RunningGroup
 
 Hold = dict[str, Any]
+ON_HOLD = Listing("rows on hold", "dlq list")
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,19 +50,17 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def add_choice(parser: argparse.ArgumentParser) -> None:
+def add_chosen(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `dlq retry` and `dlq discard`."""
-    parser.add_argument("id", nargs="*", metavar="ID", help="as 'dlq list' shows it; the beginning will do")
-    parser.add_argument("--all", action="store_true", help="everything that is on hold")
-    parser.add_argument("--table", metavar="T", help="with --all: only of this table")
+    add_choice(parser, ON_HOLD)
     add_address(parser)
     add_json(parser)
 
 
 ACTIONS = {
     "list": ("rows on hold, oldest first", add_list_arguments),
-    "retry": ("read rows again where they were written, and send them", add_choice),
-    "discard": ("take rows off the list, and leave them as they are", add_choice),
+    "retry": ("read rows again where they were written, and send them", add_chosen),
+    "discard": ("take rows off the list, and leave them as they are", add_chosen),
 }
 
 
@@ -83,7 +84,7 @@ def _retry(args: argparse.Namespace) -> int:
     from cluster.topology import load_tables
 
     config = load_config(args)
-    chosen = choose(_open_holds(config), args)
+    chosen = choose(_open_holds(config), args, ON_HOLD)
     tables = {t.name: t for t in load_tables(config)}
     with running(args, config) as group:
         group.note("dlq_retried", [_named(h) for h in chosen])
@@ -124,7 +125,7 @@ def _discard(args: argparse.Namespace) -> int:
     from replication.audit.holds import DISCARDED
 
     config = load_config(args)
-    chosen = choose(_open_holds(config), args)
+    chosen = choose(_open_holds(config), args, ON_HOLD)
     note_anyway(args, config, [(DISCARDED, _named(h)) for h in chosen])
     if args.json:
         print_json([_plain(h) for h in chosen])
@@ -132,27 +133,6 @@ def _discard(args: argparse.Namespace) -> int:
         for hold in chosen:
             print(f"{hold['id']}  {hold['table']} {hold['key_text']} for {hold['node']}: discarded")
     return OK
-
-
-def choose(holds: Sequence[Hold], args: argparse.Namespace) -> list[Hold]:
-    """The holds that the command line names.
-
-    Raises:
-        ConfigError: it names none, or one that is not there.
-    """
-    if args.all:
-        return [h for h in holds if args.table in (None, h["table"])]
-    if not args.id:
-        message = "name what to take: one or more IDs, or --all"
-        raise ConfigError(message, hint="'sync-worker dlq list' shows the IDs")
-    chosen = []
-    for text in args.id:
-        found = [h for h in holds if h["id"].startswith(text)]
-        if len(found) != 1:
-            message = f"{len(found) or 'no'} rows on hold have an ID that begins with {text!r}"
-            raise ConfigError(message, hint="'sync-worker dlq list' shows the IDs")
-        chosen += found
-    return chosen
 
 
 def _named(hold: Hold) -> dict[str, str]:

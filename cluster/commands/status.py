@@ -192,12 +192,12 @@ def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> No
         (
             str(s.shard),
             "replaying" if s.replaying else "running",
-            *(str(count) for count in (s.changes, s.applied, s.conflicts, s.held)),
+            *(str(count) for count in (s.changes, s.applied, s.conflicts, s.held, s.undecided)),
             "  ".join(f"{n} {count}{' (lags)' if n in s.lags else ''}" for n, count in s.backlog.items()),
         )
         for s in shards
     ]
-    print_lines(("SHARD", "STATE", "CHANGES", "APPLIED", "CONFLICTS", "HELD", "WAITING"), rows)
+    print_lines(("SHARD", "STATE", "CHANGES", "APPLIED", "CONFLICTS", "HELD", "OPEN", "WAITING"), rows)
     copying = [
         (
             c.table,

@@ -4,7 +4,7 @@
 A node that wrote it holds what it wrote last: where a batch that was under way has replaced that, it is sent
 back. A node that did not keeps what it has. What is written meanwhile is in the row of its node and nowhere
 else. Once that is done, and the conflict is on record, the logs are released and nothing but the key is kept,
-until `release` forgets it, and whoever settled the conflict sends one node's row to the others.
+until somebody settles the conflict and sends one node's row to the others.
 """
 
 from __future__ import annotations
@@ -83,6 +83,11 @@ class Bookkeeping:
 
     # -- a key on hold -------------------------------------------------------------------------
 
+    @property
+    def undecided(self) -> int:
+        """How many keys are on hold, once nothing of them is on its way."""
+        return len(self.resting)
+
     def hold_recorded(self, table: str, key: bytes) -> None:
         """The conflict that put a key on hold is on record."""
         state = self.keys[table].get(key)
@@ -90,17 +95,18 @@ class Bookkeeping:
             state.on_record = True
             self._forget_if_finished(state)
 
-    def release(self, table: str, key: bytes, read: Vector) -> bool:
-        """Forget that a key is on hold.
+    def settle(self, table: str, key: bytes, node: str, read: Vector) -> bool:
+        """Let the next row that is copied from `node` decide a key on hold; until then it stays on hold.
 
         Args:
             table: canonical table name.
             key: canonical key.
+            node: whose row it will be.
             read: for each node, the order of the newest write in the conflicts that put it on hold. A shard
                 that has not read so far again would find the same conflict once more.
 
         Returns:
-            whether it is forgotten; if not, ask again later.
+            whether it will; if not, ask again later.
         """
         position = self.progress.position
         if self.replaying or any(position[n].order < order for n, order in read.items()):
@@ -109,8 +115,20 @@ class Bookkeeping:
         if isinstance(state, KeyState) and state.held:
             if state not in self.resting:
                 return False
-            self.resting.discard(state)
-            del self.keys[table][key]
+            state.settled_by = node
+        return True
+
+    def awaits(self, table: str, key: bytes) -> bool:
+        """Whether the row that is to decide a key on hold has not come yet."""
+        state = self.keys[table].get(key)
+        return isinstance(state, KeyState) and state.settled_by != ""
+
+    def _is_settled(self, state: KeyState | Run | None, node: str, op: int) -> bool:
+        """Whether a row of `node` ends a hold; the key is forgotten then, and the row is like any other."""
+        if not isinstance(state, KeyState) or state.settled_by != node or op not in (Op.READ, Op.DELETE):
+            return False
+        self.resting.discard(state)
+        del self.keys[state.table][state.key]
         return True
 
     def _set_aside(self, state: KeyState, write: Version) -> None:

@@ -79,6 +79,8 @@ def decide(state: KeyState, write: Version, policies: Policies, priorities: Mapp
                 current.layers = write.layers  # the echo need not show the whole row
         return Decision(current, lost=not same_dot(current, write))
     if follows:
+        # An operator's values may not have reached the node, and the write leaves them alone.
+        write.stray |= current.op is Op.READ and current.stray and write.have != ALL
         return Decision(_follow(current, write))
     if current.op is Op.READ:
         winner = _on_top(_with_read(current, write, priorities), current, write)

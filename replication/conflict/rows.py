@@ -65,6 +65,13 @@ class ChangeRows:
         """Masks of the columns that changed; `ALL` when unknown."""
         return _masks(self._column("_changed"))
 
+    @property
+    def given(self) -> bool:
+        """Whether these rows have values that an operator gave, so that their own node must get them, too."""
+        first = self.batch.slice(0, 1)  # no more of the columns than that becomes Python
+        copied: bool = first.column("_op").to_pylist() == [Op.READ]
+        return copied and first.column("_changed").null_count == 0
+
     def select(self, indexes: Sequence[int]) -> ChangeRows:
         """Only the rows at `indexes`, which ascend."""
         return ChangeRows(self.table, self.batch.take(pa.array(indexes, pa.int32())))
@@ -179,6 +186,7 @@ class KeyState:
         held: it is on hold: no version is for every node.
         own: while held, for each node that wrote it, what that node should hold.
         on_record: the conflict that put it on hold is on record.
+        settled_by: while held, the node whose next copied row decides; empty while nobody has said so.
     """
 
     table: str
@@ -197,6 +205,7 @@ class KeyState:
     held: bool = False
     own: dict[str, Version] = field(default_factory=dict)
     on_record: bool = False
+    settled_by: str = ""
 
     def note(self, write: Version, arrival: Arrival) -> None:
         """Remember one more write and what it had seen."""

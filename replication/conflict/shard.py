@@ -159,7 +159,9 @@ class Shard(Bookkeeping):
 
         Rows that the node's own filter excludes go singly: the node has to lose them. Copied ones stay.
         """
-        if strays := self._strays(node, rows):
+        if rows.given:
+            rows.strays = strays = frozenset(range(len(rows.keys)))
+        elif strays := self._strays(node, rows):
             if rows.ops[0] == Op.READ:
                 rows, strays = rows.select([i for i in range(len(rows.keys)) if i not in strays]), frozenset()
             rows.strays = strays
@@ -184,6 +186,8 @@ class Shard(Bookkeeping):
     def _write(self, node: str, rows: ChangeRows, index: int, arrival: Arrival) -> None:
         key = rows.keys[index]
         state = self.keys[rows.table].get(key)
+        if self._is_settled(state, node, rows.ops[index]):
+            state = None
         if rows.ops[index] == Op.READ and state and not is_rival(state, key, node, replaying=self.replaying):
             return
         policies = self.config.policies[rows.table]

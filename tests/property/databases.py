@@ -55,6 +55,7 @@ class Rows:
     ) -> None:
         self.table = TABLE
         self.copied = copied
+        self.given = False
         self.batch = images
         self.writes = writes
         self.keys = [w.key for w in writes]
@@ -71,6 +72,7 @@ class Rows:
 
     def select(self, indexes: list[int]) -> Rows:
         pick = Rows([self.writes[i] for i in indexes], [self.orders[i] for i in indexes], [])
+        pick.given = self.given
         pick.batch = [self.batch[i] for i in indexes]
         return pick
 
@@ -150,10 +152,11 @@ class Database:
             self.append_copied(reads)
         return reads
 
-    def append_copied(self, writes: list[Write]) -> None:
-        """Let a chunk come out of the log."""
-        images = [self.rows.get(w.key, EMPTY) for w in writes]
+    def append_copied(self, writes: list[Write], *, given: bool = False) -> None:
+        """Let a chunk come out of the log, with values of the database or with `given` ones."""
+        images = [w.row(EMPTY) if given else self.rows.get(w.key, EMPTY) for w in writes]
         self.log.append(Rows(writes, [len(self.log) + 1] * len(writes), images, copied=True))
+        self.log[-1].given = given
         self.keep()
 
     def forget_copies(self) -> None:

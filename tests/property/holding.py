@@ -10,6 +10,7 @@ At quiescence, beside what every schedule checks of the keys that are not on hol
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 from replication.change import Op
 from replication.conflict.decide import Conflict
@@ -73,23 +74,27 @@ class HoldingSchedule(Schedule):
         read: dict[str, int] = {}
         for sides, _ in map(self.pairs.get, self.open[key]):
             read |= {n: max(order, read.get(n, 0)) for n, order in sides.items()}
-        if not self.shard.release(TABLE, key, read):
+        if not self.shard.settle(TABLE, key, node, read):
             return
         db = self.dbs[node]
-        reads = db.copy(node, [key])
-        if not reads:  # it is not there, so it must go everywhere
-            saw = tuple(c.covers | {c.ident} - {0} for c in db.rows.get(key, EMPTY))
-            reads = [Write(next(self.idents), key, Op.DELETE, (1 << FIELDS) - 1, 0, node, saw)]
-            db.rows[key] = reads[0].row(EMPTY)
-            db.append_copied(reads)
-        self.truth[node, len(db.log), key] = reads[0]
+        saw = tuple(c.covers | {c.ident} - {0} for c in db.rows.get(key, EMPTY))
+        decided = Write(next(self.idents), key, Op.DELETE, (1 << FIELDS) - 1, 0, node, saw)
+        if key not in db.live:  # it is not there, so it must go everywhere
+            db.rows[key] = decided.row(EMPTY)
+            db.append_copied([decided])
+        elif self.rng.random() < 0.3:  # none of the values that there are
+            decided = replace(decided, op=Op.READ)
+            db.append_copied([decided], given=True)
+        else:
+            (decided,) = db.copy(node, [key])
+        self.truth[node, len(db.log), key] = decided
         self.settling[key] = node, len(db.log), set(self.open[key])
         self.settled += 1
 
     def release(self) -> None:
         super().release()
         for key, (node, order, idents) in list(self.settling.items()):
-            if self.released[node] >= order:
+            if self.released[node] >= order and not self.shard.awaits(TABLE, key):
                 del self.settling[key]
                 self.open[key] -= idents
 

@@ -59,14 +59,14 @@ class LaterWritesTravel(CheckedShard):
 class ForgottenWhenReplayed(CheckedShard):
     """A hold is released before its conflict was read again."""
 
-    def release(self, table: str, key: bytes, read: Mapping[str, int]) -> bool:
-        return super().release(table, key, {})
+    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> bool:
+        return super().settle(table, key, node, {})
 
 
 HOLD_MUTATIONS: list[Mutation] = [
     mutation(ReplacedStaysReplaced, "manual"),
     mutation(SentThoughHeld, "manual"),
-    mutation(ReleasedOffRecord, "manual", first=3000),
+    mutation(ReleasedOffRecord, "manual", first=6500),
     mutation(HoldsDieWithTheirShard, "manual"),
     mutation(LaterWritesTravel, "manual"),
     mutation(ForgottenWhenReplayed, "manual"),

@@ -278,7 +278,14 @@ NODES = 'nodes:\n  pg: {engine: postgres, dsn: "postgresql://127.0.0.1/shop"}\n'
             MINIMAL.replace("[id]", "[id], conflict: [merge_field]"),
             "conflict[0]: no policy called 'merge_field' | did you",
         ),
-        (MINIMAL.replace("[id]", "[id], conflict: [manual]"), "'manual' is not supported in this release"),
+        (
+            MINIMAL.replace("[id]", "[id], conflict: [merge_fields, manual]"),
+            "conflict[1]: a row cannot go on hold in part | leave out 'merge_fields', or 'manual'",
+        ),
+        (
+            MINIMAL.replace("[id]", "[id], conflict: [manual, last_write_wins]"),
+            "conflict[0]: what follows 'manual' is never asked | put it last",
+        ),
         (MINIMAL.replace("[id]", "[id], conflict: []"), "tables.orders.conflict: the list is empty"),
         (
             MINIMAL.replace("[id]", "[id], initial: {from: pgg}"),

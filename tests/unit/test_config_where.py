@@ -75,6 +75,11 @@ def test_conditions_and_alternatives_are_read() -> None:
             "use last_write_wins, source_priority or a policy of your own",
         ),
         (
+            "where: {my: {id: 1}}\n    conflict: [manual]",
+            "8: tables.orders.where: a table with a filter cannot use manual in this release | "
+            "use last_write_wins, source_priority or a policy of your own",
+        ),
+        (
             "where: {my: {id: 1}}\n    truncate: carry",
             "8: tables.orders.where: a table with a filter cannot carry a TRUNCATE | "
             "use halt or ignore: a TRUNCATE says nothing of the rows that a node does not hold",
