@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from cluster.audit_token import TokenMasterKey, TokenSigner
 from cluster.config_audit import AuditConfig
 from replication.audit.heads import Signer, SoftwareSigner
 from replication.audit.keys import Keyring, SoftwareMasterKey, refuse_clear
@@ -28,7 +29,7 @@ def open_writer(path: Path, group: str, audit: AuditConfig, *, shards: int) -> A
         AuditInUse: another process writes to the log.
     """
     rolling = Rolling(head_seconds=audit.head_seconds)
-    keys = open_keys(path, audit.key)
+    keys = open_keys(path, audit)
     return AuditWriter(
         path, group, _now, shards=shards, rolling=rolling, signer=open_signer(audit), keys=keys
     )
@@ -37,12 +38,12 @@ def open_writer(path: Path, group: str, audit: AuditConfig, *, shards: int) -> A
 def findings(path: Path, audit: AuditConfig) -> list[Finding]:
     """What is to be mended about the log's keys before a group starts."""
     found = []
-    if not audit.key:
+    if not audit.is_encrypted:
         message = "the audit log is written in clear: whoever reads its folder reads every row"
         found.append(Finding("warning", "audit", message, "set audit.key; make a key: openssl rand -hex 32"))
     try:
         open_signer(audit)
-        if (keys := open_keys(path, audit.key)) is not None:
+        if (keys := open_keys(path, audit)) is not None:
             keys.check()
         else:
             refuse_clear(path)
@@ -57,6 +58,8 @@ def open_signer(audit: AuditConfig) -> Signer | None:
     Raises:
         ConfigError: there is no such key.
     """
+    if audit.token and audit.token.signing_key:
+        return TokenSigner(audit.token)
     if audit.signing_key is None:
         return None
     try:
@@ -68,14 +71,19 @@ def open_signer(audit: AuditConfig) -> Signer | None:
     return SoftwareSigner(pem)
 
 
-def open_keys(path: Path, key: str) -> Keyring | None:
+def open_keys(path: Path, audit: AuditConfig) -> Keyring | None:
     """The keys of a log; None without a master key.
 
     Args:
         path: the log's folder.
-        key: the master key, or empty.
+        audit: the keys it is given.
+
+    Raises:
+        ConfigError: the token, or the key in it, is not there.
     """
-    return Keyring(path, SoftwareMasterKey(key)) if key else None
+    if audit.token and audit.token.key:
+        return Keyring(path, TokenMasterKey(audit.token))
+    return Keyring(path, SoftwareMasterKey(audit.key)) if audit.key else None
 
 
 def key_from_file(name: str) -> str:

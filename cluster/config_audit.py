@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.audit_token import TokenConfig
 from cluster.config_reader import Value
 
 DEFAULT_PATH = "data/audit"
@@ -19,17 +21,25 @@ class AuditConfig:
     Attributes:
         key: the master key, 64 hexadecimal digits; empty for a log in clear.
         signing_key: file with the key that signs tree heads; None for one that is kept beside the log.
+        token: a hardware token with the one key, the other, or both.
         head_seconds: how long after a head the next one is signed.
     """
 
     key: str = field(default="", repr=False)
     signing_key: Path | None = None
     head_seconds: int = 60
+    token: TokenConfig | None = None
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether there is a master key."""
+        return bool(self.key or (self.token and self.token.key))
 
     @property
     def secrets(self) -> frozenset[str]:
         """What must never appear."""
-        return frozenset({self.key, self.key.lower(), self.key.upper()} - {""})
+        pin = self.token.pin if self.token else ""
+        return frozenset({self.key, self.key.lower(), self.key.upper(), pin} - {""})
 
 
 SEALED_BESIDE = AuditConfig()
@@ -40,7 +50,7 @@ def read_audit(value: Value | None, folder: Path) -> tuple[Path, AuditConfig]:
     """The log's folder, and the rest; relative paths are relative to `folder`."""
     if value is None:
         return folder / DEFAULT_PATH, SEALED_BESIDE
-    fields = value.record(("path", "key", "signing_key", "head_seconds"))
+    fields = value.record(("path", "key", "signing_key", "head_seconds", "pkcs11"))
     path = fields["path"].text() if "path" in fields else None
     signing = fields["signing_key"].text() if "signing_key" in fields else None
     seconds = fields["head_seconds"].integer(1, 86_400) if "head_seconds" in fields else None
@@ -51,4 +61,24 @@ def read_audit(value: Value | None, folder: Path) -> tuple[Path, AuditConfig]:
         key=key or "",
         signing_key=folder / signing if signing else None,
         head_seconds=seconds or SEALED_BESIDE.head_seconds,
+        token=_read_token(fields, folder) if "pkcs11" in fields else None,
+    )
+
+
+def _read_token(fields: Mapping[str, Value], folder: Path) -> TokenConfig | None:
+    value = fields["pkcs11"]
+    found = value.record(("module", "token", "pin", "signing_key", "key"), ("module", "token", "pin"))
+    texts = {n: found[n].text() if n in found else None for n in ("module", "token", "signing_key", "key")}
+    pin = found["pin"].secret("a PIN") if "pin" in found else None
+    for name in ("signing_key", "key"):
+        if texts[name] and name in fields:
+            found[name].complain(f"audit.{name} is given, too", "name the key in one place")
+    if value.is_mapping and not {"signing_key", "key"} & set(found):
+        value.complain("no key is named", "give signing_key, key, or both, by their labels in the token")
+    return TokenConfig(
+        module=str(folder / (texts["module"] or "")),
+        token=texts["token"] or "",
+        pin=pin or "",
+        signing_key=texts["signing_key"] or "",
+        key=texts["key"] or "",
     )

@@ -93,7 +93,7 @@ class AuditProcess(_Part):
 
     def undecided(self) -> list[tuple[str, bytes]]:
         """Table and key of what is on hold until somebody resolves a conflict."""
-        found = undecided(self._path, open_keys(self._path, self._audit.key))
+        found = undecided(self._path, open_keys(self._path, self._audit))
         return [(c["table"], c["key"]) for c in found.values()]
 
     def close(self) -> None:

@@ -133,7 +133,7 @@ def make_plan(config: GroupConfig, results: Sequence[TableResult], *, delete: bo
     priorities = {node.name: node.priority for node in config.nodes}
     steps: dict[tuple[str, str, bool], Step] = {}
     left: Counter[str] = Counter()
-    audit = open_keys(config.audit_path, config.audit.key)
+    audit = open_keys(config.audit_path, config.audit)
     holds = open_holds(config.audit_path, audit) if delete and config.audit_path.is_dir() else []
     held = {(hold["table"], hold["key"]) for hold in holds}
     awaiting = {(c["table"], c["key"]) for c in undecided(config.audit_path, audit).values()}

@@ -122,14 +122,15 @@ def audit_log(args: argparse.Namespace) -> tuple[Path, Keyring | None]:
         ConfigError: there is no such folder, or the key is none.
     """
     from cluster.audit_log import key_from_file, open_keys
+    from cluster.config_audit import AuditConfig
 
     if not args.audit:
         config = load_config(args)
-        return checked_folder(config.audit_path), open_keys(config.audit_path, config.audit.key)
+        return checked_folder(config.audit_path), open_keys(config.audit_path, config.audit)
     folder = checked_folder(Path(args.audit))
     key = key_from_file(args.key_file) if args.key_file else ""
     configure_logging(args.log_level, frozenset({key} - {""}))
-    return folder, open_keys(folder, key)
+    return folder, open_keys(folder, AuditConfig(key=key))
 
 
 class Listing(NamedTuple):

@@ -128,7 +128,7 @@ def _resolve(args: argparse.Namespace) -> int:
     from replication.audit.undecided import undecided
 
     config = load_config(args)
-    keys = open_keys(config.audit_path, config.audit.key)
+    keys = open_keys(config.audit_path, config.audit)
     awaiting = list(undecided(config.audit_path, keys).values())
     chosen = choose([c | {"id": conflict_id(c["ident"])} for c in awaiting], args, OPEN)
     given = dict[str, str | None](_assignment(text) for text in args.set) | dict.fromkeys(args.set_null)

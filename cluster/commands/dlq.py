@@ -109,7 +109,7 @@ def _open_holds(config: GroupConfig) -> list[Hold]:
     from cluster.audit_log import open_keys
     from replication.audit.holds import open_holds
 
-    return open_holds(config.audit_path, open_keys(config.audit_path, config.audit.key))
+    return open_holds(config.audit_path, open_keys(config.audit_path, config.audit))
 
 
 def _still_held(group: RunningGroup, config: GroupConfig, chosen: Sequence[Hold]) -> dict[str, str]:

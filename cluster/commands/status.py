@@ -146,7 +146,7 @@ def last_halt(config: GroupConfig) -> dict[str, str] | None:
 
     if not config.audit_path.is_dir():
         return None
-    newest = tail(config.audit_path, 1, keys=open_keys(config.audit_path, config.audit.key))
+    newest = tail(config.audit_path, 1, keys=open_keys(config.audit_path, config.audit))
     if not newest or (newest[0]["stream"], newest[0].get("kind")) != ("operator", "halted"):
         return None
     detail: dict[str, str] = json.loads(newest[0]["detail"])

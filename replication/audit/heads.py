@@ -26,9 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from replication.errors import ConfigError
+from replication.errors import ConfigError, Transient
 
 _PEM_HINT = "make one: openssl genpkey -algorithm ed25519 -out FILE"
+
+
+class SignerUnavailable(Transient):
+    """Whoever signs does not at the moment; the log goes on, and a later head covers what is not covered."""
 
 
 class Signer(Protocol):
@@ -39,7 +43,7 @@ class Signer(Protocol):
         """The 32 bytes that check its signatures."""
 
     def sign(self, data: bytes) -> bytes:
-        """The 64 bytes of a signature."""
+        """The 64 bytes of a signature; raises `SignerUnavailable`."""
 
 
 class SoftwareSigner:

@@ -39,6 +39,8 @@ class Seals:
                 message = f"{root / evidence.HEADS}:{number}: {error}"
                 raise AuditDamaged(message, hint=DAMAGE_HINT) from error
             listed.update(self.last.files)
+        self._tried = self.last.time if self.last else None
+        """When the last head was signed, or could not be."""
         self._files = {
             name: evidence.file_digest(evidence.sealed_path(root, name))
             for name in evidence.sealed_names(root)
@@ -57,14 +59,19 @@ class Seals:
 
     def is_due(self, now: int) -> bool:
         """Whether enough time has passed since the last head."""
-        return self.last is None or now - self.last.time >= self._pause
+        return self._tried is None or now - self._tried >= self._pause
 
     def sign(self, streams: Mapping[str, StreamHead], now: int) -> None:
-        """Sign and append a head, if it says anything new."""
+        """Sign and append a head, if it says anything new.
+
+        Raises:
+            SignerUnavailable: it could not be signed; the next one covers the same.
+        """
         before = self.last.streams if self.last else {}
         grown = {n: s.records for n, s in streams.items()} != {n: s.records for n, s in before.items()}
         if not grown and not self._files:
             return
+        self._tried = now
         self.last = signed_head(self._signer, self._group, now, streams, self._files, self.last)
         evidence.append_head(self._root, self.last.line)
         self._files = {}

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from replication.audit import evidence, store
-from replication.audit.heads import Signer
+from replication.audit.heads import Signer, SignerUnavailable
 from replication.audit.holds import HOLD_SCHEMA, HoldRecord
 from replication.audit.keys import Keyring, MasterKey, refuse_clear
 from replication.audit.records import (
@@ -87,6 +87,7 @@ class AuditWriter:
         self._sealing: list[tuple[str, Future[str]]] = []
         self._pending = 0
         self._failed = False
+        self._unsigned = False
         try:
             self._seals = Seals(path, group, signer or evidence.folder_signer(path), rolling.head_seconds)
             self._open()
@@ -208,10 +209,10 @@ class AuditWriter:
             if stream.waiting:
                 stream.write(self._group, self._rolling, now)
             self._seal(stream)
+        self._pending = 0
+        self._flushed = now
         if self._seals.is_due(now):
             self._sign(now)
-        self._flushed = now
-        self._pending = 0
         self._failed = False
 
     def close(self, *, drained: bool = False) -> None:
@@ -228,6 +229,8 @@ class AuditWriter:
                 self._sealer.shutdown(wait=True)
                 self._check_sealing()
                 self._sign(self._flushed)
+                if self._pending:  # that it could not be signed
+                    self.flush()
                 self._write_manifest(drained=drained)
         finally:
             self._release()
@@ -316,8 +319,15 @@ class AuditWriter:
             self._seals.sealed(name, future.result())
 
     def _sign(self, now: int) -> None:
-        """Sign a head over all that is in the files."""
-        self._seals.sign({name: stream.head for name, stream in self._streams.items()}, now)
+        """Sign a head over all that is in the files. That nobody signs is on record, and stops nothing."""
+        try:
+            self._seals.sign({name: stream.head for name, stream in self._streams.items()}, now)
+        except SignerUnavailable as error:
+            if not self._unsigned:
+                self.add_operator("audit_head_not_signed", {"error": error.message})
+            self._unsigned = True
+        else:
+            self._unsigned = False
 
     def _release(self) -> None:
         self._sealer.shutdown(wait=True)

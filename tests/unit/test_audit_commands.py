@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from cluster import cli
 from cluster.audit_log import open_writer
-from cluster.config import load
+from cluster.config import InvalidConfig, load
 from cluster.config_audit import AuditConfig
 from replication.audit import evidence, store
 from replication.audit.heads import new_signing_key
@@ -171,3 +171,18 @@ def test_a_missing_signing_key_names_the_command_that_makes_one(tmp_path: Path) 
     (tmp_path / "no.pem").write_text("nonsense")
     with pytest.raises(ConfigError, match="cannot be read"):
         open_writer(tmp_path, "g", AuditConfig(signing_key=tmp_path / "no.pem"), shards=1)
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("pkcs11: {module: m, token: t, pin: p}", "no key is named"),
+        ("pkcs11: {token: t, pin: p, key: k}", "'module' is missing"),
+        ("signing_key: a.pem, pkcs11: {module: m, token: t, pin: p, signing_key: k}", "given, too"),
+    ],
+)
+def test_a_wrong_section_about_a_token_is_named(tmp_path: Path, section: str, problem: str) -> None:
+    text = CONFIG.splitlines(keepends=True)[:-1]
+    (tmp_path / "sync.yaml").write_text("".join(text) + f"audit: {{{section}}}\n")
+    with pytest.raises(InvalidConfig, match=problem):
+        load(tmp_path / "sync.yaml")

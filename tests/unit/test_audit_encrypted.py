@@ -326,7 +326,7 @@ def test_rotate_key_on_the_command_line(config: Path, capsys: pytest.CaptureFixt
     (config.parent / "new.key").write_text(OTHER)
     words = ["audit", "rotate-key", "-c", str(config), "--new-key-file", str(config.parent / "new.key")]
     assert cli.main(words) == 0
-    assert "name it in audit.key now" in capsys.readouterr().out
+    assert "name it in the configuration now" in capsys.readouterr().out
     assert cli.main(["audit", "tail", "-c", str(config)]) == 2
     assert "is encrypted under the key" in capsys.readouterr().err
     (config.parent / "new.key").rename(config.parent / "audit.key")

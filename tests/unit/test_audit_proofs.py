@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.audit import evidence, merkle, proofs, store
-from replication.audit.heads import SoftwareSigner, new_signing_key
+from replication.audit.heads import SignerUnavailable, SoftwareSigner, new_signing_key
 from replication.audit.records import change_records
 from replication.audit.rows import decode_rows, encode_rows
 from replication.audit.segment import Header, Segment, recover
@@ -298,6 +298,52 @@ def test_a_head_is_signed_when_it_is_due_and_at_the_end(tmp_path: Path) -> None:
     assert [h.streams["operator"].records for h in read_heads(tmp_path)] == [1, 4, 5]
     opened(tmp_path).thing.close()
     assert len(read_heads(tmp_path)) == 3, "nothing new, no head"
+
+
+class Away:
+    """A signer that is away for a while."""
+
+    def __init__(self) -> None:
+        self.real = SoftwareSigner(new_signing_key())
+        self.is_away = False
+        self.asked = 0
+
+    @property
+    def public_key(self) -> bytes:
+        return self.real.public_key
+
+    def sign(self, data: bytes) -> bytes:
+        self.asked += 1
+        if self.is_away:
+            message = "unplugged"
+            raise SignerUnavailable(message)
+        return self.real.sign(data)
+
+
+def test_the_log_goes_on_while_nobody_signs(tmp_path: Path) -> None:
+    signer, now = Away(), [0]
+    audit = AuditWriter(tmp_path, "g", lambda: now[0], rolling=Rolling(head_seconds=60), signer=signer)
+    with closing(audit):
+        for second in range(0, 200, 10):
+            signer.is_away = 30 < second < 190
+            now[0] = second * 1_000_000
+            audit.add_changes("pg", 0, "orders", changes([second + 1]))
+            audit.flush()
+    assert signer.asked == 5, "asked again when a head is due only, and at the end"
+    assert recorded(tmp_path, "operator", "kind") == ["audit_head_not_signed"]
+    found = verify(tmp_path)
+    assert not found.faults, list(faults_of(found))
+    assert found.sealed == found.records == {"changes/orders": 20, "operator": 1}
+    assert found.heads == 2
+
+
+def test_nobody_signs_at_the_end(tmp_path: Path) -> None:
+    signer = Away()
+    signer.is_away = True
+    with opened(tmp_path, signer=signer) as audit:
+        audit.add_changes("pg", 0, "orders", changes([1]))
+    assert recorded(tmp_path, "operator", "kind") == ["audit_head_not_signed"]
+    assert recorded(tmp_path) == [1]
 
 
 def test_killed_anywhere_raises_no_false_alarm(tmp_path: Path) -> None:
