@@ -6,7 +6,7 @@ What runs on Ray runs here too; tests and benchmarks use this form.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from actors.applier import Applying
@@ -17,9 +17,10 @@ from actors.resolver import Resolver, make_shard
 from replication.applying import findings_name
 from replication.audit.writer import AuditWriter
 from replication.backfill import copies
-from replication.engine import Control, Engine
+from replication.engine import Control, Engine, Reached
 from replication.errors import ConfigError, LogLost
 from replication.marker import Marker
+from replication.position import START
 from replication.schema import Table
 
 __all__ = ["Limits", "Pipeline", "prepare"]
@@ -142,8 +143,7 @@ def prepare(
     try:
         resume = {n: c.prepare(tables) for n, c in controls.items()}
         markers = raise_all(controls, shards, Marker(group, 0, shards, 0, 0, resume=resume))
-        for node, control in controls.items():
-            control.accept_server(_reached(markers, node))
+        markers = _accept_servers(controls, markers)
         _refuse_set_back(markers)
         return {n: [_with_findings(controls[n], m) for m in found] for n, found in markers.items()}
     finally:
@@ -182,11 +182,25 @@ def raise_all(controls: Mapping[str, Control], shards: int, initial: Marker) -> 
         epoch = highest + 1
 
 
-def _reached(markers: Mapping[str, Sequence[Marker]], node: str) -> int:
-    """The order up to which any node holds what `node`'s log has shown."""
-    found = [m for of_node in markers.values() for m in of_node]
-    resume = (m.resume[node].order for m in found if node in m.resume)
-    return max((0, *(m.cut.get(node, 0) for m in found), *resume))
+def _accept_servers(
+    controls: Mapping[str, Control], markers: Mapping[str, Sequence[Marker]]
+) -> dict[str, list[Marker]]:
+    """The markers, with the places to resume from as the servers have them that answer now."""
+    shards = [dict(zip(markers, of_shard, strict=True)) for of_shard in zip(*markers.values(), strict=True)]
+    for node, control in controls.items():
+        reached = [reached_in(of_shard.values(), node) for of_shard in shards]
+        for of_shard, before, now in zip(shards, reached, control.accept_server(reached), strict=True):
+            if now != before.resume:
+                for n, m in of_shard.items():
+                    of_shard[n] = replace(m, resume={**m.resume, node: now})
+    return {n: [of_shard[n] for of_shard in shards] for n in markers}
+
+
+def reached_in(of_shard: Collection[Marker], node: str) -> Reached:
+    """How far the log of `node` was read, by the markers of one shard."""
+    newest = max(of_shard, key=lambda m: m.seq)
+    order = max(m.cut.get(node, 0) for m in of_shard)
+    return Reached(order, newest.resume.get(node, START))
 
 
 def _refuse_set_back(markers: Mapping[str, Sequence[Marker]]) -> None:

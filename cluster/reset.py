@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
-from actors.pipeline import raise_all
+from actors.pipeline import raise_all, reached_in
 from cluster.audit_log import open_writer
 from cluster.commands.common import engines_of
 from cluster.config import GroupConfig
@@ -50,6 +50,10 @@ def reset(config: GroupConfig, tables: Sequence[Table], node: str, source: str) 
         begin = controls[node].begin_log(tables)
         initial = Marker(config.group, 0, config.shards, 0, 0, resume={node: begin})
         markers = raise_all(controls, config.shards, initial)
+        shards = [[per_node[s] for per_node in markers.values()] for s in range(config.shards)]
+        above = max(max(r.order, r.resume.order) for r in (reached_in(m, node) for m in shards))
+        if begin.order < above:  # what it shows must not count as seen already
+            begin = controls[node].begin_log(tables, above)
         old = min(newest(markers, s).resume.get(node, begin).order for s in range(config.shards))
         for name, control in controls.items():
             control.replace_markers([moved(markers, name, s, node, begin) for s in range(config.shards)])
@@ -76,6 +80,7 @@ def moved(
         resume={**last.resume, lost: begin},
         absorbed={**last.absorbed, lost: seen},
         echoed={**last.echoed, lost: held.seq},
+        weighed={**own.weighed, lost: begin.order} if own.weighed else {},
     )
 
 

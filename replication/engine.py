@@ -188,6 +188,19 @@ class StateStore(Protocol):
         """Store JSON text under `name`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a shard has read a node's log.
+
+    Attributes:
+        order: up to which the log is part of what any node holds.
+        resume: from where it would be read on.
+    """
+
+    order: int
+    resume: Position
+
+
 class Control(StateStore, Protocol):
     """Owns the group's own tables and its place in the log on one node."""
 
@@ -211,23 +224,30 @@ class Control(StateStore, Protocol):
             the markers as stored, by shard, with their new epoch.
         """
 
-    def accept_server(self, read: int) -> None:
+    def accept_server(self, reached: Sequence[Reached]) -> list[Position]:
         """Take the server that answers now for the one whose log was read, and remember it.
 
         Called when a group begins, before its sources read. A source whose server has changed since then ends
-        the incarnation with `Fenced`.
+        the incarnation.
 
         Args:
-            read: the order up to which the node's log is part of what any node holds.
+            reached: how far each shard has read the node's log.
+
+        Returns:
+            from where each shard reads on: the same place, as the server that answers has it.
 
         Raises:
-            LogLost: it is another server, and not known to hold all of that.
+            LogLost: it is another server, and cannot go on where that one was left.
         """
 
-    def begin_log(self, tables: Sequence[Table]) -> Position:
+    def begin_log(self, tables: Sequence[Table], above: int = 0) -> Position:
         """Give up the place in the log and take a new one at its end: what lies between is lost.
 
         Only while no source reads. `replace_markers` must follow on every node.
+
+        Args:
+            tables: see `prepare`.
+            above: the new place has a greater order, where the engine can choose.
         """
 
     def replace_markers(self, markers: Sequence[Marker]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.engines.mysql.ddl import Does, read_statement
+from replication.engines.mysql.lineage import shifted
 from replication.engines.mysql.position import Gtids, Place, Token, between, file_number
 from replication.position import Position, split_order
 
@@ -49,6 +50,18 @@ def test_positions_compare_as_places_do(file: int, offset: int) -> None:
     behind = Token(f"my-bin.{file + 1:06}", 4, A)
     assert between(before) < position < between(behind)
     assert Position(position.order) < between(behind)
+
+
+def test_the_files_of_a_server_may_count_on_from_those_of_another() -> None:
+    before = between(Token("binlog.000007", 500, A))
+    token = Token("binlog.000002", 4, B, f"{A}:1-9", shift=6)
+    assert Token.unpack(token.pack()) == token
+    assert token.place == Place(8, 4)
+    assert before < between(token) < between(Token("binlog.000002", 5, B, shift=6))
+    assert "shift" not in Token("binlog.000002", 4, B).pack()
+    server = shifted(B, "binlog.000002", before.order)
+    assert Token("binlog.000002", 4, B, shift=server.shift).place > Place.of(before.order)
+    assert shifted(B, "binlog.000100", before.order).shift == 0
 
 
 def test_numbers_of_files() -> None:

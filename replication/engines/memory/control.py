@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from replication.engine import Reached
 from replication.engines.memory.log import StoredMarker
 from replication.engines.memory.position import position_of
 from replication.engines.memory.session import Session
@@ -39,10 +40,11 @@ class MemoryControl:
             database.note()
             return [database.markers[self._group, shard].load() for shard in sorted(stored)]
 
-    def accept_server(self, read: int) -> None:
+    def accept_server(self, reached: Sequence[Reached]) -> list[Position]:
         """Nothing to do: there is only one."""
+        return [r.resume for r in reached]
 
-    def begin_log(self, tables: Sequence[Table]) -> Position:
+    def begin_log(self, tables: Sequence[Table], above: int = 0) -> Position:
         """See `engine.Control.begin_log`."""
         database = self._session.database()
         with database.lock:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
+from replication.engine import Reached
 from replication.engines.mongodb.config import (
     MAJORITY,
     MARKER,
@@ -95,10 +96,11 @@ class MongoControl:
             raised.append(marker)
         return raised
 
-    def accept_server(self, read: int) -> None:
+    def accept_server(self, reached: Sequence[Reached]) -> list[Position]:
         """Nothing to do: what is read is on a majority, and a replica set is one server to us."""
+        return [r.resume for r in reached]
 
-    def begin_log(self, tables: Sequence[Table]) -> Position:
+    def begin_log(self, tables: Sequence[Table], above: int = 0) -> Position:
         """See `engine.Control`."""
         with translated(self._node.name):
             self._db[STATE].delete_one({"_id": state_id(self._group, _START)})

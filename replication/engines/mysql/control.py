@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from pymysql.connections import Connection
 
+from replication.engine import Reached
+from replication.engines.mysql import lineage
 from replication.engines.mysql.config import MARKER, NO_SHARD, STATE, WATERMARK, parse
 from replication.engines.mysql.connection import Session
 from replication.engines.mysql.marker import (
@@ -19,7 +21,7 @@ from replication.engines.mysql.marker import (
     load_marker,
     state_name,
 )
-from replication.engines.mysql.position import position_now
+from replication.engines.mysql.position import Token, position_now
 from replication.errors import Contention
 from replication.marker import Marker
 from replication.position import Position
@@ -70,14 +72,25 @@ class MysqlControl:
                     raise
         raise AssertionError
 
-    def accept_server(self, read: int) -> None:
-        """Nothing to do: positions name their server, and the reader refuses another one."""
+    def accept_server(self, reached: Sequence[Reached]) -> list[Position]:
+        """See `Control.accept_server`."""
+        with self._session.use() as c:
+            kept = self.get_state(lineage.NAME)
+            server, resume = lineage.accept(c, self.node.name, lineage.known_as(c, kept), reached)
+        if kept != server.dump():
+            self.put_state(lineage.NAME, server.dump())
+        return resume
 
-    def begin_log(self, tables: Sequence[Table]) -> Position:
+    def begin_log(self, tables: Sequence[Table], above: int = 0) -> Position:
         """See `Control.begin_log`."""
         self.prepare(tables)
         with self._session.use() as c:
-            position = position_now(c)
+            server = lineage.known_as(c, self.get_state(lineage.NAME))
+            position = position_now(c, server.shift)
+            if position.order < above:
+                server = lineage.shifted(server.server, Token.unpack(position.token).file, above)
+                position = position_now(c, server.shift)
+        self.put_state(lineage.NAME, server.dump())
         self.put_state(_START, json.dumps([f"{position.order:x}", position.token]))
         return position
 

@@ -54,7 +54,7 @@ class Pending:
         self._drained = 0
         self._chunks: list[Chunk] = []
         self._cuts: list[Cut] = []
-        self._server = start.server
+        self._server, self._shift = start.server, start.shift
         self._gtids = Gtids(start.gtids) if start.gtids is not None else None
         self._ended: deque[Transaction] = deque()
 
@@ -152,7 +152,7 @@ class Pending:
 
     def _token(self, file: str, offset: int) -> str:
         gtids = None if self._gtids is None else str(self._gtids)
-        return Token(file, offset, self._server, gtids).pack()
+        return Token(file, offset, self._server, gtids, shift=self._shift).pack()
 
     def _decode(self, chunks: Sequence[Chunk]) -> list[Decoded]:
         groups: dict[int, list[Chunk]] = {}

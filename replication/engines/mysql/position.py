@@ -13,10 +13,10 @@ server:
 - inside a transaction it is the place where that one begins: it is sent again from its first change, and
   the reader drops changes up to the position's order.
 
-Files and offsets are one server's own. On another one, say a standby that was promoted, the same transaction
+Files and offsets are one server's own. On another one, say a replica that was promoted, the same transaction
 has another order, so that neither cuts nor versions of rows would compare any more. A position is therefore
-good for the server that it was read from, and no other: elsewhere the reader says that the log is lost, and
-the node comes back with an initial copy."""
+good for the server that it was read from, and no other. `lineage` says when another one can be gone on with;
+else the log is lost, and the node comes back with an initial copy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Place:
     """Between two events of the binlog.
 
     Attributes:
-        file: the number of the file, its name's last part.
+        file: the number of the file, its name's last part, as it counts in orders.
         offset: bytes from its beginning.
     """
 
@@ -138,6 +138,7 @@ class Token:
         server: UUID of the server whose log it is.
         gtids: everything up to there; None where that is not known, since the server had no GTIDs.
         rough: `gtids` may lack transactions that were being committed when the server was asked.
+        shift: what the number of the file is raised by in orders, see `lineage`.
     """
 
     file: str
@@ -145,11 +146,12 @@ class Token:
     server: str
     gtids: str | None = None
     rough: bool = False
+    shift: int = 0
 
     @property
     def place(self) -> Place:
-        """Where to start."""
-        return Place(file_number(self.file), self.offset)
+        """Where to start, as orders have it."""
+        return Place(file_number(self.file) + self.shift, self.offset)
 
     def pack(self) -> str:
         """As text."""
@@ -167,11 +169,12 @@ def between(token: Token) -> Position:
     return Position(order_of(token.place.hi, 0), token.pack())
 
 
-def position_now(connection: pymysql.Connection[Any]) -> Position:
+def position_now(connection: pymysql.Connection[Any], shift: int = 0) -> Position:
     """Where the server's log ends now.
 
     Args:
         connection: with the privilege `REPLICATION CLIENT`.
+        shift: as in `Token`.
 
     Raises:
         pymysql.MySQLError: the server is away or refuses.
@@ -180,7 +183,7 @@ def position_now(connection: pymysql.Connection[Any]) -> Position:
     server, mode = _row(connection, "SELECT @@GLOBAL.server_uuid, @@GLOBAL.gtid_mode")
     status = log_status(connection)
     gtids = str(Gtids(status["Executed_Gtid_Set"])) if mode == "ON" else None
-    return between(Token(status["File"], int(status["Position"]), server, gtids, rough=True))
+    return between(Token(status["File"], int(status["Position"]), server, gtids, True, shift))
 
 
 def log_status(connection: pymysql.Connection[Any]) -> Mapping[str, Any]:
@@ -229,13 +232,10 @@ def find_start(connection: pymysql.Connection[Any], position: Position) -> Start
         " @@GLOBAL.lower_case_table_names",
     )
     log_status(connection)
-    files = _files(connection)
+    files = binlogs(connection)
     token = Token.unpack(position.token) if position.token else _without_token(position, server, files)
     if token.server != server:
-        raise _lost(
-            position,
-            f"the log is of server {server}, the position of {token.server}: their places do not compare",
-        )
+        raise _lost(position, f"server {server} answers, and what we have read is of {token.server}")
     by_gtid = mode == "ON" and token.gtids is not None and not Gtids(token.gtids).tagged
     if mode == "ON" and token.gtids is not None:
         known, reached = _row(
@@ -251,11 +251,23 @@ def find_start(connection: pymysql.Connection[Any], position: Position) -> Start
         if not reached:
             raise _lost(position, "the server has purged binary logs that we have not read")
     size = files.get(token.file)
-    if size is None and not (by_gtid and token.place < Place(min(map(file_number, files)), 0)):
+    if size is None and not (by_gtid and file_number(token.file) < min(map(file_number, files))):
         raise _lost(position, f"binary log {token.file} is gone")
     if size is not None and token.offset > size:
         raise _lost(position, f"binary log {token.file} ends at {size}, before our position {token.offset}")
     return Start(token, by_gtid, bool(lower))
+
+
+def what_is_lacking(connection: pymysql.Connection[Any], token: Token) -> str | None:
+    """What another server lacks of the log that a token is of; None if it has everything up to there."""
+    mode, lacking = _row(
+        connection,
+        "SELECT @@GLOBAL.gtid_mode, GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed)",
+        token.gtids or "",
+    )
+    if mode != "ON" or token.gtids is None:
+        return "without GTIDs nobody can tell what it lacks"
+    return f"it lacks transactions that we have read: {Gtids(lacking)}" if lacking else None
 
 
 def _without_token(position: Position, server: str, files: Mapping[str, int]) -> Token:
@@ -269,7 +281,12 @@ def _without_token(position: Position, server: str, files: Mapping[str, int]) ->
     raise _lost(position, f"binary log number {place.file} is gone")
 
 
-def _files(connection: pymysql.Connection[Any]) -> dict[str, int]:
+def server_uuid(connection: pymysql.Connection[Any]) -> str:
+    """Which server answers."""
+    return str(_row(connection, "SELECT @@GLOBAL.server_uuid")[0])
+
+
+def binlogs(connection: pymysql.Connection[Any]) -> dict[str, int]:
     """The binlog files by name, oldest first, with their sizes."""
     with connection.cursor() as cursor:
         cursor.execute("SHOW BINARY LOGS")

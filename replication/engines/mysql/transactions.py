@@ -92,7 +92,7 @@ class Assembler:
         self._open: Transaction | None = None
         self._hi = -1
         self._exact = 0 if start.token.rough else start.token.place.hi
-        self._file, self._offset = start.token.file, start.token.offset
+        self._file, self._offset, self._shift = start.token.file, start.token.offset, start.token.shift
         self._handlers: dict[int, Callable[[Event], None]] = {
             BINLOG.ROTATE_EVENT: self._rotate,
             BINLOG.HEARTBEAT_LOG_EVENT: self._heartbeat,
@@ -162,7 +162,7 @@ class Assembler:
         """Where the log has got to, if that is beyond an order; never inside a transaction."""
         if self._open is not None or self._pending.waiting:
             return None
-        order = order_of(Place(file_number(self._file), self._offset).hi, 0)
+        order = order_of(self._hi_at(self._offset), 0)
         if order <= reported:
             return None
         return Progress(Position(order, self._pending.token_at(self._file, self._offset)))
@@ -197,7 +197,7 @@ class Assembler:
             raise Malformed(message)
         gtid = read_gtid(event)
         offset = event.end - event.size
-        hi = Place(file_number(self._file), offset).hi
+        hi = self._hi_at(offset)
         if hi <= self._hi:
             message = "the log goes backwards"
             raise Malformed(message)
@@ -215,6 +215,10 @@ class Assembler:
         tx.end = self._offset = event.end
         self._pending.end(tx, self._place(event))
         self._open = None
+
+    def _hi_at(self, offset: int) -> int:
+        """The upper part of the order of a place in the file that is being read."""
+        return Place(file_number(self._file) + self._shift, offset).hi
 
     def _inside(self) -> Transaction:
         if self._open is None:

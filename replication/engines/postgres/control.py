@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg import sql
 
+from replication.engine import Reached
 from replication.engines.postgres import lineage
 from replication.engines.postgres.columns import publishes_generated
 from replication.engines.postgres.config import (
@@ -133,15 +134,17 @@ class PostgresControl:
                 )
             return self._markers(c)
 
-    def accept_server(self, read: int) -> None:
-        """See `Control.accept_server`."""
+    def accept_server(self, reached: Sequence[Reached]) -> list[Position]:
+        """See `Control.accept_server`. Places in the log are the same on a standby."""
+        read = max((0, *(max(r.order, r.resume.order) for r in reached)))
         kept = self.get_state(lineage.NAME)
         before = lineage.server_of(self.node) if kept is None else lineage.Server.load(kept)
         now = lineage.accept(self.node, before, read)
         if kept is None or now != before:
             self.put_state(lineage.NAME, now.dump())
+        return [r.resume for r in reached]
 
-    def begin_log(self, tables: Sequence[Table]) -> Position:
+    def begin_log(self, tables: Sequence[Table], above: int = 0) -> Position:
         """See `Control.begin_log`."""
         name = object_name(self.group)
         with self._session.use() as c:
