@@ -16,6 +16,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from actors.limits import LEAST_ROWS
+from actors.rereading import Rereading
 from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.change import (
     Changes,
@@ -47,6 +48,9 @@ class Ack:
         released: re-reading from here is enough after a restart, so the log before it may go.
         epoch: the incarnation that answers.
         room: how many rows more it can take before it pauses.
+        halted: an operator has paused the node, and nothing more is to be read.
+        until: an operator has paused the node, and it is to be read again up to this order; a log that is
+            handed to several shards, up to the highest of theirs.
     """
 
     replaying: bool
@@ -54,6 +58,8 @@ class Ack:
     released: Position
     epoch: int
     room: int = 1 << 30
+    halted: bool = False
+    until: int | None = None
 
 
 class Sink(Protocol):
@@ -108,7 +114,7 @@ class Capture:
         self._epoch: int | None = None
         acks = self._send([])
         self._epoch = max(a.epoch for a in acks)
-        self.source = open_source(self.released)
+        self._reading = Rereading(open_source, open_source(self.released), self.released)
         self._follow(acks)
 
     def step(self, max_rows: int, wait: float) -> bool:
@@ -119,7 +125,8 @@ class Capture:
             wait: seconds to wait for the first one.
         """
         if not (self.paused or self._read or self._ready):
-            self._read.extend(self.source.poll(min(max_rows, max(self._room, LEAST_ROWS)), wait))
+            most = min(max_rows, max(self._room, LEAST_ROWS))
+            self._read.extend(self._reading.poll(most, wait, self._until))
         passed = False
         while (self._read or self._ready) and not self.paused:
             if not self._ready:
@@ -130,6 +137,11 @@ class Capture:
             self._follow(self._send([]))
         self.source.confirm(self.released)
         return passed
+
+    @property
+    def source(self) -> Source:
+        """The source at work."""
+        return self._reading.source
 
     def begin(self, run: str, table: str) -> None:
         """A copy of `table` starts; see `ChunkWindow.begin`."""
@@ -208,7 +220,9 @@ class Capture:
     def _send(self, events: Sequence[LogEvent]) -> list[Ack]:
         parts = _split(events, len(self.sinks))
         acks = [s.feed(self.node, part, self._epoch) for s, part in zip(self.sinks, parts, strict=True)]
-        self.paused = any(a.paused for a in acks)
+        self.halted = all(a.halted for a in acks)
+        self.paused = self.halted or any(a.paused for a in acks)
+        self._until = max((a.until for a in acks if a.until is not None), default=None)
         self.released = min(a.released for a in acks)
         self._room = min(a.room for a in acks)
         return acks

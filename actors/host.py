@@ -32,6 +32,8 @@ GATHER_SECONDS = 0.003
 since waiting for an event with a timeout costs a thread more than it would read in that time."""
 PAUSED_SECONDS = 0.02
 """Between two questions whether a target that is behind has caught up; it has a batch at work meanwhile."""
+HALTED_SECONDS = 0.3
+"""The same for a node that an operator has paused."""
 SWITCH_SECONDS = 0.0001
 Fail = Callable[[BaseException], None]
 
@@ -150,7 +152,7 @@ class CaptureHost:
                 if not capture.paused:
                     self._guard.succeeded()
                 else:
-                    self._stopping.wait(PAUSED_SECONDS)
+                    self._stopping.wait(HALTED_SECONDS if capture.halted else PAUSED_SECONDS)
         finally:
             self._capture = None
             capture.close()

@@ -90,6 +90,11 @@ class Lag:
         """It has answered; `more` if another transaction is on its way."""
         self._waiting, self._asked = more, self._clock()
 
+    def catch_up(self) -> None:
+        """It was paused, and is to have what waited: nobody waits for it until then."""
+        if self.since is None:
+            self.since = self._clock()
+
     def look(self, waiting: int, enough: int) -> bool:
         """Whether it lags: it has not answered for long, and then until no more than `enough` rows wait."""
         silent = self._waiting and self._clock() - self._asked > AWAY_SECONDS

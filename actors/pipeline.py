@@ -36,6 +36,7 @@ class Pipeline:
         writer: the open audit log; closed with the pipeline.
         shards: how many shards.
         limits: see `Limits`.
+        paused: nodes that are paused from the beginning.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Pipeline:
         shards: int = 1,
         limits: Limits | None = None,
         held: Sequence[tuple[str, bytes]] = (),
+        paused: Sequence[str] = (),
     ) -> None:
         hand_over_quickly()
         self.limits = limits or Limits()
@@ -67,6 +69,7 @@ class Pipeline:
             self.resolvers.append(
                 Resolver(shard, schemas, targets, self.audit, self.limits, self.fail, findings)
             )
+        self.pause(*paused)
         self.captures = {
             n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail, without(engines, n))
             for n in names
@@ -90,6 +93,11 @@ class Pipeline:
         if self.error is None:
             self.error = error
         self.stopping.set()
+
+    def pause(self, *nodes: str) -> None:
+        """Pause these nodes and no others; see `Resolver.pause`."""
+        for resolver in self.resolvers:
+            resolver.pause(dict.fromkeys(nodes, ""))
 
     def stop(self) -> None:
         """Stop reading, finish what is on its way to the databases, close everything."""

@@ -11,12 +11,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from actors.capture import Ack
 from actors.limits import BatchSize, Lag, Limits
+from actors.shard_status import ShardStatus
 from replication.applying import Findings
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
@@ -68,30 +68,6 @@ class Auditor(Protocol):
         """Record a change of a table itself that the group goes on from."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShardStatus:
-    """What an operator sees of a shard.
-
-    Attributes:
-        shard: its number.
-        replaying: it still rebuilds what its predecessor knew.
-        backlog: rows on their way to each node.
-        changes, applied, conflicts, held: how many since this incarnation started.
-        lags: nodes that are away or catch up, and that nobody waits for.
-        undecided: keys on hold until somebody resolves their conflict.
-    """
-
-    shard: int
-    replaying: bool
-    backlog: Mapping[str, int]
-    changes: int
-    applied: int
-    conflicts: int
-    held: int = 0
-    lags: Sequence[str] = ()
-    undecided: int = 0
-
-
 class Resolver:
     """One shard at work.
 
@@ -127,6 +103,8 @@ class Resolver:
         self._lags = {n: Lag(n) for n in self.names}
         self._lock = threading.RLock()
         self._stopped = False
+        self._paused: Mapping[str, str] = {}
+        self._refused: frozenset[str] = frozenset()  # those that were paused while it ran
         self._early: set[int] = set()
         self._first: Future[None] | None = None  # what must be on record before anything more is sent
         self._changes = self._applied = self._conflicts = self._held = 0
@@ -141,12 +119,15 @@ class Resolver:
                 read = self.shard.progress.position[node].order
                 if event.end.order < read or (event.end.order == read and not _notes(event)):
                     continue  # read before: a capture that connected again goes over it again
+                self._refuse_if_halted(node)
                 self._take(node, event.after(read) if isinstance(event, Changes) else event)
             self._record_conflicts()
             self._pump()
             room = min(self._room(n) for n in self.names if n != node)
             released = self.shard.progress.released[node]
-            return Ack(self.shard.replaying, room <= 0, released, self.shard.epoch, room)
+            until = self.shard.progress.to_replay(node) if node in self._paused else None
+            halted = node in self._paused and until is None
+            return Ack(self.shard.replaying, room <= 0, released, self.shard.epoch, room, halted, until)
 
     def on_their_way(self, table: str) -> list[bytes]:
         """The keys of a table that have not reached every node."""
@@ -163,13 +144,42 @@ class Resolver:
         with self._lock:
             return self.shard.awaits(table, key)
 
+    def pause(self, nodes: Mapping[str, str]) -> int:
+        """Pause these nodes and no others: nothing is sent to them, and their logs are not read on.
+
+        What had been read of them is read again after a restart: without that nothing could be sent to
+        anybody.
+
+        Args:
+            nodes: by node since when it is paused.
+
+        Returns:
+            how many batches they have not answered yet.
+        """
+        with self._lock:
+            for node in set(self._paused).difference(nodes):
+                self._lags[node].catch_up()
+            if not self.shard.replaying:
+                self._refused = frozenset(nodes)
+            self._paused = dict(nodes)
+            self._pump()
+            return sum(len(self.shard.unacked[n]) for n in nodes)
+
+    def _refuse_if_halted(self, node: str) -> None:
+        """A capture that has read on before it heard of the pause reads that again after it."""
+        if node in self._refused & self._paused.keys():
+            message = "the node is paused"
+            raise Superseded(message, node=node)
+
     def _room(self, node: str) -> int:
         """How many rows more a target can take: none when its next batch is full, or too much on its way.
 
-        Nobody waits for a target that is away, or that catches up, until very much is on its way.
+        Nobody waits for a target that is paused or away, or that catches up, until very much is on its way.
         """
         if self.shard.replaying:  # nothing is sent before every log was read as far as it had been
             return self.limits.max_backlog
+        if node in self._paused:
+            return self.limits.max_away - self.shard.backlog(node)
         waiting, enough = self.shard.waiting(node), self._sizes[node].rows
         if self._lags[node].look(waiting, enough):
             return self.limits.max_away - self.shard.backlog(node)
@@ -180,8 +190,9 @@ class Resolver:
     def heartbeat(self) -> None:
         """Store how far the logs have been read, though nothing is on its way."""
         with self._lock:
-            if self.shard.idle:
-                self._send(self.names[0], heartbeat=True)
+            awake = [n for n in self.names if n not in self._paused]
+            if awake and self.shard.idle:
+                self._send(awake[0], heartbeat=True)
 
     def stop(self) -> None:
         """Send nothing more; what is on its way may finish."""
@@ -195,7 +206,8 @@ class Resolver:
             counts = self._changes, self._applied, self._conflicts, self._held
             lags = tuple(n for n in self.names if self._lags[n].since is not None)
             undecided, number = self.shard.undecided, self.shard.config.shard
-            return ShardStatus(number, self.shard.replaying, backlog, *counts, lags, undecided)
+            paused = dict(self._paused)
+            return ShardStatus(number, self.shard.replaying, backlog, *counts, lags, undecided, paused)
 
     def on_applied(self, batch: ApplyBatch, answer: Future[Applied]) -> None:
         """An applier has answered."""
@@ -320,7 +332,8 @@ class Resolver:
 
     def _send(self, node: str, *, heartbeat: bool = False) -> bool:
         rows = None if self.limits.whole else self._sizes[node].rows
-        outgoing = None if self._stopped else self.shard.form_batch(node, heartbeat=heartbeat, rows=rows)
+        silent = self._stopped or node in self._paused
+        outgoing = None if silent else self.shard.form_batch(node, heartbeat=heartbeat, rows=rows)
         if outgoing is None:
             return False
         self._lags[node].ask()

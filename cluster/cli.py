@@ -32,6 +32,8 @@ COMMANDS = {
     "status": "show what a running group is doing",
     "verify": "compare all rows on all nodes, and repair what differs",
     "backfill": "copy a table again while the group runs",
+    "pause": "let nodes be: nothing is applied to them or read from them",
+    "resume": "go on with nodes that were paused",
     "reset": "go on although a node's log was lost, and copy anew",
     "conflicts": "list and show recorded conflicts, and resolve open ones",
     "dlq": "list, retry and discard rows on hold",

@@ -25,7 +25,8 @@ from actors.audit import NoteRecords
 from actors.backfill import CopyStatus
 from actors.guard import GuardStatus
 from actors.pipeline import copied_from, prepare
-from actors.resolver import ShardStatus
+from actors.shard_status import ShardStatus
+from cluster.pausing import read_pauses
 from cluster.processes import (
     ApplierProcess,
     AuditProcess,
@@ -230,9 +231,13 @@ class Group:
 
     def begin(self) -> None:
         """Set the resolvers to work."""
+        self.audit.call("health").result(BEGIN_SECONDS)  # from here on commands tell us of pauses
+        paused = read_pauses(self.plan.engines()).since
+        for node, since in paused.items():
+            log.warning("node_paused", extra={"group": self.plan.group, "node": node, "since": since})
         for s, resolver in enumerate(self.resolvers):
             own = {n: markers[s] for n, markers in self._markers.items()}
-            resolver.call("begin", own).result(BEGIN_SECONDS)
+            resolver.call("begin", own, paused).result(BEGIN_SECONDS)
 
     def streaming(self) -> bool:
         """Whether every log is connected."""

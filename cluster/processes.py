@@ -22,7 +22,8 @@ from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.pipeline import copied_from, without
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
-from actors.resolver import Resolver, ShardStatus, make_shard
+from actors.resolver import Resolver, make_shard
+from actors.shard_status import ShardStatus
 from cluster.audit_log import open_keys, open_writer
 from cluster.config_audit import SEALED_BESIDE, AuditConfig
 from cluster.logs import configure_logging, secrets_of
@@ -137,8 +138,13 @@ class ResolverProcess(_Part):
         self._targets = {n: RemoteTarget(h) for n, h in appliers.items()}
         self._resolver: Resolver | None = None
 
-    def begin(self, markers: Mapping[str, Marker]) -> None:
-        """Start an incarnation from every node's marker. What an earlier one still hears is of no account."""
+    def begin(self, markers: Mapping[str, Marker], paused: Mapping[str, str]) -> None:
+        """Start an incarnation from every node's marker. What an earlier one still hears is of no account.
+
+        Args:
+            markers: by node.
+            paused: see `Resolver.pause`.
+        """
         plan = self._plan
         held = self._log.undecided() if any(MANUAL in t.mapping.conflict for t in plan.tables) else []
         shard = make_shard(plan.group, self._number, plan.shards, self._engines, plan.tables, markers, held)
@@ -151,6 +157,7 @@ class ResolverProcess(_Part):
         self._queue.abandon()  # once something could not be written, it takes nothing more
         self._queue = self._open_queue()
         begun = Resolver(shard, self._schemas, self._targets, self._queue, plan.limits, fail, findings)
+        begun.pause(paused)
         self._error = None
         self._resolver = begun
 
@@ -179,6 +186,10 @@ class ResolverProcess(_Part):
     def awaits(self, table: str, key: bytes) -> bool:
         """See `Resolver.awaits`."""
         return self._begun().awaits(table, key)
+
+    def pause(self, nodes: Mapping[str, str]) -> int:
+        """See `Resolver.pause`."""
+        return self._begun().pause(nodes)
 
     def heartbeat(self) -> None:
         """See `Resolver.heartbeat`."""

@@ -40,6 +40,7 @@ PATIENCE_SECONDS = 60.0
 """So long a part that is being made again is waited for."""
 BEAT_SECONDS = 0.1
 ANSWER_SECONDS = 30.0
+SETTLE_SECONDS = 10.0
 LOCK_FILE = "operator.lock"
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ class RunningGroup:
         given: Mapping[str, pa.Scalar] | None = None,
     ) -> Recopied:
         """Send rows of `node` to the others; returns once they are durable everywhere. See `Recopy`."""
+        self.refuse_if_paused()
         self._refuse_while_copying(table, node)
 
         def attempt() -> Recopied:
@@ -97,6 +99,7 @@ class RunningGroup:
 
     def copy_table(self, table: Table, node: str, report: Callable[[CopyStatus], object]) -> int:
         """Copy the whole table from `node` again, on from where an earlier try was ended; gives the rows."""
+        self.refuse_if_paused()
         self._refuse_while_copying(table, node)
         with closing(self.engines[node].control()) as control:
             store = _Apart(control)
@@ -111,6 +114,39 @@ class RunningGroup:
                     return copy.run(afresh=begun)
 
             return _patiently(attempt).done_rows
+
+    def pause(self, nodes: Mapping[str, str]) -> int:
+        """Tell the resolvers which nodes are paused; wait until those have answered what was sent to them.
+
+        A resolver that has not begun reads it when it begins, and is not waited for.
+
+        Returns:
+            how many transactions they have not answered.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            try:
+                calls = [r.call("pause", dict(nodes)) for r in self._resolvers()]
+                left: int = sum(c.result(ANSWER_SECONDS) for c in calls)
+            except Transient:
+                left = 0
+                if time.monotonic() > deadline:
+                    return left
+            else:
+                if not left or time.monotonic() > deadline:
+                    return left
+            time.sleep(BEAT_SECONDS)
+
+    def refuse_if_paused(self) -> None:
+        """Rows that are copied are durable once every node has them.
+
+        Raises:
+            Terminal: a node is paused.
+        """
+        for status in [r.call("status").result(ANSWER_SECONDS) for r in self._resolvers()]:
+            for node, since in status.paused.items():
+                message = f"{node} is paused since {since}, and rows are sent to all nodes or to none"
+                raise Terminal(message, hint=f"go on with: sync-worker resume {node}")
 
     def note(self, kind: str, detail: Any) -> None:
         """Put what an operator did on record; durable when it returns."""

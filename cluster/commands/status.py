@@ -17,7 +17,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ from replication.errors import SyncError
 
 if TYPE_CHECKING:
     from actors.backfill import CopyStatus
-    from actors.resolver import ShardStatus
+    from actors.shard_status import ShardStatus
     from cluster.config import GroupConfig
     from cluster.node_states import NodeState
     from cluster.schema_state import Halt
@@ -76,29 +76,41 @@ def run(args: argparse.Namespace) -> int:
         print(f"group {config.group} does not run here; start it with: sync-worker up -c {args.config}")
         return FAILED
     nodes = by_node(state.guards)
+    paused = {n: since for s in state.shards for n, since in s.paused.items()}
     if args.json:
         found = {
             "group": config.group,
-            "nodes": [asdict(n) for n in nodes],
+            "nodes": [{**asdict(n), "paused": paused.get(n.node, "")} for n in nodes],
             "shards": [asdict(s) for s in state.shards],
             "copies": copies_json(state.copies),
         }
         print_json(found | ({"waiting": _waiting_json(note)} if note else {}))
     else:
         _print(state.shards, state.copies)
-        _print_nodes(nodes)
+        _print_nodes(nodes, paused)
         if note is not None:
             print(f"\n{waiting_text(note)}")
     return OK
 
 
-def _print_nodes(nodes: Sequence[NodeState]) -> None:
+def _print_nodes(nodes: Sequence[NodeState], paused: Mapping[str, str]) -> None:
     print()
     rows = [
-        (n.node, n.breaker, n.since, f"{n.next_try_in:.0f} s" if n.failures else "", n.error[:90])
+        (
+            n.node,
+            paused.get(n.node, ""),
+            n.breaker,
+            n.since,
+            _seconds(n),
+            n.error[:90],
+        )
         for n in nodes
     ]
-    print_lines(("NODE", "BREAKER", "FAILS SINCE", "NEXT TRY", "ERROR"), rows)
+    print_lines(("NODE", "PAUSED SINCE", "BREAKER", "FAILS SINCE", "NEXT TRY", "ERROR"), rows)
+
+
+def _seconds(node: NodeState) -> str:
+    return f"{node.next_try_in:.0f} s" if node.failures else ""
 
 
 def waiting_text(note: Note) -> str:
@@ -182,6 +194,12 @@ def _print_halted(args: argparse.Namespace, config: GroupConfig, halts: Sequence
         print(f"    make the table fit on every node, then go on with: {row['command']}")
 
 
+def _marks(shard: ShardStatus, node: str) -> str:
+    if node in shard.paused:
+        return " (paused)"
+    return " (lags)" if node in shard.lags else ""
+
+
 def copies_json(copies: dict[str, list[CopyStatus]]) -> list[dict[str, object]]:
     """The copies as JSON values."""
     return [{"node": node, **asdict(c)} for node, statuses in copies.items() for c in statuses]
@@ -193,7 +211,7 @@ def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> No
             str(s.shard),
             "replaying" if s.replaying else "running",
             *(str(count) for count in (s.changes, s.applied, s.conflicts, s.held, s.undecided)),
-            "  ".join(f"{n} {count}{' (lags)' if n in s.lags else ''}" for n, count in s.backlog.items()),
+            "  ".join(f"{n} {count}{_marks(s, n)}" for n, count in s.backlog.items()),
         )
         for s in shards
     ]

@@ -110,7 +110,10 @@ class Progress:
         self._arrivals[node].append(arrival)
         return arrival
 
+    def to_replay(self, node: str) -> int | None:
+        """Up to where `node`'s log has to be read again, at least; None if that is done."""
+        until = self._replay_until[node]
+        return until if node in self._unread or self.position[node].order < until else None
+
     def _see_if_replayed(self) -> None:
-        self.replaying = bool(self._unread) or any(
-            self.position[n].order < self._replay_until[n] for n in self.nodes
-        )
+        self.replaying = any(self.to_replay(n) is not None for n in self.nodes)
