@@ -38,7 +38,7 @@ def test_a_pause_outlasts_restarts_and_is_on_record(servers: Servers) -> None:
         held = bed.ends["my"].rows().keys() - {k for w in bed.writers for k in (*w.own, *w.shared)}
         bed.moves(OTHERS)
         assert paused(bed) == {"my"}
-        assert bed.up.kill("up")
+        assert bed.up.stop() == 0
         bed.up.start()
         bed.wait(bed.up.ready, "ready")
         bed.moves(OTHERS)
