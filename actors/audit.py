@@ -100,6 +100,10 @@ class AuditLog:
                 self._writer.add_holds(record.holds)
         self._writer.flush()
 
+    def prune(self, before: int) -> dict[str, int]:
+        """Remove old records; see `AuditWriter.prune`."""
+        return self._writer.prune(before)
+
     def close(self, *, drained: bool) -> None:
         """Close the log; see `AuditWriter.close`."""
         self._writer.close(drained=drained)

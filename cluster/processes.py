@@ -92,6 +92,10 @@ class AuditProcess(_Part):
         """See `AuditLog.write`."""
         self._log.write(records)
 
+    def prune(self, before: int) -> dict[str, int]:
+        """See `AuditLog.prune`."""
+        return self._log.prune(before)
+
     def undecided(self) -> list[tuple[str, bytes]]:
         """Table and key of what is on hold until somebody resolves a conflict."""
         found = undecided(self._path, open_keys(self._path, self._audit))

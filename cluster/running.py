@@ -41,6 +41,7 @@ PATIENCE_SECONDS = 60.0
 BEAT_SECONDS = 0.1
 ANSWER_SECONDS = 30.0
 SETTLE_SECONDS = 10.0
+PRUNE_SECONDS = 600
 LOCK_FILE = "operator.lock"
 T = TypeVar("T")
 
@@ -77,6 +78,11 @@ class RunningGroup:
                 return recopy.copy(keys, deletes=deletes)
 
         return _patiently(attempt)
+
+    def prune(self, before: int) -> dict[str, int]:
+        """Remove old records from the audit log; see `AuditWriter.prune`."""
+        removed: dict[str, int] = self.parts()["audit"].call("prune", before).result(PRUNE_SECONDS)
+        return removed
 
     def settle_key(
         self, table: Table, key: bytes, node: str, read: Mapping[str, int], given: Mapping[str, pa.Scalar]

@@ -11,6 +11,9 @@ What was cut off at the end together with its heads shows only against a head th
 prints the newest, `--head` compares. `proof` prints a proof that stands without the log, and
 `verify --proof` checks it. None of these needs the key of an encrypted log.
 
+`prune` removes finished segments of changes and decisions that are older, while the group runs or not. Their
+leaves stay, so that `verify` and proofs of what is there go on.
+
 `rotate-key` makes new data keys for the records to come, or with `--new-key-file` puts all data keys under
 another master key, which the configuration must name from then on. The group must be stopped. Records that
 are there stay as they are, and readable.
@@ -26,6 +29,7 @@ Examples:
   sync-worker audit verify --stream changes/orders --from 100 --to 200
   sync-worker audit proof --stream changes/orders --record 100 > proof.json
   sync-worker audit verify --proof proof.json
+  sync-worker audit prune --keep-days 400
   sync-worker audit rotate-key --new-key-file new.key
 """
 
@@ -39,6 +43,7 @@ from typing import Any
 
 from cluster.commands import audit_keys as keeping
 from cluster.commands import audit_proofs as proving
+from cluster.commands import audit_prune as removing
 from cluster.commands import audit_query as asking
 from cluster.commands.common import OK, add_audit_folder, add_json, audit_log, print_json, time_text
 
@@ -64,6 +69,7 @@ ACTIONS = {
     "verify": ("check the log, a part of it, or a proof", proving.add_verify_arguments),
     "head": ("print the newest signed head, to be kept elsewhere", proving.add_head_arguments),
     "proof": ("print the proof of a record, or of growth since a head", proving.add_proof_arguments),
+    "prune": ("remove old changes and decisions, and keep what proofs need", removing.add_prune_arguments),
     "rotate-key": ("go on with other keys", keeping.add_rotate_arguments),
 }
 
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         "verify": proving.run_verify,
         "head": proving.run_head,
         "proof": proving.run_proof,
+        "prune": removing.run_prune,
         "rotate-key": keeping.run_rotate,
     }
     return actions[args.action](args)

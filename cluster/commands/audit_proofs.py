@@ -120,7 +120,12 @@ def _print(found: Verified, *, compared: bool) -> None:
 
     for stream, records in found.records.items():
         open_ = records - found.sealed[stream]
-        print(f"{stream}: {records} records" + (f", {open_} of them after the last head" if open_ else ""))
+        gone = found.pruned.get(stream, 0)
+        print(
+            f"{stream}: {records} records"
+            + (f", {gone} of them removed by 'audit prune'" if gone else "")
+            + (f", {open_} of them after the last head" if open_ else "")
+        )
     if found.last is None:
         print("heads: none was signed yet, so nothing is proven")
     else:
@@ -138,6 +143,7 @@ def _as_json(found: Verified) -> dict[str, Any]:
         "holds": not found.faults,
         "records": found.records,
         "sealed": found.sealed,
+        "pruned": found.pruned,
         "heads": found.heads,
         "last_head": found.last and {"number": found.last.number, "time": found.last.time},
         "signers": found.signers,

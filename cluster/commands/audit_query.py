@@ -119,8 +119,8 @@ def query_of(args: argparse.Namespace) -> Query:
     return Query(
         table=args.table,
         kind=args.kind,
-        since=_time(args.since),
-        until=_time(args.until),
+        since=None if args.since is None else time_of(args.since),
+        until=None if args.until is None else time_of(args.until),
         key=args.key,
         op=None if args.op is None else int(Op[args.op.upper()]),
         node=args.node,
@@ -129,9 +129,12 @@ def query_of(args: argparse.Namespace) -> Query:
     )
 
 
-def _time(text: str | None) -> int | None:
-    if text is None:
-        return None
+def time_of(text: str) -> int:
+    """A time as people write it, in microseconds since 1970.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:

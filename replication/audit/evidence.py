@@ -19,8 +19,10 @@ from replication.audit import store
 from replication.audit.heads import SoftwareSigner, new_signing_key
 from replication.audit.segment import DAMAGE_HINT, AuditDamaged, Header, committed_batches, recover
 from replication.audit.stored import LEAF, Form
+from replication.errors import ConfigError
 
 HEADS = "heads.jsonl"
+KEPT = ".leaves"
 _KEY = "signing.key"
 _CHUNK = 1 << 20
 
@@ -129,6 +131,28 @@ class StoredSegment:
     torn: int = 0
 
 
+def all_segments(folder: Path) -> list[store.SegmentFile]:
+    """A stream's segments, and what is kept of those that were removed, oldest first."""
+    return sorted([*store.pruned(folder), *store.segments(folder)], key=lambda file: file.number)
+
+
+def keep_leaves(file: store.SegmentFile) -> str | None:
+    """Write down a sealed segment's leaves beside it; gives the new file's SHA-256, None without leaves."""
+    with pq.ParquetFile(file.path) as parquet:
+        schema = parquet.schema_arrow
+        if LEAF not in schema.names:
+            return None
+        leaves = parquet.read(columns=[LEAF]).replace_schema_metadata(schema.metadata)
+    target = file.path.with_suffix(KEPT)
+    temporary = target.with_name(target.name + ".tmp")
+    pq.write_table(leaves, temporary, compression="none")
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.rename(target)
+    store.sync_folder(target.parent)
+    return file_digest(target)
+
+
 def stored_segment(file: store.SegmentFile) -> StoredSegment | None:
     """A segment as it is stored, also while it is written; None if no flush of it is complete.
 
@@ -142,6 +166,8 @@ def stored_segment(file: store.SegmentFile) -> StoredSegment | None:
             file = store.SegmentFile(file.number, file.path.with_suffix(".parquet"), True)
         else:
             return _open(file, data)
+    if not file.path.exists() and (kept := file.path.with_suffix(KEPT)).exists():
+        file = store.SegmentFile(file.number, kept, True)  # removed since the folder was listed
     return _sealed(file)
 
 
@@ -197,7 +223,7 @@ def _row_groups(path: Path, parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]
 def leaves(root: Path, stream: str, count: int) -> list[bytes]:
     """The first `count` leaves of a stream as they are written down; fewer if there are fewer."""
     found: list[bytes] = []
-    for file in store.segments(store.stream_folder(root, stream)):
+    for file in all_segments(store.stream_folder(root, stream)):
         if len(found) >= count:
             break
         segment = stored_segment(file)
@@ -214,10 +240,13 @@ def written_leaves(stored: pa.RecordBatch) -> list[bytes]:
 def stored_record(root: Path, stream: str, index: int) -> pa.RecordBatch | None:
     """One record as it is stored, by its place in its stream, or None if there are not so many."""
     start = 0
-    for file in store.segments(store.stream_folder(root, stream)):
+    for file in all_segments(store.stream_folder(root, stream)):
         segment = stored_segment(file)
         for batch in segment.batches if segment else ():
             if index < start + batch.num_rows:
+                if batch.schema.names == [LEAF]:
+                    message = f"record {index} of {stream} was removed; only its leaf is kept"
+                    raise ConfigError(message, hint="give a record that is still there")
                 return batch.slice(index - start, 1)
             start += batch.num_rows
     return None

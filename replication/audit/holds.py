@@ -65,6 +65,11 @@ DISCARDED = "dlq_discarded"
 """Kind of the operator record that ends a hold; its detail names `node`, `table` and `key`, hexadecimal."""
 
 
+OVER = "hold_over"
+"""Kind of the operator record which says that a hold up to the time `until` is over, before what shows it is
+removed; its detail is otherwise as that of `DISCARDED`."""
+
+
 def hold_id(node: str, table: str, key: bytes) -> str:
     """A short name of a key that is on hold at a node, for people to type."""
     return hashlib.sha256(f"{node}/{table}/{key.hex()}".encode()).hexdigest()[:8]
@@ -93,13 +98,33 @@ def open_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]
     return sorted(found.values(), key=lambda hold: hold["_recorded"])
 
 
+def over_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]:
+    """The details of `OVER` records for all holds that are over, before what shows that is removed."""
+    still = {(h["node"], h["table"], h["key"]) for h in open_holds(path, keys)}
+    newest: dict[Place, int] = {}
+    for batch in read(path, HOLDS, keys) if HOLDS in streams(path) else ():
+        for hold in batch.to_pylist():
+            newest[hold["node"], hold["table"], hold["key"]] = hold["_recorded"]
+    known = set()
+    for batch in read(path, OPERATOR, keys) if OPERATOR in streams(path) else ():
+        known.update(batch.filter(pc.equal(batch.column("kind"), OVER)).column("detail").to_pylist())
+    details = [
+        {"node": node, "table": table, "key": key.hex(), "until": until}
+        for (node, table, key), until in newest.items()
+        if (node, table, key) not in still
+    ]
+    return [d for d in details if json.dumps(d, separators=(",", ":")) not in known]
+
+
 def _discarded_since(path: Path, holds: Holds, keys: DataKeys | None) -> set[Place]:
     over = set()
     for batch in read(path, OPERATOR, keys) if OPERATOR in streams(path) else ():
-        for row in batch.filter(pc.equal(batch.column("kind"), DISCARDED)).to_pylist():
+        ended = pc.is_in(batch.column("kind"), value_set=pa.array([DISCARDED, OVER]))
+        for row in batch.filter(ended).to_pylist():
             detail = json.loads(row["detail"])
             at = (detail["node"], detail["table"], bytes.fromhex(detail["key"]))
-            if at in holds and row["_recorded"] > holds[at]["_recorded"]:
+            until = detail.get("until", row["_recorded"] - 1)
+            if at in holds and until >= holds[at]["_recorded"]:
                 over.add(at)
     return over
 

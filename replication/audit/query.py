@@ -149,8 +149,9 @@ def batches(
     path: Path, stream: str, query: Query, start: int = 0, keys: DataKeys | None = None
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """The records of one stream that are meant, from the place `start` on, and the place of each."""
-    place = 0
-    for file in store.segments(store.stream_folder(path, stream)):
+    folder = store.stream_folder(path, stream)
+    place = store.pruned_rows(folder)
+    for file in store.segments(folder):
         if file.sealed and place + (count := store.count_rows(file)) <= start:
             place += count
             continue

@@ -6,6 +6,7 @@
     heads.jsonl                   signed tree heads, see `heads.py`
     signing.key                   the key that signs them, where no other was named
     STREAM/00000001.parquet       sealed segment, zstd
+    STREAM/00000001.leaves        what is kept of a segment that was removed: its leaves
     STREAM/00000002.arrow         open segment; `segment.py` says what is inside
 
 A segment is sealed by writing `.parquet.tmp`, syncing and renaming it, and only then removing the `.arrow`.
@@ -141,6 +142,26 @@ def segments(folder: Path) -> list[SegmentFile]:
         number = int(path.stem)
         found[number] = SegmentFile(number, path, path.suffix == ".parquet")
     return [found[number] for number in sorted(found)]
+
+
+def pruned(folder: Path) -> list[SegmentFile]:
+    """What is kept of segments that were removed, oldest first: Parquet with the column `_leaf` only."""
+    there = {file.number for file in segments(folder)}
+    paths = sorted(folder.glob("*.leaves"))
+    return [SegmentFile(int(p.stem), p, True) for p in paths if int(p.stem) not in there]
+
+
+def pruned_rows(folder: Path) -> int:
+    """How many records of a stream were removed; they were its oldest."""
+    return sum(count_rows(file) for file in pruned(folder))
+
+
+def newest_time(file: SegmentFile) -> int:
+    """The highest `_recorded` of a sealed segment; only its footer is read."""
+    metadata = pq.read_metadata(file.path)
+    column = metadata.schema.names.index("_recorded")
+    groups = range(metadata.num_row_groups)
+    return max(int(metadata.row_group(group).column(column).statistics.max) for group in groups)
 
 
 def read_segment(file: SegmentFile, keys: DataKeys | None = None) -> Iterator[pa.RecordBatch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,6 +84,17 @@ class Stream:
         if (segment := self.segment) is not None:
             written = OpenSegment(segment.header.number, segment.size, segment.raw.hexdigest())
         return StreamHead(self.tree.size, self.tree.root.hex(), written)
+
+    @property
+    def kind(self) -> str:
+        """The name without a table."""
+        return self.name.partition("/")[0]
+
+    def sealed_before(self, time: int) -> list[tuple[str, store.SegmentFile]]:
+        """The oldest sealed segments with older records only, and the stream's name; never the newest."""
+        files = store.segments(self.folder)[:-1]
+        old = takewhile(lambda file: file.sealed and store.newest_time(file) < time, files)
+        return [(self.name, file) for file in old]
 
     def add(self, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:
         """Add rows, and what is on record once they are."""

@@ -63,6 +63,7 @@ class Verified:
     Attributes:
         records: how many records each stream has, up to its first fault.
         sealed: how many of them heads cover.
+        pruned: how many of them were removed; their leaves are kept.
         heads: how many heads there are.
         last: the newest head that holds.
         signers: the public keys that have signed, hexadecimal.
@@ -71,6 +72,7 @@ class Verified:
 
     records: dict[str, int] = field(default_factory=dict)
     sealed: dict[str, int] = field(default_factory=dict)
+    pruned: dict[str, int] = field(default_factory=dict)
     heads: int = 0
     last: Head | None = None
     signers: list[str] = field(default_factory=list)
@@ -111,6 +113,7 @@ def verify(
             found.faults.append(Fault(name, check.tree.size, check.file, "cannot be read"))
         found.records[name] = check.tree.size
         found.sealed[name] = check.sealed
+        found.pruned[name] = check.pruned
     return found
 
 
@@ -173,13 +176,14 @@ class _Stream:
         self._places = sorted((size, head, root_) for (size, root_), head in places.items())
         self.tree = Frontier()
         self.sealed = 0
+        self.pruned = 0
         self.file = ""
 
     def run(self) -> None:
         """Check it; raises `_Broken` at the first fault."""
         self._reach()
         number, digest = 1, ""
-        for file in store.segments(store.stream_folder(self._root, self._name)):
+        for file in evidence.all_segments(store.stream_folder(self._root, self._name)):
             self.file = f"{self._name}/{file.path.name}"
             segment = evidence.stored_segment(file)
             if segment is None:
@@ -192,8 +196,13 @@ class _Stream:
             if header.previous != digest or self._group not in (None, header.group):
                 self._break("it does not follow the segment before")
             before = self.tree.size
+            is_pruned = file.path.suffix == evidence.KEPT
             for batch in segment.batches:
-                self._take(batch)
+                if is_pruned:
+                    self.pruned += batch.num_rows
+                    self._extend(evidence.written_leaves(batch))
+                else:
+                    self._take(batch)
             if self.tree.size - before != segment.rows:
                 self._break(f"it has {self.tree.size - before} records, by its own account {segment.rows}")
             if segment.tree and segment.tree != self.tree.state:
@@ -250,6 +259,8 @@ class _Stream:
         except FileNotFoundError:
             return  # sealed meanwhile; its records were compared
         listed = self._files.get(self.file)
+        if listed is None and file.path.suffix == evidence.KEPT:
+            self._break("its records were removed, and no head says so", first)
         if listed and evidence.file_digest(file.path) != listed:
             self._break("its bytes are not those that a head names, though its records are", first)
 

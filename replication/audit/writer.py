@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,8 @@ from replication.audit.seals import Seals
 from replication.audit.stream import ROLLING, Rolling, Stream
 from replication.errors import ConfigError, Terminal
 
+PRUNED = (CHANGES, DECISIONS)
+"""The kinds that records are ever removed of: the others are few, and say what is still open."""
 RECENT_CONFLICTS = 1_000_000
 """How many conflicts back a repeated one is recognised; a restart re-reads far fewer."""
 
@@ -191,6 +194,34 @@ class AuditWriter:
         self.flush()
         return self._keys.rotate() if master is None else self._keys.rewrap(master)
 
+    def prune(self, before: int) -> dict[str, int]:
+        """Remove sealed segments of changes and decisions recorded before a time; keep their leaves.
+
+        Every stream's newest segment stays. A head names what was removed before it is.
+
+        Returns:
+            how many records were removed, by stream; none where nobody signs at the moment.
+        """
+        self.flush()
+        going = [f for s in self._streams.values() if s.kind in PRUNED for f in s.sealed_before(before)]
+        removed: Counter[str] = Counter()
+        paths = []
+        for name, file in going:
+            if (digest := evidence.keep_leaves(file)) is not None:
+                self._seals.sealed(f"{name}/{file.path.stem}{evidence.KEPT}", digest)
+                removed[name] += store.count_rows(file)
+                paths.append(file.path)
+        if not paths:
+            return {}
+        self.add_operator("audit_pruned", {"before": before, "records": removed})
+        self.flush()
+        if not self._sign(self._flushed):
+            return {}
+        for path in paths:
+            path.unlink()
+            store.sync_folder(path.parent)
+        return dict(removed)
+
     def flush(self) -> None:
         """Write all that was added; when this returns, it is durable.
 
@@ -318,7 +349,7 @@ class AuditWriter:
         for name, future in done:
             self._seals.sealed(name, future.result())
 
-    def _sign(self, now: int) -> None:
+    def _sign(self, now: int) -> bool:
         """Sign a head over all that is in the files. That nobody signs is on record, and stops nothing."""
         try:
             self._seals.sign({name: stream.head for name, stream in self._streams.items()}, now)
@@ -328,6 +359,7 @@ class AuditWriter:
             self._unsigned = True
         else:
             self._unsigned = False
+        return not self._unsigned
 
     def _release(self) -> None:
         self._sealer.shutdown(wait=True)

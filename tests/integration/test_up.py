@@ -94,11 +94,24 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                 answer = subprocess.run(again, capture_output=True, text=True, timeout=PATIENCE, check=False)
                 assert answer.returncode == 0, answer.stderr
                 assert json.loads(answer.stdout)["rows"] == 501
+                asks_the_audit_log(config, address)
             finally:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
             assert process.stderr is not None
             assert process.stderr.read() is not None
+
+
+def asks_the_audit_log(config: Path, address: list[str]) -> None:
+    """While the group runs: the log holds, and old records are removed by whoever writes it."""
+    words = [sys.executable, "-m", "cluster.cli", "audit"]
+    for more in (["verify"], ["prune", "--keep-days", "1", *address], ["verify"]):
+        command = [*words, *more, "-c", str(config), "--json"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        found = json.loads(answer.stdout)
+        assert found.get("removed", {}) == {}, "nothing is that old"
+        assert found.get("holds", True)
 
 
 def test_up_copies_synchronises_and_ends_on_sigterm(

@@ -90,6 +90,7 @@ def test_help_is_quick_and_lists_every_command() -> None:
         ["dlq", "discard"],
         ["audit", "tail"],
         ["audit", "query"],
+        ["audit", "prune"],
         ["audit", "export"],
         ["audit", "verify"],
         ["audit", "head"],
