@@ -27,13 +27,15 @@ _KEY = "signing.key"
 _CHUNK = 1 << 20
 
 
-def head_lines(root: Path) -> list[bytes]:
+def head_lines(root: Path) -> Iterator[bytes]:
     """The heads as they were written, oldest first, without one that is only half there."""
     try:
-        data = (root / HEADS).read_bytes()
+        with (root / HEADS).open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line[:-1]
     except FileNotFoundError:
-        return []
-    return data.split(b"\n")[:-1]
+        return
 
 
 def append_head(root: Path, line: bytes) -> None:
@@ -53,9 +55,16 @@ def cut_torn_head(root: Path) -> None:
     """Remove what a crash left of the last head: it had not been signed for anybody yet."""
     try:
         with (root / HEADS).open("r+b") as file:
-            data = file.read()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
+            end = whole = file.seek(0, os.SEEK_END)
+            while whole > 0:
+                start = max(0, whole - _CHUNK)
+                file.seek(start)
+                found = file.read(whole - start).rfind(b"\n")
+                if found >= 0:
+                    whole = start + found + 1
+                    break
+                whole = start
+            if whole < end:
                 file.truncate(whole)
                 os.fsync(file.fileno())
     except FileNotFoundError:

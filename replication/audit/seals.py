@@ -13,6 +13,8 @@ from replication.audit import evidence
 from replication.audit.heads import Head, Signer, StreamHead, signed_head
 from replication.audit.segment import DAMAGE_HINT, AuditDamaged
 
+_NO_FILES = b'"files":{}'
+
 
 class Seals:
     """The heads of one log.
@@ -32,13 +34,12 @@ class Seals:
         evidence.cut_torn_head(root)
         listed: set[str] = set()
         self.last: Head | None = None
-        for number, line in enumerate(evidence.head_lines(root), 1):
-            try:
-                self.last = Head.of(line)
-            except ValueError as error:
-                message = f"{root / evidence.HEADS}:{number}: {error}"
-                raise AuditDamaged(message, hint=DAMAGE_HINT) from error
-            listed.update(self.last.files)
+        number, newest = 0, b""
+        for number, newest in enumerate(evidence.head_lines(root), 1):
+            if _NO_FILES not in newest:  # there is one a minute: only what is needed of them is read
+                listed.update(_head(root, number, newest).files)
+        if number:
+            self.last = _head(root, number, newest)
         self._tried = self.last.time if self.last else None
         """When the last head was signed, or could not be."""
         self._files = {
@@ -75,3 +76,11 @@ class Seals:
         self.last = signed_head(self._signer, self._group, now, streams, self._files, self.last)
         evidence.append_head(self._root, self.last.line)
         self._files = {}
+
+
+def _head(root: Path, number: int, line: bytes) -> Head:
+    try:
+        return Head.of(line)
+    except ValueError as error:
+        message = f"{root / evidence.HEADS}:{number}: {error}"
+        raise AuditDamaged(message, hint=DAMAGE_HINT) from error

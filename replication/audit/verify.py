@@ -134,13 +134,13 @@ def _heads(root: Path, found: Verified, trusted: Sequence[bytes], given: Head | 
     def fault(what: str) -> None:
         found.faults.append(Fault("", None, evidence.HEADS, what))
 
-    lines = evidence.head_lines(root)
+    lines = sum(1 for _ in evidence.head_lines(root))
     heads = read_heads(root)
     if (wrong := first_fault(heads, trusted)) is not None:
         good, what = wrong
         fault(what)
         heads = heads[:good]
-    elif len(heads) < len(lines):
+    elif len(heads) < lines:
         fault(f"head {len(heads) + 1} cannot be read")
     found.heads = len(heads)
     found.signers = sorted({head.signer for head in heads})

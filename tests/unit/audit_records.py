@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
 
 from replication.audit import reader
+from replication.audit.keys import Keyring, SoftwareMasterKey
 from replication.audit.records import ConflictRecord
 from replication.audit.stream import Rolling
 from replication.audit.writer import AuditWriter
@@ -75,10 +77,15 @@ def counted(path: Path, node: str) -> dict[str, Counter[int]]:
     return found
 
 
-def write_until_killed(path: Path, start: int) -> None:
-    """Flush transactions over two tables for ever; a line `order` on standard output acknowledges each."""
+def write_until_killed(path: Path, start: int, mode: str = "", key: str = "") -> None:
+    """Flush transactions over two tables for ever; a line `order` on standard output acknowledges each.
+
+    With the mode `heads` a head is signed with every flush, and with a key the log is encrypted.
+    """
     clock = time.time_ns
-    writer = AuditWriter(path, "g", lambda: clock() // 1000, rolling=SMALL)
+    keys = Keyring(path, SoftwareMasterKey(key)) if key else None
+    rolling = replace(SMALL, head_seconds=0) if mode == "heads" else SMALL
+    writer = AuditWriter(path, "g", lambda: clock() // 1000, rolling=rolling, keys=keys)
     order = start
     while True:
         rows = 1 + order % 7
@@ -93,7 +100,7 @@ def write_until_killed(path: Path, start: int) -> None:
 
 
 if __name__ == "__main__":
-    write_until_killed(Path(sys.argv[1]), int(sys.argv[2]))
+    write_until_killed(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
 
 
 def clock() -> Callable[[], int]:

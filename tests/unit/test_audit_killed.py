@@ -17,9 +17,9 @@ from tests.unit.audit_records import changes, conflict, counted, recorded
 KILLS = 12
 
 
-def run_and_kill(path: Path, start: int, acknowledgements: int) -> int:
+def run_and_kill(path: Path, start: int, acknowledgements: int, *mode: str) -> int:
     """Let a child write from `start`, kill it after so many acknowledgements; gives the last one read."""
-    command = [sys.executable, "-m", audit_records.__name__, str(path), str(start)]
+    command = [sys.executable, "-m", audit_records.__name__, str(path), str(start), *mode]
     acknowledged = start
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -15,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.audit import evidence, merkle, proofs, store
+from replication.audit import evidence, merkle, proofs, reader, store
 from replication.audit.heads import SignerUnavailable, SoftwareSigner, new_signing_key
+from replication.audit.keys import Keyring, SoftwareMasterKey
 from replication.audit.records import change_records
 from replication.audit.rows import decode_rows, encode_rows
 from replication.audit.segment import Header, Segment, recover
@@ -220,14 +223,14 @@ def test_any_altered_byte_of_a_head_is_found(log: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 3])
 def test_a_dropped_head_is_found(log: Path, place: int) -> None:
-    lines = evidence.head_lines(log)
+    lines = list(evidence.head_lines(log))
     del lines[place]
     (log / evidence.HEADS).write_bytes(b"".join(line + b"\n" for line in lines))
     assert f"heads.jsonl: head {place + 1} is missing: head {place + 2} is in its place" in faults(log)
 
 
 def test_swapped_heads_are_found(log: Path) -> None:
-    lines = evidence.head_lines(log)
+    lines = list(evidence.head_lines(log))
     lines[3:5] = lines[4], lines[3]
     (log / evidence.HEADS).write_bytes(b"".join(line + b"\n" for line in lines))
     assert faults(log)[0].startswith("heads.jsonl: head 4 is missing")
@@ -264,7 +267,7 @@ def test_a_log_that_was_rolled_back_whole_is_found_by_a_head_kept_elsewhere(tmp_
 
 def test_heads_that_were_dropped_at_the_end_are_found_by_one_kept_elsewhere(log: Path) -> None:
     kept = read_heads(log)[-1]
-    lines = evidence.head_lines(log)
+    lines = list(evidence.head_lines(log))
     (log / evidence.HEADS).write_bytes(b"".join(line + b"\n" for line in lines[:-2]))
     assert [f for f in faults(log, given=kept) if "which was given, is missing" in f]
     forged = replace(kept, number=kept.number - 1)
@@ -346,16 +349,23 @@ def test_nobody_signs_at_the_end(tmp_path: Path) -> None:
     assert recorded(tmp_path) == [1]
 
 
-def test_killed_anywhere_raises_no_false_alarm(tmp_path: Path) -> None:
-    start = 1
-    for acknowledgements in (1, 3, 8, 20, 35):
-        start = run_and_kill(tmp_path, start, acknowledgements)
+@pytest.mark.parametrize("key", ["", secrets.token_hex(32)], ids=["clear", "encrypted"])
+def test_killed_anywhere_raises_no_false_alarm(tmp_path: Path, key: str) -> None:
+    start, heads = 1, 0
+    for acknowledgements in (1, 2, 4, 9):
+        start = run_and_kill(tmp_path, start, acknowledgements, "heads", key)
         found = verify(tmp_path)
         assert not found.faults, list(faults_of(found))
-    written(tmp_path, range(start, start + 2))
+        assert found.heads >= heads + acknowledgements - 1, "a head with every flush"
+        heads = found.heads
+    keys = Keyring(tmp_path, SoftwareMasterKey(key)) if key else None
+    written(tmp_path, range(start, start + 2), keys=keys)
     found = verify(tmp_path)
     assert not found.faults, list(faults_of(found))
     assert found.records == found.sealed
+    ids = [i for b in reader.read(tmp_path, "changes/items", keys) for i in b.column("id").to_pylist()]
+    assert max(Counter(ids).values()) == 1, "a change is on record twice"
+    assert set(range(1, start)) <= set(ids), "an acknowledged change is missing"
 
 
 @pytest.mark.parametrize("torn", [1, 200])
@@ -365,6 +375,9 @@ def test_a_crash_while_a_head_is_written_raises_no_false_alarm(log: Path, torn: 
     found = verify(log)
     assert not found.faults
     assert found.sealed["changes/orders"] in (46, 48)
+    lines = list(evidence.head_lines(log))
+    evidence.cut_torn_head(log)
+    assert path.read_bytes() == b"".join(line + b"\n" for line in lines)
     written(log, range(30, 31))
     assert not faults(log)
     assert verify(log).sealed == verify(log).records
