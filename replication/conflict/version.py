@@ -47,7 +47,6 @@ class Version:
         rank: the highest priority among it and the winners that it saw, for `source_priority`.
         learnt: known from an echo only; writes after it, done with everywhere, may not be read again.
         fields: who set each column since the key came on its way; kept for `merge_fields` only.
-        fetch_from: node to read the row from when `layers` is empty though the row exists.
         stray: the filter of the node where it was written may exclude it; once all others have it, it is sent
             to that node, too.
     """
@@ -62,7 +61,6 @@ class Version:
     rank: int = 0
     learnt: bool = False
     fields: dict[int, FieldDot] = field(default_factory=dict)
-    fetch_from: str = ""
     stray: bool = False
 
     def saw(self, node: str) -> int:

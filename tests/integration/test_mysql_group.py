@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,22 +23,11 @@ from replication.engines.mysql.config import parse
 from replication.engines.mysql.connection import connect
 from replication.schema import NodeConfig, Table, TableMapping
 from replication.types import Kind
+from tests.fixtures.commands import ask, config_text, read_until, sync_worker
 
 PATIENCE = 60.0
 PLACED = "SELECT placed FROM orders WHERE id = 1002"
 PRICE = "SELECT price FROM orders WHERE id = 1002"
-CONFIG = """
-group: shop
-nodes:
-  pg:    {{engine: postgres, dsn: "{pg}", priority: 30}}
-  my:    {{engine: mysql,    dsn: "{my}", priority: 20}}
-  mongo: {{engine: mongodb,  dsn: "{mongo}", priority: 10}}
-tables:
-  orders: {{key: [id], initial: {{from: {first}}}}}
-create_tables: true
-shards: 1
-audit: {{path: audit}}
-"""
 
 
 @dataclass
@@ -77,25 +65,16 @@ def ends(postgres_db: str, mysql_db: str, mongodb_db: str) -> Iterator[Ends]:
         yield Ends(pg, my, client.get_default_database()["orders"])
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cluster.cli", *arguments]
-
-
 def run_up(config: Path, work: Callable[[], None]) -> None:
     """Run the group, do some work once it is ready, and end it in order."""
-    with subprocess.Popen(command("up", "-c", str(config)), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(sync_worker(config, "up"), stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stderr is not None
-            seen = []
-            for line in process.stderr:
-                seen.append(line)
-                if '"group_ready"' in line:
-                    break
-            assert process.poll() is None, "".join(seen)
+            read_until(process.stderr, '"group_ready"')
             work()
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+        assert process.stderr is not None
         assert process.stderr.read() is not None
 
 
@@ -111,7 +90,9 @@ def test_three_databases_stay_the_same(
     postgres_db: str, mysql_db: str, mongodb_db: str, ends: Ends, tmp_path: Path, first: str
 ) -> None:
     config = tmp_path / "sync.yaml"
-    config.write_text(CONFIG.format(pg=postgres_db, my=mysql_db, mongo=mongodb_db, first=first))
+    dsns = {"pg": postgres_db, "my": mysql_db, "mongo": mongodb_db}
+    table = f"orders: {{key: [id], initial: {{from: {first}}}}}"
+    config.write_text(config_text(dsns, table, shards=1))
     if first == "pg":
         ends.pg.execute(
             "CREATE TABLE orders (id int PRIMARY KEY, name varchar(40) NOT NULL DEFAULT 'new', price "
@@ -166,23 +147,11 @@ def test_three_databases_stay_the_same(
         eventually(ends, lambda: ends.counts() == (703, 703, 703) and ends.names(3299) == ("new",) * 3)
 
     run_up(config, work)
-    done = subprocess.run(
-        command("verify", "-c", str(config), "--json"),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    checked = subprocess.run(
-        command("check", "-c", str(config), "--json"),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert json.loads(checked.stdout)
+    code, told = ask(config, "verify", "--json")
+    assert code == 0, told
+    code, told = ask(config, "check", "--json")
+    assert code == 0, told
+    assert json.loads(told)
 
 
 DECLARED = {

@@ -9,41 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
+from tests.fixtures.commands import ask, config_text, read_until, sync_worker
 from tests.fixtures.evolving import apps
-
-CONFIG = """
-group: shop
-nodes:
-  pg:    {{engine: postgres, dsn: "{pg}", priority: 30}}
-  my:    {{engine: mysql,    dsn: "{my}", priority: 20}}
-  mongo: {{engine: mongodb,  dsn: "{mongo}", priority: 10}}
-tables:
-  orders: {{key: [id], schema: evolve, initial: {{from: pg}}}}
-create_tables: true
-audit: {{path: audit}}
-"""
-
-
-def sync_worker(config: Path, command: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cluster.cli", command, "-c", str(config), *arguments]
-
-
-def ask(config: Path, command: str, *arguments: str) -> tuple[int, str]:
-    line = sync_worker(config, command, *arguments)
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout
-
-
-def read_until(lines: IO[str] | None, text: str) -> None:
-    assert lines is not None
-    seen = []
-    for line in lines:
-        seen.append(line)
-        if text in line:
-            return
-    raise AssertionError("".join(seen))
 
 
 @contextmanager
@@ -65,7 +33,7 @@ def test_an_operator_and_a_changed_table(
 ) -> None:
     dsns = {"pg": postgres_db, "my": mysql_db, "mongo": mongodb_db}
     config = tmp_path / "sync.yaml"
-    config.write_text(CONFIG.format(**dsns))
+    config.write_text(config_text(dsns, "orders: {key: [id], schema: evolve, initial: {from: pg}}"))
     with apps(dsns) as nodes:
         nodes["pg"].sql("CREATE TABLE orders (id int PRIMARY KEY, name text, qty int)")
         nodes["pg"].sql("INSERT INTO orders SELECT i, 'n', 1 FROM generate_series(1, 100) i")

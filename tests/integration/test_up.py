@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 import psutil
 import psycopg
@@ -20,6 +19,7 @@ import pytest
 from pymongo import MongoClient
 
 from cluster.servers.process import free_port
+from tests.fixtures.commands import config_text, read_until, sync_worker
 
 PATIENCE = 180.0
 
@@ -42,29 +42,11 @@ def ray_cluster() -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_until(lines: IO[str] | None, text: str) -> None:
-    assert lines is not None
-    seen = []
-    for line in lines:
-        seen.append(line)
-        if text in line:
-            return
-    raise AssertionError("".join(seen))
-
-
 def write_config(folder: Path, postgres: str, mongodb: str, shards: int) -> Path:
     config = folder / "sync.yaml"
-    config.write_text(
-        f'group: shop\nnodes:\n  pg: {{engine: postgres, dsn: "{postgres}", priority: 30}}\n'
-        f'  mongo: {{engine: mongodb, dsn: "{mongodb}", priority: 10}}\n'
-        f"tables:\n  orders: {{key: [id], initial: {{from: pg}}}}\ncreate_tables: true\nshards: {shards}\n"
-        "audit: {path: audit}\n"
-    )
+    table = "orders: {key: [id], initial: {from: pg}}"
+    config.write_text(config_text({"pg": postgres, "mongo": mongodb}, table, shards=shards))
     return config
-
-
-def sync_worker(config: Path, command: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cluster.cli", command, "-c", str(config), *arguments]
 
 
 def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: list[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pymysql.connections import Connection
 
+from replication.binding import mapped_columns
 from replication.engines.mysql.config import quoted
 from replication.engines.mysql.types import LocalType, canonical, local_type
 from replication.errors import SchemaChanged
@@ -171,15 +172,7 @@ def bind(connection: Connection, table: Table, node: str) -> Bound:
         SchemaChanged: the table or a mapped column does not exist, or cannot be read as what it should be.
     """
     name = table.mapping.names[node]
-    found = {c.name: c for c in read_columns(connection, name)}
-    if not found:
-        message = f"table {name} does not exist"
-        raise SchemaChanged(message, node=node, hint="create it, or take it out of the configuration")
-    wanted = [table.mapping.local(node, c.name) for c in table.schema.columns]
-    if missing := [w for w in wanted if w not in found]:
-        message = f"table {name} has no column {missing[0]}"
-        raise SchemaChanged(message, node=node, hint="add it, or exclude it in the configuration")
-    columns = tuple(found[w] for w in wanted)
+    columns = mapped_columns(table, node, read_columns(connection, name))
     for local, column in zip(columns, table.schema.columns, strict=True):
         if trouble := unfit(table, column, local):
             raise SchemaChanged(trouble, node=node, hint="run `sync-worker check` for the remedy")

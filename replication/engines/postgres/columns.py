@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from replication.binding import mapped_columns
 from replication.engines.postgres.config import Connection, quoted, quoted_table, split_name
 from replication.engines.postgres.types import LocalType, local_type
-from replication.errors import SchemaChanged
 from replication.schema import Column, Table
 
 _BASE = """
@@ -114,16 +114,8 @@ def bind(connection: Connection, table: Table, node: str) -> Bound:
     Raises:
         SchemaChanged: the table or a mapped column does not exist.
     """
-    name = table.mapping.names[node]
-    found = {c.name: c for c in read_columns(connection, name)}
-    if not found:
-        message = f"table {name} does not exist"
-        raise SchemaChanged(message, node=node, hint="create it, or take it out of the configuration")
-    wanted = [table.mapping.local(node, c.name) for c in table.schema.columns]
-    if missing := [w for w in wanted if w not in found]:
-        message = f"table {name} has no column {missing[0]}"
-        raise SchemaChanged(message, node=node, hint="add it, or exclude it in the configuration")
-    return Bound(table, node, tuple(found[w] for w in wanted))
+    found = read_columns(connection, table.mapping.names[node])
+    return Bound(table, node, mapped_columns(table, node, found))
 
 
 def publishes_generated(connection: Connection) -> bool:
