@@ -210,8 +210,10 @@ class _Stream:
             self._check_file(file, before)
             number, digest = file.number + 1, segment.digest
         if self._places:
-            size, head, _ = self._places[0]
-            self._break(f"records {self.tree.size} to {size - 1} are missing, which head {head} names")
+            size, head, _ = self._places[-1]
+            first, last = self.tree.size, size - 1
+            which = f"record {first} is" if first == last else f"records {first} to {last} are"
+            self._break(f"{which} missing, which head {head} names")
 
     def _break(self, what: str, record: int | None = None) -> NoReturn:
         raise _Broken(self.tree.size if record is None else record, self.file, what)
@@ -269,5 +271,6 @@ def faults_of(found: Verified) -> Iterator[str]:
     """Each fault as a line."""
     for fault in found.faults:
         place = "" if fault.record is None else f" record {fault.record}"
-        where = f"{fault.stream}{place} ({fault.file})" if fault.stream else fault.file
+        file = f" ({fault.file})" if fault.file else ""
+        where = f"{fault.stream}{place}{file}" if fault.stream else fault.file
         yield f"{where}: {fault.what}"

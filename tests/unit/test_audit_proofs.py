@@ -144,7 +144,7 @@ def test_a_dropped_segment_is_found(log: Path, place: int) -> None:
 def test_a_dropped_stream_is_found(log: Path) -> None:
     shutil.rmtree(log / "changes" / "items")
     [line] = faults(log)
-    assert line.startswith("changes/items record 0 ")
+    assert line.startswith("changes/items record 0: records 0 to 23 are missing, ")
 
 
 def test_swapped_segments_are_found(log: Path) -> None:
