@@ -181,6 +181,10 @@ class Resolver:
         if node in self._paused:
             return self.limits.max_away - self.shard.backlog(node)
         waiting, enough = self.shard.waiting(node), self._sizes[node].rows
+        if self.limits.whole:  # less room would cut a transaction
+            lags = self._lags[node].look(waiting, self.limits.batch_rows)
+            most = self.limits.max_away if lags else self.limits.max_backlog
+            return self.limits.max_backlog if self.shard.backlog(node) < most else 0
         if self._lags[node].look(waiting, enough):
             return self.limits.max_away - self.shard.backlog(node)
         if self.shard.backlog(node) > self.limits.max_backlog:

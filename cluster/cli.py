@@ -32,6 +32,7 @@ COMMANDS = {
     "status": "show what a running group is doing",
     "verify": "compare all rows on all nodes, and repair what differs",
     "backfill": "copy a table again while the group runs",
+    "replay": "apply again what the audit log has on record",
     "pause": "let nodes be: nothing is applied to them or read from them",
     "resume": "go on with nodes that were paused",
     "reset": "go on although a node's log was lost, and copy anew",

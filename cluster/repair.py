@@ -62,7 +62,8 @@ class Step:
         if self.deletes:
             return f"{self.table.name}: delete {len(self.keys):,} rows that {self.source} does not hold"
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.items())
-        return f"{self.table.name}: send {len(self.keys):,} rows of {self.source} to the others ({kinds})"
+        found = f" ({kinds})" if kinds else ""
+        return f"{self.table.name}: send {len(self.keys):,} rows of {self.source} to the others{found}"
 
     def as_json(self) -> dict[str, Any]:
         """For `--json` and the audit log."""
@@ -102,24 +103,40 @@ def repair(args: argparse.Namespace, config: GroupConfig, results: Sequence[Tabl
     Raises:
         Terminal: the group does not run.
     """
-    plan = make_plan(config, results, delete=args.delete)
+    return bool(carry_out(args, config, make_plan(config, results, delete=args.delete), "repair"))
+
+
+def carry_out(args: argparse.Namespace, config: GroupConfig, plan: Plan, what: str) -> list[dict[str, Any]]:
+    """Show a plan, ask, and send its rows; what was done, by step, or nothing.
+
+    Args:
+        args: `json`, `yes` and what reaches the group count.
+        config: the group.
+        plan: which rows.
+        what: under which name it goes on record.
+
+    Raises:
+        Terminal: the group does not run.
+    """
     out = sys.stderr if args.json else sys.stdout
     for line in plan.lines():
         print(line, file=out)
     if not plan.steps or not (args.yes or _agreed()):
         print("nothing was written", file=out)
-        return False
+        return []
     with running(args, config) as group:
-        group.note("repair_started", [step.as_json() for step in plan.steps])
+        group.note(f"{what}_started", [step.as_json() for step in plan.steps])
         done: list[dict[str, Any]] = []
         for step in plan.steps:
             sent = group.copy_keys(step.table, step.source, step.keys, deletes=step.deletes)
-            done.append({"table": step.table.name, "sent": sent.sent, "deleted": sent.deleted})
+            result = {"table": step.table.name, "sent": sent.sent, "deleted": sent.deleted}
+            done.append(result | ({"missing": sent.missing} if sent.missing else {}))
         group.settle()
-        group.note("repair_finished", done)
+        group.note(f"{what}_finished", done)
     for one in done:
-        print(f"{one['table']}: {one['sent']:,} rows sent, {one['deleted']:,} deleted", file=out)
-    return True
+        gone = f", {one['missing']:,} that the node does not hold" if "missing" in one else ""
+        print(f"{one['table']}: {one['sent']:,} rows sent, {one['deleted']:,} deleted{gone}", file=out)
+    return done
 
 
 def make_plan(config: GroupConfig, results: Sequence[TableResult], *, delete: bool) -> Plan:

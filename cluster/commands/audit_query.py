@@ -25,15 +25,20 @@ FORMATS = ("parquet", "jsonl", "csv")
 ACTORS = ("application", "resolver", "operator")
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
-    """The options that say which records."""
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """The options that say which changes."""
     parser.add_argument("--since", metavar="TIME", help="recorded at or after, e.g. 2026-11-25T12:00 (UTC)")
     parser.add_argument("--until", metavar="TIME", help="recorded before")
     parser.add_argument("--table", metavar="T", help="of this table")
-    parser.add_argument("--kind", choices=KINDS, help="of this kind")
     parser.add_argument("--key", metavar="K", help="of this key: its value, or _key in hexadecimal digits")
     parser.add_argument("--op", choices=OPERATIONS, help="changes and decisions of this operation")
     parser.add_argument("--node", metavar="N", help="at this node")
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """The options that say which records."""
+    add_selection(parser)
+    parser.add_argument("--kind", choices=KINDS, help="of this kind")
     parser.add_argument("--actor", choices=ACTORS, help="done by applications, the resolver, or operators")
     parser.add_argument("--outcome", metavar="O", help="decisions with this outcome, e.g. held")
 

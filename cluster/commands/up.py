@@ -152,12 +152,14 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> Gro
     from actors.limits import Limits
     from cluster.processes import GroupPlan
 
+    whole = config.ordering == "transaction"
     limits = Limits(
-        poll_rows=max(1, config.limits.batch_rows // 2),
+        # What one poll brings is sent together, so it must hold any transaction that is to stay whole.
+        poll_rows=config.limits.max_unacked_rows if whole else max(1, config.limits.batch_rows // 2),
         batch_rows=config.limits.batch_rows,
         max_backlog=config.limits.max_unacked_rows,
         max_away=max(config.limits.max_away_rows, config.limits.max_unacked_rows),
-        whole=config.ordering == "transaction",
+        whole=whole,
         heartbeat=config.limits.heartbeat_seconds,
         retry_max=config.limits.retry_max_seconds,
     )

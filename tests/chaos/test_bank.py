@@ -28,7 +28,7 @@ from tests.chaos.bed import Up, seed
 from tests.chaos.conftest import SHAPES, Servers
 from tests.fixtures.ends import ENGINES
 
-ACCOUNTS, BALANCE = 20, 1000
+ACCOUNTS, BALANCE, LARGE = 20, 1000, 12_000
 MOVE = "UPDATE accounts SET balance = balance + %s, moved = moved + 1 WHERE id = %s"
 Sums = dict[int, int]
 
@@ -132,12 +132,12 @@ def open_bank(node: str, dsn: str) -> Bank:
 class Clerks:
     """For each node one thread that moves money, and one that looks at the sums all the time."""
 
-    def __init__(self, dsns: dict[str, str], start: int) -> None:
+    def __init__(self, dsns: dict[str, str], start: int, expected: Sums) -> None:
         self.stopping = threading.Event()
         self.errors: list[BaseException] = []
         self.moves = dict.fromkeys(dsns, 0)
         self.looks = dict.fromkeys(dsns, 0)
-        self.expected = dict.fromkeys(range(len(dsns)), ACCOUNTS * BALANCE)
+        self.expected = expected
         self.threads = [
             threading.Thread(target=self.run, args=(work, node, dsn, number, start + number))
             for number, (node, dsn) in enumerate(dsns.items())
@@ -206,7 +206,11 @@ def test_no_node_ever_shows_a_wrong_sum(servers: Servers, banks: dict[str, Bank]
             bank.open_accounts(owner, owner * 100)
         everything = dict.fromkeys(range(len(banks)), ACCOUNTS * BALANCE)
         wait_for(lambda: all(bank.sums() == everything for bank in banks.values()))
-        clerks = Clerks(dsns, start)
+        for owner, bank in enumerate(banks.values(), len(banks)):
+            if isinstance(bank, SqlBank):
+                whole_or_nothing(bank, owner, banks)
+                everything[owner] = LARGE
+        clerks = Clerks(dsns, start, everything)
         stack.callback(clerks.stop)
         order = random.Random(start)
         parts = [p for n in dsns for p in (f"capture {n}", f"applier {n}/0")] + ["resolver 0", "audit"]
@@ -218,6 +222,21 @@ def test_no_node_ever_shows_a_wrong_sum(servers: Servers, banks: dict[str, Bank]
         assert not clerks.errors, clerks.errors
         wait_for(lambda: len({tuple(bank.rows()) for bank in banks.values()}) == 1)
         assert up.stop() == 0
+
+
+def whole_or_nothing(bank: SqlBank, owner: int, banks: dict[str, Bank]) -> None:
+    """A transaction of many rows comes to every other node as one."""
+    rows = ", ".join(f"({owner * LARGE + i}, {owner}, 1, 0)" for i in range(LARGE))
+    bank.execute(f"INSERT INTO accounts VALUES {rows}")
+    bank.sql.commit()
+    seen: set[int] = set()
+
+    def arrived() -> bool:
+        seen.update(counts := [other.sums().get(owner, 0) for other in banks.values()])
+        return set(counts) == {LARGE}
+
+    wait_for(arrived)
+    assert seen <= {0, LARGE}, seen
 
 
 def flows(banks: dict[str, Bank]) -> None:

@@ -56,7 +56,9 @@ def parts_of(pipeline: Pipeline) -> dict[str, LocalHandle]:
     }
     for resolver in pipeline.resolvers:
         parts[f"resolver {resolver.shard.config.shard}"] = LocalHandle(
-            heartbeat=resolver.heartbeat, recorded=lambda: pipeline.audit.barrier().result(120)
+            heartbeat=resolver.heartbeat,
+            status=resolver.status,
+            recorded=lambda: pipeline.audit.barrier().result(120),
         )
     record = pipeline.audit._put
     parts["audit"] = LocalHandle(write=lambda records: [record(r).result(120) for r in records])
@@ -241,3 +243,36 @@ def test_a_table_is_copied_again(shop: Shop, capsys: pytest.CaptureFixture[str])
     assert operated(shop) == ["backfill_started", "backfill_finished"]
     code, out = shop.run(capsys, "backfill", "goods", "--from", "mongo")
     assert out.startswith("copied 301 rows of goods from mongo in ")
+
+
+@pytest.mark.parametrize("shop", [2], indirect=True)
+def test_what_is_on_record_is_applied_again(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a node refused and an operator gave up lands after the fix; what is everywhere is not written."""
+    shop.pg.execute("ALTER TABLE goods ADD CHECK (qty < 1000)")
+    shop.pg.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;"
+        "CREATE TRIGGER keep BEFORE DELETE ON goods FOR EACH ROW WHEN (OLD.id = 30) EXECUTE FUNCTION no();"
+        "ALTER TABLE goods ENABLE ALWAYS TRIGGER keep"
+    )
+    shop.docs.insert_many([{"_id": 2000, "qty": 5000}, {"_id": 2001, "qty": 1}])
+    shop.docs.delete_one({"_id": 30})
+    shop.docs.insert_one({"_id": 2002, "qty": 2})
+    row = "SELECT qty FROM goods WHERE id = %s"
+    shop.wait_for(lambda: shop.pg.execute(row, [2002]).fetchone() == (2,))
+    assert shop.pipeline.audit.barrier().result(120) is None
+    assert shop.run(capsys, "dlq", "discard", "--all")[0] == 0
+    shop.pg.execute("ALTER TABLE goods DROP CONSTRAINT goods_qty_check; DROP TRIGGER keep ON goods")
+    code, out = shop.run(capsys, "replay", "--key", "2000")
+    assert (code, "nothing was written" in out) == (0, True), "nobody has agreed"
+    for _ in range(2):
+        code, out = shop.run(capsys, "replay", "--since", "2026-01-01", "--yes")
+        assert code == 0
+        assert "goods: send 3 rows of mongo to the others\n" in out
+        assert "goods: 3 rows sent, 0 deleted\n" in out
+        assert "goods: 0 rows sent, 1 deleted\n" in out
+    assert shop.pg.execute(row, [2000]).fetchone() == (5000,)
+    assert shop.pg.execute(row, [30]).fetchone() is None
+    assert shop.pipeline.audit.barrier().result(120) is None
+    kept = [d["_key"] for d in entries(shop.config.parent / "audit", "decisions") if d["outcome"] == "kept"]
+    assert len(kept) == 2 + 3, "rows that are there already are left alone"
+    assert operated(shop)[-4:] == ["replay_started", "replay_finished"] * 2
