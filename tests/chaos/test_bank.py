@@ -28,7 +28,7 @@ from tests.chaos.bed import Up, seed
 from tests.chaos.conftest import SHAPES, Servers
 from tests.fixtures.ends import ENGINES
 
-ACCOUNTS, BALANCE, LARGE = 20, 1000, 12_000
+ACCOUNTS, BALANCE, LARGE = 20, 1000, 4_000
 MOVE = "UPDATE accounts SET balance = balance + %s, moved = moved + 1 WHERE id = %s"
 Sums = dict[int, int]
 
@@ -196,7 +196,7 @@ def test_no_node_ever_shows_a_wrong_sum(servers: Servers, banks: dict[str, Bank]
     up = Up(
         servers.folder,
         f"group: bank\nnodes:\n{nodes}tables:\n  accounts: {{key: [id]}}\ncreate_tables: true\n"
-        "ordering: transaction\naudit: {path: audit}\n",
+        "ordering: transaction\naudit: {path: audit}\nlimits: {batch_rows: 2000}\n",
     )
     with ExitStack() as stack:
         stack.callback(lambda: up.process and up.process.poll() is None and up.stop())
