@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from cluster.audit_log import open_keys
+from cluster.config_audit import AuditConfig
 from replication.audit.reader import read
 
 SECRET = "Tr0ub4dor-and-3"
@@ -69,7 +70,7 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
         leaks = [str(f) for f in files if secret.encode() in f.read_bytes()]
         assert not leaks
         assert not [text for text in said if secret in text]
-    keys = open_keys(tmp_path / "audit", key)
+    keys = open_keys(tmp_path / "audit", AuditConfig(key=key))
     rows = [row for batch in read(tmp_path / "audit", "changes/orders", keys) for row in batch.to_pylist()]
     assert [row["name"] for row in rows] == ["a"]
     assert not [f for f in (tmp_path / "audit").rglob("*.arrow") if b"_sealed" not in f.read_bytes()]
