@@ -69,6 +69,7 @@ class Applying:
 
         Raises:
             Terminal: trying again will not help.
+            Transient: the node is away, and it was told to give up.
         """
         self._conflicts = 0
         while (applied := self._try(batch)) is None:
@@ -78,8 +79,12 @@ class Applying:
             self._closing.wait(EARLY_SECONDS)  # the batch before it is on its way
         return applied
 
+    def give_up(self) -> None:
+        """Try no longer what a node that is away does not take; a successor finds it in the logs."""
+        self._closing.set()
+
     def close(self) -> None:
-        """Finish what is queued, then disconnect."""
+        """Finish what is queued, if the node is there, then disconnect."""
         self._closing.set()
         self._thread.shutdown()
         self._disconnect()
@@ -90,7 +95,7 @@ class Applying:
 
     def _try(self, batch: ApplyBatch) -> Applied | None:
         """Apply a batch when the breaker lets it through; None after an error."""
-        time.sleep(self._guard.pause())
+        self._closing.wait(self._guard.pause())
         try:
             applied = self._once(batch)
         except Contention:  # the node has answered
@@ -99,6 +104,8 @@ class Applying:
             return None
         except Transient as away:
             self._guard.failed(away)
+            if self._closing.is_set():
+                raise
             return None
         self._guard.succeeded()
         return applied

@@ -40,7 +40,7 @@ from replication.errors import NodeUnavailable, SyncError
 from replication.marker import Marker
 
 log = logging.getLogger(__name__)
-ASIDE = frozenset({"guard"})
+ASIDE = frozenset({"guard", "give_up"})
 """What a part answers beside its work, however long that takes."""
 RENEW_SECONDS = 30.0
 BEGIN_SECONDS = 120.0
@@ -289,6 +289,8 @@ class Group:
 
     def stop(self) -> None:
         """Stop reading, let what is on its way to the databases finish, close the audit log, end."""
+        for part in self.appliers.values():
+            part.call("give_up")  # a node that is away would keep it from closing
         for parts in (self.copies.values(), self.captures.values(), self.appliers.values(), self.resolvers):
             _report(settled([part.call("close") for part in parts], 30))
         _report(settled([self.audit.call("close")], 30))

@@ -118,6 +118,10 @@ class ApplierProcess(_Part):
         """See `Applying.guard`."""
         return self._applying.guard()
 
+    def give_up(self) -> None:
+        """See `Applying.give_up`."""
+        self._applying.give_up()
+
     def apply(self, batch: ApplyBatch) -> Applied:
         """See `Applying.apply`."""
         return self._applying.apply(batch)

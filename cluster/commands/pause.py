@@ -39,7 +39,5 @@ def run(args: argparse.Namespace) -> int:
     for node in args.node:
         print(f"{node}: paused since {steered.since[node]}; go on with: sync-worker resume {node}")
     if steered.left:
-        print(
-            f"{steered.left} transactions that were sent before have not been answered: they may be applied"
-        )
+        print(f"sent before and not answered: {steered.left} transactions; they may still be applied")
     return OK

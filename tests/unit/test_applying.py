@@ -58,6 +58,16 @@ def test_a_write_conflict_is_tried_again_on_the_same_connection(conflicts: int, 
     assert engine.connected == connected
 
 
+def test_a_node_that_is_away_does_not_keep_an_applier_from_closing() -> None:
+    engine = Counting([NodeUnavailable("gone", node="a") for _ in range(1_000)])
+    with closing(engine.applying()) as applying:
+        answer = applying.submit(BATCH)
+        applying.give_up()
+        with pytest.raises(NodeUnavailable):
+            answer.result(60)
+        assert applying.guard().failures >= 1
+
+
 def test_a_node_that_was_away_is_connected_to_anew() -> None:
     engine = Counting([NodeUnavailable("gone", node="a")])
     with closing(engine.applying()) as applying:
