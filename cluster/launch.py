@@ -134,7 +134,7 @@ def disconnect() -> None:
 
 def join(address: str, group: str) -> dict[str, RayHandle]:
     """The parts of a group that runs at `address`, by name; empty when it does not run there."""
-    if not _answers(address):
+    if not address or not _answers(address):
         return {}
     try:
         connect(address, group)

@@ -63,12 +63,16 @@ def add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def reach(args: argparse.Namespace, config: GroupConfig) -> str:
-    """Where the running group is: several Rays may run on one machine, and `auto` finds the newest."""
+    """Where the running group is; empty if it does not run, by what is in the audit log's folder.
+
+    Several Rays may run on one machine, and `auto` finds any of them, also one with a group of the same name.
+    So it is asked for only where that folder is not at hand.
+    """
     if args.address:
         return str(args.address)
     with suppress(OSError):
         return (config.audit_path / ADDRESS_FILE).read_text().strip()
-    return "auto"
+    return "" if config.audit_path.is_dir() else "auto"
 
 
 @contextmanager
