@@ -13,7 +13,8 @@ from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue
 from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
-from actors.resolver import Resolver, make_shard
+from actors.resolver import Resolver
+from actors.shards import NOTHING_ASIDE, Aside, make_shard
 from replication.applying import findings_name
 from replication.audit.writer import AuditWriter
 from replication.backfill import copies
@@ -47,7 +48,7 @@ class Pipeline:
         writer: AuditWriter,
         shards: int = 1,
         limits: Limits | None = None,
-        held: Sequence[tuple[str, bytes]] = (),
+        aside: Aside = NOTHING_ASIDE,
         paused: Sequence[str] = (),
     ) -> None:
         hand_over_quickly()
@@ -64,7 +65,7 @@ class Pipeline:
             targets = {n: Applying(engines[n], engines, tables, self.limits.retry_max) for n in names}
             self.appliers += targets.values()
             own = {n: m[number] for n, m in markers.items()}
-            shard = make_shard(group, number, shards, engines, tables, own, held)
+            shard = make_shard(group, number, shards, engines, tables, own, aside)
             findings = {n: m.findings for n, m in own.items()}
             self.resolvers.append(
                 Resolver(shard, schemas, targets, self.audit, self.limits, self.fail, findings)

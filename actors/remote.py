@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from actors.audit import Record
 from actors.capture import Ack
+from actors.shards import Aside
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
@@ -62,10 +63,10 @@ class RemoteLog:
         """See `audit.AuditLog.write`."""
         self._handle.call("write", list(records)).result()
 
-    def undecided(self) -> list[tuple[str, bytes]]:
-        """Table and key of what is on hold until somebody resolves a conflict."""
-        held: list[tuple[str, bytes]] = self._handle.call("undecided").result()
-        return held
+    def aside(self) -> Aside:
+        """What the log says was set aside."""
+        found: Aside = self._handle.call("aside").result()
+        return found
 
 
 class RemoteCapture:

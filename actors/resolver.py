@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Protocol
@@ -22,16 +22,11 @@ from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
 from replication.conflict.batching import echoed_rows, to_apply_batch
 from replication.conflict.decide import Conflict
-from replication.conflict.exchange import ShardConfig
-from replication.conflict.policy import load_policies
 from replication.conflict.rows import ChangeRows
 from replication.conflict.shard import Shard
-from replication.engine import Engine
 from replication.errors import Fenced, Superseded
-from replication.filter import row_filters
 from replication.marker import Marker
-from replication.schema import Table, TableSchema
-from replication.sharding import shards_of
+from replication.schema import TableSchema
 
 log = logging.getLogger(__name__)
 
@@ -361,32 +356,3 @@ class Resolver:
 def _notes(event: LogEvent) -> bool:
     """Whether it only puts on record what another event of the same place did."""
     return isinstance(event, SchemaChange)
-
-
-def make_shard(
-    group: str,
-    number: int,
-    shards: int,
-    engines: Mapping[str, Engine],
-    tables: Sequence[Table],
-    markers: Mapping[str, Marker],
-    held: Iterable[tuple[str, bytes]] = (),
-) -> Shard:
-    """A shard's state machine, from the markers of every node and what awaits a decision."""
-    filters = row_filters(tables, {n: e.node.engine for n, e in engines.items()})
-    config = ShardConfig(
-        group,
-        number,
-        shards,
-        {n: e.node.priority for n, e in engines.items()},
-        {t.name: load_policies(t.mapping.conflict) for t in tables},
-        strays={place: rows.strays for place, rows in filters.items()},
-    )
-    return Shard(config, max(m.epoch for m in markers.values()), markers, of_shard(held, number, shards))
-
-
-def of_shard(held: Iterable[tuple[str, bytes]], number: int, shards: int) -> list[tuple[str, bytes]]:
-    """Those of some keys that one shard owns."""
-    found = list(held)
-    owners = shards_of([key for _, key in found], len(found), shards)
-    return [place for place, owner in zip(found, owners, strict=True) if owner == number]

@@ -22,16 +22,17 @@ from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.pipeline import copied_from, without
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
-from actors.resolver import Resolver, make_shard
+from actors.resolver import Resolver
 from actors.shard_status import ShardStatus
+from actors.shards import Aside, make_shard
 from cluster.audit_log import open_keys, open_writer
 from cluster.config_audit import SEALED_BESIDE, AuditConfig
 from cluster.logs import configure_logging, secrets_of
+from replication.audit.holds import refused_rows
 from replication.audit.undecided import undecided
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
-from replication.conflict.policy import MANUAL
 from replication.engine import Engine
 from replication.engines import load_engine
 from replication.errors import NodeUnavailable, Transient
@@ -96,10 +97,11 @@ class AuditProcess(_Part):
         """See `AuditLog.prune`."""
         return self._log.prune(before)
 
-    def undecided(self) -> list[tuple[str, bytes]]:
-        """Table and key of what is on hold until somebody resolves a conflict."""
-        found = undecided(self._path, open_keys(self._path, self._audit))
-        return [(c["table"], c["key"]) for c in found.values()]
+    def aside(self) -> Aside:
+        """What the log says was set aside."""
+        keys = open_keys(self._path, self._audit)
+        open_conflicts = undecided(self._path, keys).values()
+        return Aside([(c["table"], c["key"]) for c in open_conflicts], refused_rows(self._path, keys))
 
     def close(self) -> None:
         """Close the files."""
@@ -154,8 +156,8 @@ class ResolverProcess(_Part):
             paused: see `Resolver.pause`.
         """
         plan = self._plan
-        held = self._log.undecided() if any(MANUAL in t.mapping.conflict for t in plan.tables) else []
-        shard = make_shard(plan.group, self._number, plan.shards, self._engines, plan.tables, markers, held)
+        aside = self._log.aside()
+        shard = make_shard(plan.group, self._number, plan.shards, self._engines, plan.tables, markers, aside)
 
         def fail(error: BaseException) -> None:
             if self._resolver is begun:

@@ -98,6 +98,17 @@ def open_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]
     return sorted(found.values(), key=lambda hold: hold["_recorded"])
 
 
+def refused_rows(path: Path, keys: DataKeys | None = None) -> dict[tuple[str, bytes], list[str]]:
+    """Table and key of every row that a node has refused at some time, whether that is over or not."""
+    found: dict[tuple[str, bytes], list[str]] = {}
+    for batch in read(path, HOLDS, keys) if HOLDS in streams(path) else ():
+        for hold in batch.to_pylist():
+            nodes = found.setdefault((hold["table"], hold["key"]), [])
+            if hold["node"] not in (hold["origin"], *nodes):
+                nodes.append(hold["node"])
+    return {place: nodes for place, nodes in found.items() if nodes}
+
+
 def over_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]:
     """The details of `OVER` records for all holds that are over, before what shows that is removed."""
     still = {(h["node"], h["table"], h["key"]) for h in open_holds(path, keys)}

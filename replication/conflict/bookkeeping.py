@@ -10,7 +10,7 @@ until somebody settles the conflict and sends one node's row to the others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from replication.change import Op
 from replication.clock import tick
@@ -34,6 +34,7 @@ class Bookkeeping:
         epoch: the epoch that every node's marker has been raised to.
         markers: each node's marker, as read after raising the epoch.
         held: table and key of what is on hold.
+        refused: table and key of rows that nodes have refused, and those nodes.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Bookkeeping:
         epoch: int,
         markers: Mapping[str, Marker],
         held: Iterable[tuple[str, bytes]] = (),
+        refused: Mapping[tuple[str, bytes], Iterable[str]] | None = None,
     ) -> None:
         self.config = config
         self.epoch = epoch
@@ -58,6 +60,10 @@ class Bookkeeping:
         self.unrecorded: dict[tuple[str, int], Arrival] = {}
         self.conflicts: list[Conflict] = []
         self.resting: set[KeyState] = set()
+        self.refused: dict[str, dict[bytes, set[str]]] = {t: {} for t in config.policies}
+        for (table, key), lacking in (refused or {}).items():
+            if table in self.refused:
+                self.refused[table][key] = set(lacking)
         for table, key in held:
             if table in self.keys:
                 state = self.keys[table][key] = KeyState(table, key, NOTHING, held=True, on_record=True)
@@ -163,6 +169,24 @@ class Bookkeeping:
             state.own, state.version = {}, NOTHING
             state.first, state.last, state.sent, state.shown = {}, {}, {}, {}
             self.resting.add(state)
+
+    # -- a row that a node refuses -------------------------------------------------------------
+
+    def _note_refused(self, node: str, batch: SentBatch) -> None:
+        """A node that lacks what was written of a row before must get the whole of what is written next."""
+        for table, key in batch.refused:
+            self.refused[table].setdefault(key, set()).add(node)
+        for state in batch.states:  # such a key is in no run
+            lacking = self.refused[state.table].get(state.key, set())
+            if node in lacking and (state.table, state.key) not in batch.refused:
+                lacking.discard(node)
+                if not lacking:
+                    del self.refused[state.table][state.key]
+
+    def _refused_among(self, table: str, keys: Sequence[bytes]) -> frozenset[int]:
+        """The indexes of the keys whose rows a node has refused."""
+        there = self.refused[table]
+        return frozenset(i for i, key in enumerate(keys) if key in there) if there else frozenset()
 
     # -- any key on its way --------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class Shard(Bookkeeping):
         """
         if batch := self.unacked[node].pop(seq, None):
             batch.kept, batch.refused = kept or {}, frozenset(refused)
+            self._note_refused(node, batch)
             if batch.shown:
                 self._finish(batch)
 
@@ -166,7 +167,8 @@ class Shard(Bookkeeping):
                 rows, strays = rows.select([i for i in range(len(rows.keys)) if i not in strays]), frozenset()
             rows.strays = strays
         known, keys = self.keys[rows.table], rows.keys
-        lone, met = ([], list(range(len(keys)))) if self.replaying else split_keys(keys, known, strays)
+        apart = strays | self._refused_among(rows.table, keys)
+        lone, met = ([], list(range(len(keys)))) if self.replaying else split_keys(keys, known, apart)
         absorbed, rank = self.progress.absorbed[node], self.config.nodes[node]
         whole = rows if len(lone) == len(keys) else rows.select(lone)
         for piece in whole.pieces(self.config.run_rows) if lone else ():
@@ -195,6 +197,8 @@ class Shard(Bookkeeping):
         if state and node in state.shown:
             absorbed = at_least(absorbed, state.shown[node])
         write = read_version(node, rows, index, absorbed, rank, fields=policies.merge)
+        if key in self.refused[rows.table] and not (write.op is Op.DELETE or write.whole or policies.merge):
+            write.layers = ()  # to be read where it was written
         lost = clash = False
         if isinstance(state, Run):
             state = self._promote(state, key)

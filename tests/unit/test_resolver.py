@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from actors.limits import FIRST_ROWS, Limits
-from actors.resolver import Resolver, make_shard
+from actors.resolver import Resolver
+from actors.shards import make_shard
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
-from replication.change import SYSTEM_COLUMNS, Changes, Op, TableChanges, Unreadable
+from replication.change import SYSTEM_COLUMNS, Changes, Echo, Op, TableChanges, Unreadable
 from replication.conflict.decide import Conflict
 from replication.engines.memory import MemoryEngine
 from replication.errors import Fenced, Superseded
@@ -23,7 +24,8 @@ from replication.schema import NodeConfig, Table, TableMapping, TableSchema
 from replication.types import Kind
 from tests.fixtures.tables import column
 
-SCHEMA = TableSchema("t", (column("id", Kind.INT64, "bigint", nullable=False),), ("id",))
+COLUMNS = column("id", Kind.INT64, "bigint", nullable=False), column("note", Kind.TEXT, "text")
+SCHEMA = TableSchema("t", COLUMNS, ("id",))
 TABLE = Table(TableMapping("t", ("id",), {"a": "t", "b": "t"}), SCHEMA)
 EPOCH = 3
 
@@ -93,7 +95,8 @@ def insert(*at: int) -> Changes:
     values = {"_op": [Op.INSERT] * len(at), "_hi": at, "_lo": [0] * len(at), "_ts": at, "_key": key}
     columns = [pa.array(values.get(name, [None] * len(at)), kind) for name, kind in SYSTEM_COLUMNS]
     names = [name for name, _ in SYSTEM_COLUMNS]
-    rows = pa.RecordBatch.from_arrays([*columns, pa.array(at, pa.int64())], [*names, "id"])
+    data = pa.array(at, pa.int64()), pa.nulls(len(at), pa.utf8())
+    rows = pa.RecordBatch.from_arrays([*columns, *data], [*names, "id", "note"])
     return Changes((TableChanges("t", rows),), Position(order_of(at[-1], 0), ""))
 
 
@@ -229,3 +232,32 @@ def test_events_of_another_incarnation_are_not_taken(bed: Bed) -> None:
     assert not bed.target.asked
     bed.write(2)
     assert len(bed.target.asked) == 1
+
+
+def test_what_follows_a_refused_row_is_sent_whole(bed: Bed) -> None:
+    """A part of it would be taken, and what was refused would be missing with nobody to know."""
+    bed.write(2)
+    (batch, answer), at = bed.target.asked[0], order_of(2, 0)
+    key = encode_key((2,), [Kind.INT64])
+    answer.set_result(Applied(Outcome.COMMITTED, [HeldRow("t", key, "no")]))
+    bed.resolver.feed("b", [Echo(batch.marker, Position(at))], EPOCH)
+    assert bed.resolver.shard.idle
+    bed.resolver.feed("a", [partial_update(2, at=3)], EPOCH)
+    (batch, answer) = bed.target.asked[1]
+    assert batch.tables[0].rows.column("_have").to_pylist() == [b"\0"], "to be read where it was written"
+    answer.set_result(Applied(Outcome.COMMITTED))
+    bed.resolver.feed("b", [Echo(batch.marker, Position(order_of(3, 0)))], EPOCH)
+    bed.resolver.feed("a", [partial_update(2, at=4)], EPOCH)
+    assert bed.target.asked[2][0].tables[0].rows.column("_have").to_pylist() == [b"\2"], "it is over"
+
+
+def partial_update(ident: int, at: int) -> Changes:
+    """One that holds the second of two columns only."""
+    changes = insert(ident)
+    rows = changes.tables[0].rows
+    new = {"_op": Op.UPDATE, "_hi": at, "_ts": at, "_have": b"\2", "_changed": b"\2"}
+    for name, value in new.items():
+        place = rows.schema.get_field_index(name)
+        kind = rows.schema.field(place)
+        rows = rows.set_column(place, kind, pa.array([value], kind.type))
+    return Changes((TableChanges("t", rows),), Position(order_of(at, 0)))
