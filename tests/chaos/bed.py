@@ -82,7 +82,7 @@ class Up:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(60)
+            return self.process.wait(180)
         finally:
             self.process.kill()
             self.process.wait()

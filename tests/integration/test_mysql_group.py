@@ -73,7 +73,7 @@ def run_up(config: Path, work: Callable[[], None]) -> None:
             work()
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         assert process.stderr is not None
         assert process.stderr.read() is not None
 

@@ -44,7 +44,7 @@ def test_an_operator_and_a_changed_table(
             nodes["pg"].sql("ALTER TABLE orders DROP COLUMN qty")
             nodes["pg"].insert(201, name="newer", extra=10)
             read_until(process.stderr, "hint: make the table fit on every node")
-            assert process.wait(60) == 2
+            assert process.wait(180) == 2
         code, shown = ask(config, "status")
         assert code == 1
         assert "group shop is halted: schema change\n  orders at pg: column qty is gone" in shown

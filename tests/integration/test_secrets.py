@@ -88,5 +88,5 @@ def run(command: str, config: Path, env: dict[str, str], until: str = "") -> str
             said += line
             if until and until in line:
                 process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(180)
     return said

@@ -79,7 +79,7 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                 asks_the_audit_log(config, address)
             finally:
                 process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
             assert process.stderr is not None
             assert process.stderr.read() is not None
 
