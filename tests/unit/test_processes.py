@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors.limits import Limits
+from actors.shards import Aside
 from cluster import launch
 from cluster.processes import GroupPlan, ResolverProcess
 from replication.errors import NodeUnavailable, SyncError, Terminal
@@ -26,8 +27,9 @@ class Part:
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         self.asked.append(Future())
-        if method == "write":
-            self.asked[-1].set_result(None)
+        answers = {"write": None, "aside": Aside()}
+        if method in answers:
+            self.asked[-1].set_result(answers[method])
         return self.asked[-1]
 
 
