@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from replication.change import Changes, Echo, Op
-from replication.engines.mysql import MysqlEngine
+from replication.engines.mysql import MysqlEngine, stream
 from replication.engines.mysql.position import Token
 from replication.engines.mysql.source import MysqlSource
+from replication.engines.mysql.stream import BinlogStream
 from replication.errors import ConfigError, LogLost, NodeUnavailable
 from replication.position import Position
 from replication.schema import NodeConfig
@@ -89,6 +90,19 @@ def test_compressed_transactions(node: MysqlNode) -> None:
     assert rows_of(parts) == whole
     for event in parts[::5]:
         assert node.rows(event.end) == [row for row in whole if order(row) > event.end.order]
+
+
+def test_a_log_that_comes_slowly_comes_in_bounded_parts(
+    node: MysqlNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing more has come yet after every event: that does not make the parts of a transaction larger."""
+    read, calls = BinlogStream.read, count()
+    monkeypatch.setattr(stream, "_READ_SIZE", 8192)
+    monkeypatch.setattr(BinlogStream, "read", lambda s: read(s) if next(calls) % 2 else None)
+    node.sql(f"INSERT INTO items {SERIES.format(4000, 'i, REPEAT(i, 20)')}")
+    parts = [e for e in node.read(max_rows=100) if isinstance(e, Changes)]
+    assert sum(e.rows for e in parts) == 4000
+    assert max(e.rows for e in parts) <= 400  # an event of the log has 8 KiB of rows
 
 
 def test_a_compressed_log_is_the_same_log(node: MysqlNode) -> None:

@@ -101,8 +101,8 @@ class MysqlSource:
         deadline = self._clock() + wait
         limit = max_rows
         while True:
-            if assembler.waiting >= limit:
-                limit = assembler.waiting + max_rows  # an echo, which comes whole
+            if assembler.waiting >= limit and assembler.echoing:
+                limit = assembler.waiting + max_rows  # it comes whole
             full = self._take(stream, assembler, limit)
             events = assembler.drain(partial=False) or (assembler.drain(partial=True) if full else [])
             if not events and (progress := self._progress(assembler)):

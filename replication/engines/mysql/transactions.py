@@ -136,6 +136,11 @@ class Assembler:
         except _UNREADABLE as error:
             self._fail(Terminal(f"the log cannot be read: {error}", hint=_DAMAGED))
 
+    @property
+    def echoing(self) -> bool:
+        """Whether the transaction that is being read is one of ours."""
+        return self._open is not None and self._open.markers is not None
+
     def drain(self, *, partial: bool) -> list[LogEvent]:
         """Everything of complete transactions.
 
