@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 WORKERS ?= 2
+SOAK := $(BIN)/python -m pytest -o faulthandler_timeout=0
 
 .PHONY: help demo test lint lock clean bench soak docs
 .DEFAULT_GOAL := help
@@ -29,9 +30,9 @@ bench: $(STAMP)  ## every figure of the budget in one run
 	@$(BIN)/python -m load.bench $(ARGS)
 
 soak: $(STAMP)  ## the cases of every pair at full size, KILLS=50 on two nodes and on three, STALL=30 s, each node away, schedules without end
-	@TURNS=$${TURNS:-1000} WRITES=$${WRITES:-10000} COPIED=$${COPIED:-100000} $(BIN)/python -m pytest tests/integration/test_pairs.py
-	@KILLS=$${KILLS:-50} STALL=$${STALL:-30} AWAY=$${AWAY:-40000} $(BIN)/python -m pytest tests/chaos
-	@EXAMPLES=$${EXAMPLES:-200} $(BIN)/python -m pytest tests/integration/test_any_value_types.py
+	@TURNS=$${TURNS:-1000} WRITES=$${WRITES:-10000} COPIED=$${COPIED:-100000} $(SOAK) tests/integration/test_pairs.py
+	@KILLS=$${KILLS:-50} STALL=$${STALL:-30} AWAY=$${AWAY:-40000} $(SOAK) tests/chaos
+	@EXAMPLES=$${EXAMPLES:-200} $(SOAK) tests/integration/test_any_value_types.py
 	@$(BIN)/python -m load.soak $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy --strict, import-linter
