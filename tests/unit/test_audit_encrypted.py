@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -62,15 +60,6 @@ def read_all(path: Path) -> None:
 
 def faults(path: Path) -> list[str]:
     return list(faults_of(verify(path)))
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,15 +20,6 @@ from replication.errors import ConfigError
 from tests.unit.audit_records import DATA, SMALL, changes, conflict, opened
 
 COUNT = 40
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def decision(number: int, outcome: str) -> pa.RecordBatch:

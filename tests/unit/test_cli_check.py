@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,15 +21,6 @@ from replication.types import CanonicalType, Kind
 
 ID = Column("id", CanonicalType(Kind.INT64, "bigint"), nullable=False)
 CITY = Column("city", CanonicalType(Kind.TEXT, "text"))
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture
