@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from actors.audit import Record
 from actors.capture import Ack
-from actors.shards import Aside
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
@@ -62,11 +61,6 @@ class RemoteLog:
     def write(self, records: Sequence[Record]) -> None:
         """See `audit.AuditLog.write`."""
         self._handle.call("write", list(records)).result()
-
-    def aside(self) -> Aside:
-        """What the log says was set aside."""
-        found: Aside = self._handle.call("aside").result()
-        return found
 
 
 class RemoteCapture:

@@ -235,9 +235,10 @@ class Group:
         paused = read_pauses(self.plan.engines()).since
         for node, since in paused.items():
             log.warning("node_paused", extra={"group": self.plan.group, "node": node, "since": since})
+        aside = self.audit.call("aside").result(BEGIN_SECONDS)
         for s, resolver in enumerate(self.resolvers):
             own = {n: markers[s] for n, markers in self._markers.items()}
-            resolver.call("begin", own, paused).result(BEGIN_SECONDS)
+            resolver.call("begin", own, paused, aside).result(BEGIN_SECONDS)
 
     def streaming(self) -> bool:
         """Whether every log is connected."""

@@ -142,21 +142,20 @@ class ResolverProcess(_Part):
         self._number = number
         self._schemas = {t.name: t.schema for t in plan.tables}
         self._engines = plan.engines()
-        self._log = RemoteLog(audit)
-        self._open_queue = partial(AuditQueue, self._log.write, self._schemas, sorted(self._engines))
+        self._open_queue = partial(AuditQueue, RemoteLog(audit).write, self._schemas, sorted(self._engines))
         self._queue = self._open_queue()
         self._targets = {n: RemoteTarget(h) for n, h in appliers.items()}
         self._resolver: Resolver | None = None
 
-    def begin(self, markers: Mapping[str, Marker], paused: Mapping[str, str]) -> None:
+    def begin(self, markers: Mapping[str, Marker], paused: Mapping[str, str], aside: Aside) -> None:
         """Start an incarnation from every node's marker. What an earlier one still hears is of no account.
 
         Args:
             markers: by node.
             paused: see `Resolver.pause`.
+            aside: what the audit log says was set aside.
         """
         plan = self._plan
-        aside = self._log.aside()
         shard = make_shard(plan.group, self._number, plan.shards, self._engines, plan.tables, markers, aside)
 
         def fail(error: BaseException) -> None:

@@ -27,9 +27,8 @@ class Part:
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         self.asked.append(Future())
-        answers = {"write": None, "aside": Aside()}
-        if method in answers:
-            self.asked[-1].set_result(answers[method])
+        if method == "write":
+            self.asked[-1].set_result(None)
         return self.asked[-1]
 
 
@@ -46,14 +45,14 @@ def test_a_resolver_that_a_passing_error_ended_waits_to_begin_again(
     assert resolver.epoch() == 0
     start = Position(order_of(1, 0), "")
     markers = {n: Marker("g", 0, 1, EPOCH, 0, resume=dict.fromkeys("ab", start)) for n in "ab"}
-    resolver.begin(markers, {})
+    resolver.begin(markers, {}, Aside())
     assert resolver.epoch() == EPOCH
     resolver.feed("a", [insert(2)], EPOCH)
     applier.asked[0].set_exception(error)
     assert resolver.epoch() == at_work
     with pytest.raises(type(error)):
         resolver.health()
-    resolver.begin(markers, {})
+    resolver.begin(markers, {}, Aside())
     assert resolver.epoch() == EPOCH
     assert resolver.health()
     resolver.close()
