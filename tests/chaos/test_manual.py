@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from pymongo import MongoClient
 
 from cluster.cli import main
+from replication.key import encode_key
+from replication.sharding import shard_of
+from replication.types import Kind
 from tests.chaos.bed import Up
 from tests.fixtures.commands import ask
 
@@ -24,10 +28,11 @@ nodes:
 tables:
   orders: {{key: [id], conflict: [manual]}}
 create_tables: true
-shards: 2
+shards: {shards}
 audit: {{path: audit, key: "5c0ffee5c0ffee5c0ffee5c0ffee5c0ffee5c0ffee5c0ffee5c0ffee5c0ffee0"}}
 """
 HELD = range(1, 6)
+SHARDS = 2
 
 
 class Desk:
@@ -37,8 +42,8 @@ class Desk:
         self.sql = stack.enter_context(psycopg.connect(pg, autocommit=True))
         self.docs: Any = stack.enter_context(MongoClient(mongo)).get_default_database()["orders"]
         self.sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text, qty int)")
-        self.up = Up(folder, CONFIG.format(pg=pg, mongo=mongo))
-        self.probes = 100
+        self.up = Up(folder, CONFIG.format(pg=pg, mongo=mongo, shards=SHARDS))
+        self.probes = count(100)
         stack.callback(self.end)
 
     def end(self) -> None:
@@ -59,11 +64,15 @@ class Desk:
         raise AssertionError(self.up.log.read_text()[-4000:])
 
     def flows(self) -> None:
-        """Rows written now at either end reach the other, and so has all that was written before."""
-        self.probes += 1
-        self.sql.execute("INSERT INTO orders VALUES (%s, 'probe', 0)", [self.probes])
-        self.docs.insert_one({"_id": -self.probes, "name": "probe", "qty": 0})
-        self.wait(lambda: self.docs.find_one({"_id": self.probes}) and self.at_pg(-self.probes))
+        """Rows of each shard written now at either end reach the other: what was before has come."""
+        forth = {owner(k): k for k in islice(self.probes, 16)}
+        back = {owner(-k): -k for k in islice(self.probes, 16)}
+        assert len(forth) == len(back) == SHARDS
+        for key in forth.values():
+            self.sql.execute("INSERT INTO orders VALUES (%s, 'probe', 0)", [key])
+        for key in back.values():
+            self.docs.insert_one({"_id": key, "name": "probe", "qty": 0})
+        self.wait(lambda: all(map(self.at_mongo, forth.values())) and all(map(self.at_pg, back.values())))
 
     def at_pg(self, key: int) -> tuple[Any, ...] | None:
         return self.sql.execute("SELECT name, qty FROM orders WHERE id = %s", [key]).fetchone()
@@ -86,6 +95,11 @@ class Desk:
 
     def undecided(self, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
         return {c["key_text"]: c["id"] for c in self.run(capsys, "conflicts", "list", "--open")[1]}
+
+
+def owner(key: int) -> int:
+    """The shard of a row; only within one does what was written first arrive first."""
+    return shard_of(encode_key([key], [Kind.INT32]), SHARDS)
 
 
 @pytest.fixture
