@@ -104,6 +104,7 @@ def _stages(bed: Bed, sizes: Sizes, bare: dict[str, float]) -> list[Stage]:
         Stage(("initial copy",), lambda: [bench_flow.copy(bed, sizes, bare["postgres"])], needs="postgres"),
         Stage(("latency p50", "latency p99"), lambda: bench_flow.latency(bed, sizes)),
         Stage(("latency p50 on Ray", "latency p99 on Ray"), lambda: bench_ray.latency(bed, sizes)),
+        Stage(bench_ray.FAULTS, lambda: bench_ray.faults(bed, sizes)),
         Stage(("capture mysql", "apply mysql"), mysql, gives="mysql"),
         drain("postgres -> mysql", "mysql", DRAIN_GOAL),
         drain("mysql -> postgres", "postgres", DRAIN_GOAL),

@@ -1,24 +1,35 @@
-"""Latency through the processes that a user runs: `sync-worker up` on a Ray of its own."""
+"""What a user gets of `sync-worker up` on a Ray of its own: latency, and what faults and size do to it."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+import threading
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-import psutil
 import psycopg
 
 from cluster.servers.process import ServerProcess
-from load.bench_bed import GROUP, Bed, Line, Sizes, percentile
+from load.bench_bed import FILL, GROUP, Bed, Line, Sizes, percentile
 from load.bench_flow import P50_GOAL, P99_GOAL, commit_times, write
+from load.processes import find, memory_bytes, used_seconds
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
+RECOVERY_GOAL = 5.0
+RECOVERY_RATE = 200
+"""Changes per second while a part is killed."""
+MEMORY_GOAL = 512 << 20
+TIMES_LARGER = 25
+"""Rows of the huge transaction: so often those of a throughput benchmark."""
+PARTS = "capture a", "resolver 0", "applier b/0"
+FAULTS = *(f"recovery, {p.split()[0]} killed" for p in PARTS), "memory, huge transaction"
 _CONFIG = """\
 group: {group}
 nodes:
@@ -30,12 +41,24 @@ audit: {{path: audit}}
 """
 
 
-def latency(bed: Bed, sizes: Sizes) -> list[Line]:
-    """Single inserts at a steady rate, from the source's commit timestamp to the target's.
+@dataclass(frozen=True, slots=True)
+class Running:
+    """`up` between two empty databases.
 
-    The target notes its own when it begins to write the commit to disk, a moment before readers see the row.
+    Attributes:
+        left: the source's address.
+        right: the target's.
+        pid: the process id of `up`.
     """
-    count = int(sizes.rate * sizes.seconds)
+
+    left: str
+    right: str
+    pid: int
+
+
+@contextmanager
+def running(bed: Bed, sizes: Sizes) -> Iterator[Running]:
+    """`sync-worker up`, ready; a first row has gone through it."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=bed.folder))
     with bed.database(0) as left, bed.database(1) as right:
         config = folder / "sync.yaml"
@@ -47,13 +70,23 @@ def latency(bed: Bed, sizes: Sizes) -> list[Line]:
             up.start(READY_SECONDS)
             _write(left, right, 1, 1, sizes)
             assert up.child is not None
-            used, began = _used(up.child.pid), time.monotonic()
-            _write(left, right, 2, count, sizes)
-            busy = (_used(up.child.pid) - used) / (time.monotonic() - began)
+            yield Running(left, right, up.child.pid)
         finally:
             up.stop(timeout=STOP_SECONDS)
-        committed, rate = commit_times(left)
-        visible, _ = commit_times(right)
+
+
+def latency(bed: Bed, sizes: Sizes) -> list[Line]:
+    """Single inserts at a steady rate, from the source's commit timestamp to the target's.
+
+    The target notes its own when it begins to write the commit to disk, a moment before readers see the row.
+    """
+    count = int(sizes.rate * sizes.seconds)
+    with running(bed, sizes) as up:
+        used, began = used_seconds(up.pid), time.monotonic()
+        _write(up.left, up.right, 2, count, sizes)
+        busy = (used_seconds(up.pid) - used) / (time.monotonic() - began)
+        committed, rate = commit_times(up.left)
+        visible, _ = commit_times(up.right)
     delays = [(visible[i] - committed[i]) * 1000 for i in range(2, count + 2)]
     under = f"at {rate:,.0f} changes/s"
     held = rate >= 0.9 * sizes.rate
@@ -66,33 +99,81 @@ def latency(bed: Bed, sizes: Sizes) -> list[Line]:
     return lines
 
 
-def _write(left: str, right: str, first: int, count: int, sizes: Sizes) -> None:
-    """Write rows at the source, and wait until the target has them all.
+def faults(bed: Bed, sizes: Sizes) -> Iterator[Line]:
+    """What a killed part costs, and what a transaction costs that is larger than any queue."""
+    with running(bed, sizes) as up:
+        first = 2
+        for part in PARTS:
+            yield _recovery(up, part, first, sizes)
+            first += int(RECOVERY_RATE * sizes.seconds)
+        yield _growth(up, first, sizes)
+
+
+def _recovery(up: Running, part: str, first: int, sizes: Sizes) -> Line:
+    """From `kill -9` of a part to the first commit, at the target, of a row that was written after it."""
+    count = int(RECOVERY_RATE * sizes.seconds)
+    killed: list[float] = []
+
+    def kill() -> None:
+        process = find(up.pid, part)
+        if process is not None:
+            killed.append(time.time())
+            process.kill()
+
+    timer = threading.Timer(sizes.seconds / 4, kill)
+    timer.start()
+    _write(up.left, up.right, first, count, sizes, RECOVERY_RATE)
+    timer.join()
+    name, goal = f"recovery, {part.split()[0]} killed", f"<= {RECOVERY_GOAL:.0f} s"
+    if not killed:
+        return Line(name, f"no process of {part}", "", goal, met=False)
+    committed, _ = commit_times(up.left)
+    visible, _ = commit_times(up.right)
+    again = min(visible[i] for i, at in committed.items() if at > killed[0]) - killed[0]
+    return Line(name, f"{again:.2f} s", "", goal, again <= RECOVERY_GOAL, f"at {RECOVERY_RATE} changes/s")
+
+
+def _growth(up: Running, first: int, sizes: Sizes) -> Line:
+    """How much more memory all processes have, at most, while one huge transaction goes through."""
+    count = sizes.rows * TIMES_LARGER
+    before = memory_bytes(up.pid)
+    began = time.monotonic()
+    with psycopg.connect(up.left) as sql:
+        sql.execute(FILL, [first, first + count - 1])
+    most = 0
+
+    def look() -> None:
+        nonlocal most
+        most = max(most, memory_bytes(up.pid))
+
+    _await(up.right, first, count, sizes.patience * TIMES_LARGER, look)
+    seconds = time.monotonic() - began
+    figure = f"{max(0, most - before) / (1 << 20):,.0f} MiB over {before / (1 << 20):,.0f}"
+    limit = f"{count:,} rows in one transaction, {count / seconds:,.0f} rows/s"
+    return Line("memory, huge transaction", figure, "", "<= 512 MiB", most - before <= MEMORY_GOAL, limit)
+
+
+def _write(left: str, right: str, first: int, count: int, sizes: Sizes, rate: int = 0) -> None:
+    """Write rows at the source, at the rate of `sizes` by default, and wait until the target has them all."""
+    rate = rate or sizes.rate
+    writer = get_context("spawn").Process(target=write, args=(left, first, count, rate))
+    writer.start()
+    writer.join()
+    _await(right, first, count, sizes.patience, lambda: None)
+
+
+def _await(dsn: str, first: int, count: int, patience: float, look: Callable[[], None]) -> None:
+    """Wait until the target has so many rows from `first` on.
 
     Raises:
         TimeoutError: it has not in time.
     """
-    writer = get_context("spawn").Process(target=write, args=(left, first, count, sizes.rate))
-    writer.start()
-    writer.join()
-    last = first + count - 1
-    deadline = time.monotonic() + sizes.patience
-    with closing(psycopg.connect(right, autocommit=True)) as c:
-        while c.execute("SELECT count(*) FROM bench WHERE id <= %s", [last]).fetchone() != (last,):
+    deadline = time.monotonic() + patience
+    query = "SELECT count(*) FROM bench WHERE id >= %s AND id < %s"
+    with closing(psycopg.connect(dsn, autocommit=True)) as c:
+        while c.execute(query, [first, first + count]).fetchone() != (count,):
             if time.monotonic() > deadline:
                 message = "the target did not get all rows"
                 raise TimeoutError(message)
+            look()
             time.sleep(0.1)
-
-
-def _used(pid: int) -> float:
-    """Processor seconds of a process and all that it started."""
-    seconds = 0.0
-    root = psutil.Process(pid)
-    for process in (root, *root.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        seconds += times.user + times.system
-    return seconds

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from load.processes import find
 from replication.audit.reader import read
 from tests.fixtures.ends import ENGINES, LOST, PRIORITIES, Row, SqlEnd, open_end
 from tests.fixtures.ledger import check_fates
@@ -61,21 +62,35 @@ class Up:
         assert self.process.poll() is None, self.log.read_text()
         return '"group_ready"' in self.log.read_text()
 
+    def find(self, part: str) -> psutil.Process | None:
+        """See `load.processes.find`."""
+        assert self.process is not None
+        return find(self.process.pid, part)
+
     def kill(self, part: str) -> bool:
         """SIGKILL a part, or `up` itself. False when no such process runs now."""
-        assert self.process is not None
-        if part == "up":
-            self.process.kill()
+        found = self.find(part)
+        if found is None:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            found.kill()
+        if part == "up" and self.process is not None:
             self.process.wait()
-            return True
-        title = f"ray::{part}"
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                found = " ".join(child.cmdline()).strip()
-                if found == title or found.startswith((title + ".", title + ":")):
-                    child.kill()
-                    return True
-        return False
+        return True
+
+    def freeze(self, part: str) -> Callable[[], None] | None:
+        """SIGSTOP a part; gives what lets it go on. None when no such process runs now."""
+        found = self.find(part)
+        if found is None:
+            return None
+
+        def thaw() -> None:
+            with suppress(psutil.NoSuchProcess):
+                found.resume()
+
+        with suppress(psutil.NoSuchProcess):
+            found.suspend()
+        return thaw
 
     def stop(self) -> int:
         """Ask it to end; its exit code."""

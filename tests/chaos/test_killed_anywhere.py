@@ -1,36 +1,75 @@
-"""Case 21, killed_anywhere: `kill -9` of any of our processes; nothing lost, nothing twice, equal.
+"""Cases 21 and 23, killed_anywhere and fenced_zombie: nothing lost, nothing twice, equal.
 
-KILLS says how often (8 by default, 6 on three nodes), SEED in which order, NODES of which group.
+`kill -9` of any of our processes and of Ray's daemons at any moment, or a stop and a late awakening.
+
+KILLS says how often (8 by default, 6 on three nodes), SEED in which order, NODES of which group, STALL how
+long a process stands still at most. With KILLS, what each fault took is printed.
 """
 
 from __future__ import annotations
 
 import os
 import random
+from collections import defaultdict
+from statistics import median
 
 import pytest
 
+from load.processes import DAEMONS
 from tests.chaos.bed import Bed, seed
 from tests.chaos.conftest import SHAPES, Servers
 
+STALL = float(os.environ.get("STALL", "3"))
+KILLS = os.environ.get("KILLS")
+
 
 @pytest.mark.parametrize("nodes", SHAPES, ids="-".join, indirect=True)
-def test_killed_anywhere(servers: Servers) -> None:
+def test_killed_anywhere(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     start = seed()
     order = random.Random(start)
     bed = Bed(servers.folder, servers.dsns(), servers.dsns(), start)
-    kinds: list[str] = []
-    all_parts = [*bed.parts, "up"]
+    faults = [("kill", part) for part in (*bed.parts, *DAEMONS, "up")]
+    faults += [("freeze", part) for part in (*bed.parts, "up")]
+    left: list[tuple[str, str]] = []
+    took: dict[str, list[float]] = defaultdict(list)
     try:
         bed.start()
-        for _ in range(int(os.environ.get("KILLS", "8" if len(bed.ends) == 2 else "6"))):
-            kinds = kinds or order.sample(all_parts, len(all_parts))
-            waited = bed.moves()
-            part = kinds.pop()
-            print(f"after {waited:.1f} s it moves; kill {part}")
-            bed.wait(lambda part=part: bed.up.kill(part), f"a process of {part}")
-            if part == "up":
-                bed.up.start()
+        bed.moves()
+        for _ in range(int(KILLS or (8 if len(bed.ends) == 2 else 6))):
+            left = left or order.sample(faults, len(faults))
+            verb, part = left.pop()
+            print(f"{verb} {part}")
+            if verb == "kill":
+                kill(bed, part)
+            else:
+                freeze(bed, part, order.uniform(0.2, STALL))
+            took[f"{verb} {part}"].append(bed.moves())
         bed.finish()
     finally:
         bed.close()
+    if KILLS:
+        with capsys.disabled():
+            print(summary(took))
+
+
+def kill(bed: Bed, part: str) -> None:
+    bed.wait(lambda: bed.up.kill(part), f"a process of {part}")
+    if part == "up":
+        bed.up.start()
+
+
+def freeze(bed: Bed, part: str, seconds: float) -> None:
+    """Stop a process, and let it go on when others may have taken its place."""
+    thaws = []
+    bed.wait(lambda: thaws.append(bed.up.freeze(part)) or thaws[-1], f"a process of {part}")
+    try:
+        bed.passes(seconds)
+    finally:
+        thaws[-1]()
+
+
+def summary(took: dict[str, list[float]]) -> str:
+    """A table of the faults: how often, and the seconds until new rows came to every node again."""
+    lines = [f"\n{'fault':<24} {'times':>5} {'median s':>9} {'longest s':>9}"]
+    lines += [f"{f:<24} {len(s):>5} {median(s):>9.1f} {max(s):>9.1f}" for f, s in sorted(took.items())]
+    return "\n".join([*lines, f"{'all':<24} {sum(map(len, took.values())):>5}"])
