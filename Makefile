@@ -29,9 +29,9 @@ test: $(STAMP)  ## the whole suite, real servers included, in two processes; WOR
 bench: $(STAMP)  ## every figure of the budget in one run
 	@$(BIN)/python -m load.bench $(ARGS)
 
-soak: $(STAMP)  ## the cases of every pair at full size, KILLS=50 on two nodes and on three, STALL=30 s, each node away, schedules without end
+soak: $(STAMP)  ## cases of every pair at full size, KILLS=100 faults on two nodes and on three, STALL=30 s, each node away, schedules without end
 	@TURNS=$${TURNS:-1000} WRITES=$${WRITES:-10000} COPIED=$${COPIED:-100000} $(SOAK) tests/integration/test_pairs.py
-	@KILLS=$${KILLS:-50} STALL=$${STALL:-30} AWAY=$${AWAY:-40000} $(SOAK) tests/chaos
+	@KILLS=$${KILLS:-100} STALL=$${STALL:-30} AWAY=$${AWAY:-40000} $(SOAK) tests/chaos
 	@EXAMPLES=$${EXAMPLES:-200} $(SOAK) tests/integration/test_any_value_types.py
 	@$(BIN)/python -m load.soak $(ARGS)
 
