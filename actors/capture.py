@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,6 +82,8 @@ class Sink(Protocol):
 
 
 Carry = Callable[[SchemaChange], TableChanges]
+MARKS = 64
+"""So many watermarks that the log has shown are remembered."""
 
 
 class Capture:
@@ -111,6 +113,7 @@ class Capture:
         self._lock = threading.Lock()  # a copy offers its chunks from a thread of its own
         self._read: deque[LogEvent] = deque()
         self._ready: deque[LogEvent] = deque()  # of what was read, what has passed the window
+        self._marks: OrderedDict[str, int] = OrderedDict()
         self._epoch: int | None = None
         acks = self._send([])
         self._epoch = max(a.epoch for a in acks)
@@ -164,6 +167,10 @@ class Capture:
         with self._lock:
             self.window.end(table)
 
+    def passed(self, ident: str) -> int | None:
+        """The order of a watermark in the log, once it has come; None before, and after many others."""
+        return self._marks.get(ident)
+
     def close(self) -> None:
         """Disconnect."""
         self.source.close()
@@ -208,6 +215,9 @@ class Capture:
 
     def _through_window(self, event: LogEvent) -> list[LogEvent]:
         if isinstance(event, Watermark):
+            self._marks[event.ident] = event.end.order
+            while len(self._marks) > MARKS:
+                self._marks.popitem(last=False)
             return self.window.on_watermark(event)
         if isinstance(event, Changes):
             self.window.on_changes(event)

@@ -32,11 +32,11 @@ import pyarrow.compute as pc
 
 from replication.batch import ApplyBatch, TableRows, pack_versions
 from replication.change import Op
+from replication.comparing import compare_columns
 from replication.engine import Engine, Snapshot
 from replication.filter import RowFilter, row_filter, sort_out
 from replication.paging import readable
 from replication.schema import Table, TableSchema
-from replication.verify import compare_columns
 
 Mask = npt.NDArray[np.bool_]
 

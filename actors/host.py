@@ -107,6 +107,10 @@ class CaptureHost:
         if self._capture is not None:
             self._capture.end(table)
 
+    def passed(self, ident: str) -> int | None:
+        """See `Capture.passed`."""
+        return self._current().passed(ident)
+
     def released(self) -> int:
         """The order up to which the node's log is durable everywhere."""
         return self._current().released.order

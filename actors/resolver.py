@@ -17,6 +17,7 @@ from typing import Protocol
 from actors.capture import Ack
 from actors.limits import BatchSize, Lag, Limits
 from actors.shard_status import ShardStatus
+from actors.watching import Watched, Watches
 from replication.applying import Findings
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
 from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
@@ -101,6 +102,7 @@ class Resolver:
         self._paused: Mapping[str, str] = {}
         self._refused: frozenset[str] = frozenset()  # those that were paused while it ran
         self._early: set[int] = set()
+        self._watches = Watches()
         self._first: Future[None] | None = None  # what must be on record before anything more is sent
         self._changes = self._applied = self._conflicts = self._held = 0
 
@@ -128,6 +130,27 @@ class Resolver:
         """The keys of a table that have not reached every node."""
         with self._lock:
             return list(self.shard.keys[table])
+
+    def watch(self, ident: str, table: str, keys: Sequence[bytes]) -> None:
+        """Note from now on which of these keys change, until `unwatch`."""
+        with self._lock:
+            self._watches.begin(ident, table, keys)
+
+    def watched(self, ident: str) -> Watched | None:
+        """What has become of the keys of a watch; None if this incarnation knows none by this name."""
+        with self._lock:
+            if (watch := self._watches.get(ident)) is None:
+                return None
+            table, untouched, touched = watch
+            on_their_way = self.shard.replaying or any(self.shard.moves(table, k) for k in untouched)
+            return Watched(
+                on_their_way, touched, {n: p.order for n, p in self.shard.progress.position.items()}
+            )
+
+    def unwatch(self, ident: str) -> None:
+        """Forget a watch."""
+        with self._lock:
+            self._watches.end(ident)
 
     def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> bool:
         """Let a node's row decide a key on hold; see `Shard.settle`."""
@@ -274,6 +297,7 @@ class Resolver:
         self._submit(batch)
 
     def _take(self, node: str, event: LogEvent) -> None:
+        self._watches.note(event)
         if isinstance(event, Changes):
             self._changes += event.rows
             rows = [ChangeRows(t.table, t.rows) for t in event.tables]

@@ -25,6 +25,7 @@ from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTa
 from actors.resolver import Resolver
 from actors.shard_status import ShardStatus
 from actors.shards import Aside, make_shard
+from actors.watching import Watched
 from cluster.audit_log import open_keys, open_writer
 from cluster.config_audit import SEALED_BESIDE, AuditConfig
 from cluster.logs import configure_logging, secrets_of
@@ -188,6 +189,18 @@ class ResolverProcess(_Part):
         """See `Resolver.on_their_way`."""
         return self._begun().on_their_way(table)
 
+    def watch(self, ident: str, table: str, keys: Sequence[bytes]) -> None:
+        """See `Resolver.watch`."""
+        self._begun().watch(ident, table, keys)
+
+    def watched(self, ident: str) -> Watched | None:
+        """See `Resolver.watched`."""
+        return self._begun().watched(ident)
+
+    def unwatch(self, ident: str) -> None:
+        """See `Resolver.unwatch`."""
+        self._begun().unwatch(ident)
+
     def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> bool:
         """See `Resolver.settle`."""
         return self._begun().settle(table, key, node, read)
@@ -260,6 +273,10 @@ class CaptureProcess(_Part):
     def released(self) -> int:
         """See `CaptureHost.released`."""
         return self._host.released()
+
+    def passed(self, ident: str) -> int | None:
+        """See `CaptureHost.passed`."""
+        return self._host.passed(ident)
 
     def close(self) -> None:
         """Stop reading."""

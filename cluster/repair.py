@@ -30,11 +30,11 @@ from replication.audit.undecided import undecided
 from replication.change import Op
 from replication.conflict.policy import Candidate, Policies, Side, last_write_wins, load_policies
 from replication.conflict.version import Version
+from replication.difference import Difference, DifferenceKind
 from replication.schema import Table
-from replication.verify import Difference, DifferenceKind
 
 if TYPE_CHECKING:
-    from cluster.commands.verify import TableResult
+    from cluster.verify_report import TableResult
 
 REPAIRED_AT_ONCE = 100_000
 """So many rows of a table are repaired by one call."""
@@ -159,6 +159,8 @@ def make_plan(config: GroupConfig, results: Sequence[TableResult], *, delete: bo
         policies = load_policies(table.mapping.conflict)
         times = last_writes(config.audit_path, table.name, [d.key for d in result.kept], audit)
         for difference in result.kept:
+            if difference.kind is DifferenceKind.CHANGING:
+                continue  # nobody knows whether it differs
             if (table.name, difference.key) in awaiting:
                 left[table.name] += 1
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import time
 import uuid
@@ -43,6 +44,7 @@ ANSWER_SECONDS = 30.0
 SETTLE_SECONDS = 10.0
 PRUNE_SECONDS = 600
 LOCK_FILE = "operator.lock"
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -221,6 +223,38 @@ def running(args: argparse.Namespace, config: GroupConfig) -> Iterator[RunningGr
             yield RunningGroup(engines_of(config), parts)
         finally:
             disconnect()
+
+
+@contextmanager
+def observed(
+    args: argparse.Namespace, config: GroupConfig
+) -> Iterator[Callable[[], Mapping[str, Handle]] | None]:
+    """What looks the parts of the group up that runs under this configuration; None where none does.
+
+    Other commands may be at work on it.
+    """
+    address = reach(args, config)
+    if not address or address == "auto":  # some Ray of this machine is not known to be the group's
+        yield None
+        return
+    present_ray_token(address)
+    from cluster.launch import disconnect, join, parts
+
+    try:
+        found = join(address, config.group)
+        yield None if _paused(found) else parts
+    finally:
+        disconnect()
+
+
+def _paused(found: Mapping[str, Handle]) -> bool:
+    """Whether the group can say nothing of changes on their way: it does not run, or nodes are paused."""
+    resolvers = [part for name, part in found.items() if name.startswith("resolver ")]
+    for status in [r.call("status").result(ANSWER_SECONDS) for r in resolvers]:
+        for node in status.paused:
+            log.warning("verify_counts_what_waits", extra={"paused": node})
+            return True
+    return "audit" not in found
 
 
 def note_anyway(args: argparse.Namespace, config: GroupConfig, records: Sequence[tuple[str, Any]]) -> None:

@@ -1,102 +1,83 @@
 """Do the nodes hold the same rows? A streaming comparison in key order, in bounded memory.
 
 Chunks of all nodes are cut to the key range that every node has read, and that range is compared in whole
-columns. Writers may be at work, and what they wrote is on its way: a row that differs is read again after
-a quiet time, a bounded number of times, and reported only if it still differs then.
-
-Two values are the same if they are equal once each is narrowed to the other node's engine, see
-`replication.narrowing`.
+columns, see `replication.comparing`. Writers may be at work, and what they wrote is on its way: of a row that
+differs only the key is kept, and it is read again. What `Settling` says of it then decides whether it counts.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import combinations
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replication.comparing import Node, compare_rows, differing_keys
+from replication.difference import Difference, DifferenceKind
 from replication.errors import Terminal
-from replication.filter import row_filter
-from replication.narrowing import MICROSECONDS, comparable, narrow
 from replication.paging import last_key
 from replication.schema import Table
-from replication.types import CanonicalType
 
-Mask = npt.NDArray[np.bool_]
 RECHECK_ROWS = 10_000
-"""So many rows that differ are read again at once."""
+"""At most so many rows that differ are read again at once."""
+RECHECK_BYTES = 32 << 20
+"""About so much of each node is held then, judged by the rows read so far."""
 
 
-class Rows(Protocol):
+class Rows(Node, Protocol):
     """The rows of one node, as `verify` needs them. Read by one thread."""
 
     @property
-    def node(self) -> str:
-        """The node's name."""
-
-    @property
-    def engine(self) -> str:
-        """The name of its engine, which decides the narrowings."""
+    def unreadable(self) -> MutableMapping[bytes, str]:
+        """The key and the reason of what was read and is no row of the table; whoever has seen one takes it
+        out. An empty key if that is what cannot be read.
+        """
 
     def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
         """All rows in ascending order of `_key`, with the columns of `Snapshot.read_chunk`."""
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
-        """As `Snapshot.read_keys`."""
+        """As `Snapshot.read_keys`, without what is no row of the table."""
 
 
-class DifferenceKind(StrEnum):
-    """How a row differs, seen from the first node."""
+class Settling(Protocol):
+    """Tells rows that differ from rows whose changes are on their way."""
 
-    MISSING = "missing"
-    """The first node holds the row, another one does not."""
-    EXTRA = "extra"
-    """The first node does not hold the row, another one does; or a node's filter excludes what it holds."""
-    DIFFERENT = "different"
-    """All nodes hold the row, and values differ."""
-    UNREADABLE = "unreadable"
-    """A node holds what is no row of the table."""
+    @property
+    def tries(self) -> int:
+        """How many times a row in doubt is read again."""
+
+    def settle(self, table: Table, keys: Sequence[bytes], attempt: int) -> None:
+        """Called before these rows are read on every node; `attempt` counts from 0."""
+
+    def doubtful(self) -> Collection[bytes]:
+        """Called after that: the keys whose rows may have been on their way while they were read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One row that is not the same everywhere.
+class QuietTime:
+    """What can be done without a running group: wait, and take for different what still is, in the end.
 
-    Attributes:
-        table: canonical table name.
-        key: canonical key.
-        kind: see `DifferenceKind`.
-        columns: columns that differ between nodes that hold the row.
-        values: per node the values of `columns`, or None where the row is missing. A node that lacks the row
-            because its filter excludes it is left out.
-        unreadable: by node why what it holds is no row of the table.
-        excluded: nodes that hold the row although their filter excludes it.
+    Args:
+        wait: blocks for a quiet time; told which try follows.
+        tries: how many times rows are read again.
     """
 
-    table: str
-    key: bytes
-    kind: DifferenceKind
-    columns: tuple[str, ...]
-    values: Mapping[str, tuple[Any, ...] | None]
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-    excluded: frozenset[str] = frozenset()
+    def __init__(self, wait: Callable[[int], object], tries: int = 3) -> None:
+        self.tries = max(tries, 1)
+        self._wait = wait
+        self._doubtful: Collection[bytes] = ()
 
-    @property
-    def holders(self) -> list[str]:
-        """The nodes that hold the row rightly and can be read."""
-        return [n for n, values in self.values.items() if values is not None and n not in self.excluded]
+    def settle(self, table: Table, keys: Sequence[bytes], attempt: int) -> None:
+        """See `Settling`."""
+        self._doubtful = () if attempt + 1 == self.tries else frozenset(keys)
+        self._wait(attempt)
 
-    @property
-    def absent(self) -> list[str]:
-        """The nodes that hold no such row."""
-        return [n for n, values in self.values.items() if values is None and n not in self.unreadable]
+    def doubtful(self) -> Collection[bytes]:
+        """See `Settling`."""
+        return self._doubtful
 
 
 class Verifier:
@@ -104,22 +85,18 @@ class Verifier:
 
     Args:
         nodes: the nodes; the first one is the one that others miss rows of.
-        wait: blocks for a quiet time before differing rows are read again; told which try follows, from 0.
-        tries: how many times differing rows are read again before they are reported.
+        settling: see `Settling`.
         progress: told how many further rows were compared.
     """
 
     def __init__(
         self,
         nodes: Sequence[Rows],
-        wait: Callable[[int], object],
-        *,
-        tries: int = 3,
+        settling: Settling,
         progress: Callable[[int], object] = lambda rows: None,
     ) -> None:
         self._nodes = nodes
-        self._wait = wait
-        self._tries = tries
+        self._settling = settling
         self._progress = progress
 
     def compare(self, table: Table) -> Iterator[Difference]:
@@ -129,184 +106,72 @@ class Verifier:
             Terminal: a node gave its keys out of order, so nothing can be said.
             Transient: whatever reading a node raises.
         """
-        suspects: list[Difference] = []
+        suspects: list[bytes] = []
+        most = RECHECK_ROWS
         streams = [_Stream(n.node, n.chunks(table)) for n in self._nodes]
-        for parts in _ranges(streams):
-            suspects += compare_rows(table, self._nodes, parts)
+        for bound, parts in _ranges(streams):
+            found = differing_keys(table, self._nodes, parts)
+            suspects += sorted(found | self._take_unreadable(bound))
+            most = min(most, _most_at_once(parts))
             self._progress(max(p.num_rows for p in parts))
-            while len(suspects) >= RECHECK_ROWS:
-                yield from self._recheck(table, suspects[:RECHECK_ROWS])
-                del suspects[:RECHECK_ROWS]
-        yield from self._recheck(table, suspects)
+            while len(suspects) >= most:
+                yield from self._recheck(table, suspects[:most])
+                del suspects[:most]
+        suspects += sorted(self._take_unreadable())
+        for at in range(0, len(suspects), most):
+            yield from self._recheck(table, suspects[at : at + most])
+        yield from self._without_key(table)
 
-    def _recheck(self, table: Table, suspects: list[Difference]) -> list[Difference]:
-        for attempt in range(self._tries):
-            if not suspects:
+    def _recheck(self, table: Table, keys: Sequence[bytes]) -> list[Difference]:
+        """What differs of some rows, in key order."""
+        certain: list[Difference] = []
+        found: list[Difference] = []
+        for attempt in range(self._settling.tries if keys else 0):
+            self._settling.settle(table, keys, attempt)
+            found = self._read_again(table, keys)
+            doubtful = frozenset(self._settling.doubtful() if found else ())
+            certain += [d for d in found if d.key not in doubtful]
+            found = [d for d in found if d.key in doubtful]
+            if not found:
                 break
-            self._wait(attempt)
-            keys = [d.key for d in suspects]
-            suspects = compare_rows(table, self._nodes, [n.read_keys(table, keys) for n in self._nodes])
-        return suspects
+            keys = [d.key for d in found]
+        certain += [replace(d, kind=DifferenceKind.CHANGING) for d in found]
+        return sorted(certain, key=lambda d: d.key)
+
+    def _read_again(self, table: Table, keys: Sequence[bytes]) -> list[Difference]:
+        parts = [n.read_keys(table, keys) for n in self._nodes]
+        found = {d.key: d for d in compare_rows(table, self._nodes, parts)}
+        unreadable: dict[bytes, dict[str, str]] = {}
+        for node in self._nodes:
+            for key in keys:
+                if key in node.unreadable:
+                    unreadable.setdefault(key, {})[node.node] = node.unreadable.pop(key)
+        nothing = dict.fromkeys((n.node for n in self._nodes), None)
+        for key, why in unreadable.items():
+            known = found.get(key) or Difference(table.name, key, DifferenceKind.UNREADABLE, (), nothing)
+            found[key] = replace(known, kind=DifferenceKind.UNREADABLE, unreadable=why)
+        return list(found.values())
+
+    def _take_unreadable(self, bound: bytes | None = None) -> set[bytes]:
+        """The keys up to `bound`, or all, of what was read and is no row."""
+        taken: set[bytes] = set()
+        for node in self._nodes:
+            mine = [key for key in node.unreadable if key and (bound is None or key <= bound)]
+            for key in mine:
+                del node.unreadable[key]
+            taken.update(mine)
+        return taken
+
+    def _without_key(self, table: Table) -> Iterator[Difference]:
+        why = {n.node: n.unreadable.pop(b"") for n in self._nodes if b"" in n.unreadable}
+        if why:
+            yield Difference(table.name, b"", DifferenceKind.UNREADABLE, (), {}, why)
 
 
-def compare_rows(table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordBatch]) -> list[Difference]:
-    """Compare the rows of one key range.
-
-    Args:
-        table: the table.
-        nodes: their names and engines are used.
-        parts: per node its rows, `_key` and the data columns; each key once.
-
-    Returns:
-        the differences, by key.
-    """
-    held = _Held(table, nodes, parts)
-    found: dict[bytes, set[str]] = {key: set() for key in held.excluded}
-    for (a, part_a), (b, part_b) in combinations(zip(nodes, parts, strict=True), 2):
-        keys_a, keys_b = part_a.column("_key"), part_b.column("_key")
-        if not keys_a.equals(keys_b):
-            at = pc.index_in(keys_a, value_set=keys_b)
-            for rows, others, lacking in ((part_a, keys_b, b), (part_b, keys_a, a)):
-                found |= {k: found.get(k, set()) for k in _absent(held.due(rows, lacking), others)}
-            part_a, part_b = part_a.filter(at.is_valid()), part_b.take(at.drop_null())
-        keys = part_a.column("_key")
-        for name, mask in compare_columns(table, part_a, part_b, (a.node, a.engine), (b.node, b.engine)):
-            for i in np.flatnonzero(mask):
-                found.setdefault(keys[int(i)].as_py(), set()).add(name)
-    return _describe(table, nodes, held, found) if found else []
-
-
-class _Held:
-    """What nodes hold of a key range, and what their filters let them hold.
-
-    Attributes:
-        parts: per node its rows.
-        excluded: by key the nodes that hold a row which their filter excludes.
-    """
-
-    def __init__(self, table: Table, nodes: Sequence[Rows], parts: Sequence[pa.RecordBatch]) -> None:
-        self.parts = parts
-        engines = [n.engine for n in nodes]
-        filters = {n.node: row_filter(table, n.node, engines) for n in nodes if table.mapping.where}
-        self._filters = {node: rows for node, rows in filters.items() if rows is not None}
-        self.excluded: dict[bytes, frozenset[str]] = {}
-        for node, part in zip(nodes, parts, strict=True):
-            if (rows := self._filters.get(node.node)) is not None:
-                for key in part.filter(pa.array(~rows.matches(part))).column("_key").to_pylist():
-                    self.excluded[key] = self.excluded.get(key, frozenset()) | {node.node}
-
-    def due(self, part: pa.RecordBatch, node: Rows) -> pa.Array:
-        """The keys of the rows of `part` that `node` has to hold."""
-        rows = self._filters.get(node.node)
-        return (part if rows is None else part.filter(pa.array(rows.matches(part)))).column("_key")
-
-    def excused(self, node: Rows, keys: pa.Array) -> frozenset[bytes]:
-        """The keys that a node need not hold."""
-        if node.node not in self._filters:
-            return frozenset()
-        due: set[bytes] = set()
-        for part in self.parts:
-            there = part.filter(pc.is_in(part.column("_key"), value_set=keys))
-            due.update(self.due(there, node).to_pylist())
-        return frozenset(keys.to_pylist()) - due
-
-
-def compare_columns(
-    table: Table, rows: pa.RecordBatch, others: pa.RecordBatch, a: tuple[str, str], b: tuple[str, str]
-) -> Iterator[tuple[str, Mask]]:
-    """Where rows of two nodes differ, column by column.
-
-    Args:
-        table: the table.
-        rows: the data columns as the one node holds them.
-        others: the same rows, in the same order, as the other one does.
-        a: the one node's name and its engine's.
-        b: the other's.
-
-    Yields:
-        a column's name, and in which rows it differs.
-    """
-    for column in table.schema.columns:
-        forms = [(engine, column.digits.get(node, MICROSECONDS)) for node, engine in (a, b)]
-        yield (
-            column.name,
-            differing(rows.column(column.name), others.column(column.name), column.type, *forms),
-        )
-
-
-def differing(
-    a: pa.Array, b: pa.Array, type: CanonicalType, form_a: tuple[str, int], form_b: tuple[str, int]
-) -> Mask:
-    """Where two columns differ, row by row.
-
-    Args:
-        a: canonical values as one node holds them.
-        b: as many values as another one holds them.
-        type: the column's canonical type.
-        form_a: the first node's engine, and the digits of the second that it keeps.
-        form_b: the other's.
-    """
-    mask = np.zeros(len(a), dtype=np.bool_)
-    if a.equals(b):
-        return mask
-    suspect = np.flatnonzero(_unequal(a, b))
-    if len(suspect) < len(a):
-        a, b = a.take(pa.array(suspect)), b.take(pa.array(suspect))
-    a = comparable(narrow(a, type, *form_b), type)
-    b = comparable(narrow(b, type, *form_a), type)
-    mask[suspect] = _unequal(a, b)
-    return mask
-
-
-def _unequal(a: pa.Array, b: pa.Array) -> Mask:
-    values = pc.fill_null(pc.not_equal(a, b), False)
-    if a.null_count or b.null_count:
-        values = pc.or_(values, pc.xor(a.is_null(), b.is_null()))
-    mask: Mask = values.to_numpy(zero_copy_only=False)
-    return mask
-
-
-def _absent(keys: pa.Array, others: pa.Array) -> list[bytes]:
-    absent: list[bytes] = keys.filter(pc.invert(pc.is_in(keys, value_set=others))).to_pylist()
-    return absent
-
-
-def _describe(
-    table: Table, nodes: Sequence[Rows], held: _Held, found: Mapping[bytes, set[str]]
-) -> list[Difference]:
-    keys = sorted(found)
-    wanted = pa.array(keys, pa.binary())
-    rows = [pc.index_in(wanted, value_set=part.column("_key")).to_pylist() for part in held.parts]
-    excused = [held.excused(node, wanted) for node in nodes]
-    order = [c.name for c in table.schema.columns]
-    differences = []
-    for i, key in enumerate(keys):
-        columns = tuple(name for name in order if name in found[key])
-        values: dict[str, tuple[Any, ...] | None] = {}
-        for node, part, at, free in zip(nodes, held.parts, rows, excused, strict=True):
-            row = at[i]
-            if row is not None:
-                values[node.node] = tuple(_value(part.column(c)[row]) for c in columns)
-            elif key not in free:
-                values[node.node] = None
-        excluded = held.excluded.get(key, frozenset())
-        kind = DifferenceKind.EXTRA if excluded else _kind(list(values.values()))
-        differences.append(Difference(table.name, key, kind, columns, values, excluded=excluded))
-    return differences
-
-
-def _kind(values: Sequence[tuple[Any, ...] | None]) -> DifferenceKind:
-    if values[0] is None:
-        return DifferenceKind.EXTRA
-    return DifferenceKind.MISSING if None in values else DifferenceKind.DIFFERENT
-
-
-def _value(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except (OverflowError, ValueError):  # a date that Python has no object for
-        limits = np.iinfo(np.int64 if scalar.type.bit_width == 64 else np.int32)
-        return {limits.max: "infinity", limits.min: "-infinity"}.get(scalar.value, f"@{scalar.value}")
+def _most_at_once(parts: Sequence[pa.RecordBatch]) -> int:
+    """So many rows like these may be read again at once."""
+    widest = max((p.nbytes / p.num_rows for p in parts if p.num_rows), default=1.0)
+    return max(1, min(RECHECK_ROWS, int(RECHECK_BYTES / max(widest, 1.0))))
 
 
 class _Stream:
@@ -349,12 +214,12 @@ class _Stream:
         self._previous = last_key(chunk)
 
 
-def _ranges(streams: Sequence[_Stream]) -> Iterator[list[pa.RecordBatch]]:
-    """Per node the rows of one key range after the other, until all rows have been given."""
+def _ranges(streams: Sequence[_Stream]) -> Iterator[tuple[bytes, list[pa.RecordBatch]]]:
+    """The last key and per node the rows of one key range after the other, until all rows have been given."""
     while True:
         bounds = [last_key(s.part) for s in streams if s.fill() and s.part is not None]
         if not bounds:
             return
         parts = [s.take(min(bounds)) for s in streams]
         nothing = next(p for p in parts if p is not None).slice(0, 0)
-        yield [nothing if p is None else p for p in parts]
+        yield min(bounds), [nothing if p is None else p for p in parts]

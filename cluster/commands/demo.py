@@ -199,10 +199,11 @@ def _verdict(
     stack: Stack, writers: Sequence[Writer], probes: Sequence[Probe], audit: AuditCounts, console: Console
 ) -> int:
     """Compare every row, and print what was found."""
-    from cluster.commands.verify import compare, report
+    from cluster.comparison import Manner, compare
     from cluster.config import load
     from cluster.demo.view import conflict_text, lag_text
     from cluster.topology import load_tables
+    from cluster.verify_report import report
     from replication.engines import load_engine
 
     for writer in writers:
@@ -213,7 +214,7 @@ def _verdict(
     config = load(stack.config)
     engines = [load_engine(node, config.group) for node in config.by_priority()]
     started = time.monotonic()
-    results = compare(engines, load_tables(config), limit=10, tries=3, quiet_time=1.0)
+    results = compare(engines, load_tables(config), Manner(limit=10))
     report(results, time.monotonic() - started, console)
     if any(r.counts for r in results):
         console.print("the nodes are NOT equal")

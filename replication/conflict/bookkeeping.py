@@ -124,6 +124,11 @@ class Bookkeeping:
             state.settled_by = node
         return True
 
+    def moves(self, table: str, key: bytes) -> bool:
+        """Whether anything of a key is on its way. A key on hold rests once nothing is."""
+        state = self.keys[table].get(key)
+        return state is not None and not (isinstance(state, KeyState) and state in self.resting)
+
     def awaits(self, table: str, key: bytes) -> bool:
         """Whether the row that is to decide a key on hold has not come yet."""
         state = self.keys[table].get(key)

@@ -10,11 +10,11 @@ import pytest
 from bson.datetime_ms import DatetimeMS
 
 from replication.batch import Outcome
+from replication.comparing import compare_rows
 from replication.declared import second_digits
 from replication.narrowing import floored
 from replication.schema import Column, Table, TableSchema
 from replication.types import CanonicalType, Kind
-from replication.verify import compare_rows
 from tests.fixtures.two_nodes import Node, mapping
 
 COLUMNS: Mapping[str, Mapping[str, str]] = {

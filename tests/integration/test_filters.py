@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.verify import compare
+from cluster.comparison import Manner, compare
 from replication.audit.holds import open_holds
+from replication.difference import Difference
 from replication.schema import Condition
-from replication.verify import Difference
 from tests.fixtures.shop import Shop
 
 LEAST = 10
@@ -56,7 +56,7 @@ class Filtered(Shop):
 
     def differences(self) -> list[Difference]:
         """What `verify` finds."""
-        (result,) = compare(list(self.engines.values()), self.tables, 20, 1, 0.2)
+        (result,) = compare(list(self.engines.values()), self.tables, Manner(quiet_time=0.2, tries=1))
         return result.shown
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,42 +26,10 @@ from replication.audit.writer import AuditWriter
 from replication.engines.mysql.config import parse
 from replication.engines.mysql.connection import connect
 from replication.schema import NodeConfig
+from tests.fixtures.parts import parts_of
 
 ROWS = 300
 BLOB = bytes([0xAB] * 20)
-
-
-class LocalHandle:
-    """A part of a pipeline in this process, in the shape of an actor's handle."""
-
-    def __init__(self, **methods: Callable[..., Any]) -> None:
-        self.methods = methods
-
-    def call(self, method: str, *args: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        try:
-            done.set_result(self.methods[method](*args))
-        except Exception as error:  # noqa: BLE001  as an actor's would come
-            done.set_exception(error)
-        return done
-
-
-def parts_of(pipeline: Pipeline) -> dict[str, LocalHandle]:
-    parts = {
-        f"capture {node}": LocalHandle(
-            begin=c.begin, offer=c.offer, emitted=c.emitted, end=c.end, released=c.released
-        )
-        for node, c in pipeline.captures.items()
-    }
-    for resolver in pipeline.resolvers:
-        parts[f"resolver {resolver.shard.config.shard}"] = LocalHandle(
-            heartbeat=resolver.heartbeat,
-            status=resolver.status,
-            recorded=lambda: pipeline.audit.barrier().result(120),
-        )
-    record = pipeline.audit._put
-    parts["audit"] = LocalHandle(write=lambda records: [record(r).result(120) for r in records])
-    return parts
 
 
 @dataclass

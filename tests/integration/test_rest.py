@@ -12,7 +12,7 @@ import pytest
 from bson.int64 import Int64
 from bson.objectid import ObjectId
 
-from cluster.commands.verify import compare
+from cluster.comparison import Manner, compare
 from cluster.topology import with_rest
 from replication.audit.holds import open_holds
 from tests.fixtures.ends import MongoEnd, SqlEnd
@@ -69,7 +69,7 @@ class Loose(Shop):
 
     def differences(self) -> list:
         """What `verify` finds."""
-        (result,) = compare(list(self.engines.values()), self.tables, 20, 1, 0.2)
+        (result,) = compare(list(self.engines.values()), self.tables, Manner(quiet_time=0.2, tries=1))
         return result.shown
 
 

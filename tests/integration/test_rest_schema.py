@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actors.backfill import Backfill, Surroundings
-from cluster.commands.verify import compare
+from cluster.comparison import Manner, compare
 from cluster.config import GroupConfig
 from cluster.topology import load_tables
 from replication.audit.holds import open_holds
@@ -43,7 +43,7 @@ def rest(app: App, ident: int) -> Any:
 
 def differences(config: GroupConfig) -> list[Any]:
     engines = [load_engine(node, config.group) for node in config.nodes]
-    (result,) = compare(engines, load_tables(config), 20, 3, 0.2)
+    (result,) = compare(engines, load_tables(config), Manner(quiet_time=0.2))
     return result.shown
 
 

@@ -54,6 +54,7 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
         sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
         sql.execute("INSERT INTO orders SELECT i, 'n' FROM generate_series(1, 500) i")
         docs = client.get_default_database()["orders"]
+        docs.insert_one({"_id": 5000, "name": "from before"})
         with subprocess.Popen(
             sync_worker(config, "up", *address), stderr=subprocess.PIPE, text=True
         ) as process:
@@ -63,9 +64,15 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                     sql.execute("INSERT INTO orders VALUES (1000, 'last')")
                     for _ in range(600):
                         change = stream.try_next()
-                        if docs.count_documents({}) == 501:
+                        if docs.count_documents({}) == 502:
                             break
-                    assert docs.count_documents({}) == 501, change
+                    assert docs.count_documents({}) == 502, change
+                verify = sync_worker(config, "verify", "--json", *address)
+                answer = subprocess.run(verify, capture_output=True, text=True, timeout=PATIENCE, check=False)
+                assert answer.returncode == 1, answer.stderr
+                found = json.loads(answer.stdout)
+                assert found["settled_by"] == "group"
+                assert [d["key"] for d in found["tables"][0]["differences"]] == [{"id": 5000}]
                 status = sync_worker(config, "status", "--json", *address)
                 answer = subprocess.run(status, capture_output=True, text=True, timeout=PATIENCE, check=False)
                 assert answer.returncode == 0, answer.stderr

@@ -18,11 +18,11 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from cluster.cli import main
-from cluster.commands.verify import NodeReader
 from cluster.config import GroupConfig, load
+from cluster.node_reader import NodeReader
 from cluster.topology import load_tables
 from replication.engines import load_engine
-from replication.verify import Verifier
+from replication.verify import QuietTime, Verifier
 
 ROWS = 5_000
 CONFIG = """\
@@ -181,7 +181,7 @@ def test_rows_on_their_way_are_read_again(shop):
     readers = [NodeReader(load_engine(node, "shop")) for node in shop.config.by_priority()]
     try:
         table = load_tables(shop.config)[0]
-        found = list(Verifier(readers, arrive, tries=1).compare(table))
+        found = list(Verifier(readers, QuietTime(arrive, 1)).compare(table))
     finally:
         for reader in readers:
             reader.close()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands.verify import TableResult
 from cluster.config import GroupConfig, load
 from cluster.repair import Plan, make_plan
+from cluster.verify_report import TableResult
 from replication.audit.holds import HoldRecord
 from replication.audit.writer import AuditWriter
+from replication.difference import Difference, DifferenceKind
 from replication.schema import Column, Table, TableSchema
 from replication.types import CanonicalType, Kind
-from replication.verify import Difference, DifferenceKind
 from tests.unit.audit_records import changes
 
 CONFIG = """\

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replication.difference import Difference, DifferenceKind
 from replication.errors import Terminal
 from replication.key import encode_key, encode_keys
 from replication.schema import Column, Condition, Table, TableMapping, TableSchema
 from replication.types import CanonicalType, Kind
-from replication.verify import Difference, DifferenceKind, Verifier
+from replication.verify import QuietTime, Verifier
 
 COLUMNS = (
     ("id", Kind.INT64),
@@ -64,6 +65,7 @@ class Held:
     size: int = 3
     engine: str = "postgres"
     reads: list[list[bytes]] = field(default_factory=list)
+    unreadable: dict[bytes, str] = field(default_factory=dict)
 
     def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
         ordered = [self.rows[id] for id in sorted(self.rows)]
@@ -77,7 +79,7 @@ class Held:
 
 
 def differences(*nodes: Held, tries: int = 1) -> list[Difference]:
-    return list(Verifier(nodes, lambda attempt: None, tries=tries).compare(TABLE))
+    return list(Verifier(nodes, QuietTime(lambda attempt: None, tries)).compare(TABLE))
 
 
 def rows(count: int) -> dict[int, Row]:
@@ -212,7 +214,7 @@ def test_rows_on_their_way_are_not_reported():
         if attempt == 1:
             b.rows[5] = a.rows[5]
 
-    found = list(Verifier([a, b], wait, tries=3).compare(TABLE))
+    found = list(Verifier([a, b], QuietTime(wait, 3)).compare(TABLE))
     assert [d.key for d in found] == [key(7)]
     assert waits == [0, 1, 2]
     assert a.reads == b.reads == [[key(2), key(5), key(7)], [key(5), key(7)], [key(7)]]
@@ -225,14 +227,14 @@ def test_nothing_is_read_again_once_all_is_equal():
     def wait(attempt: int) -> None:
         b.rows[2]["name"] = "new"
 
-    assert list(Verifier([a, b], wait, tries=5).compare(TABLE)) == []
+    assert list(Verifier([a, b], QuietTime(wait, 5)).compare(TABLE)) == []
     assert len(a.reads) == 1
 
 
 def test_a_row_that_both_nodes_delete_meanwhile_is_equal():
     a, b = Held("a", rows(3)), Held("b", rows(3))
     del b.rows[1]
-    assert list(Verifier([a, b], lambda attempt: a.rows.pop(1), tries=1).compare(TABLE)) == []
+    assert list(Verifier([a, b], QuietTime(lambda attempt: a.rows.pop(1), 1)).compare(TABLE)) == []
 
 
 def test_differing_rows_are_read_again_in_bounded_groups(monkeypatch):
@@ -245,7 +247,7 @@ def test_differing_rows_are_read_again_in_bounded_groups(monkeypatch):
 def test_progress_counts_the_rows():
     done: list[int] = []
     a, b = Held("a", rows(10), 4), Held("b", rows(10), 3)
-    list(Verifier([a, b], lambda attempt: None, progress=done.append).compare(TABLE))
+    list(Verifier([a, b], QuietTime(lambda attempt: None), progress=done.append).compare(TABLE))
     assert sum(done) == 10
 
 
@@ -265,7 +267,7 @@ def test_a_node_with_a_filter_holds_what_matches_and_nothing_else():
     table = Table(replace(TABLE.mapping, where=where), TABLE.schema)
     whole, part = Held("n0", rows(7)), Held("n1", {id: row for id, row in rows(7).items() if id >= 3})
     third = Held("n2", rows(7))
-    verify = Verifier([whole, part, third], lambda attempt: None, tries=1)
+    verify = Verifier([whole, part, third], QuietTime(lambda attempt: None, 1))
     assert list(verify.compare(table)) == []
     del part.rows[5]  # missing
     part.rows[1] = row(1)  # excluded, though the others hold the same
