@@ -39,6 +39,7 @@ COMMANDS = {
     "conflicts": "list and show recorded conflicts, and resolve open ones",
     "dlq": "list, retry and discard rows on hold",
     "audit": "show the audit log, and prove it",
+    "token": "issue a token for the HTTP interface, for development",
 }
 log = logging.getLogger(__name__)
 _INTERRUPTED = 130
@@ -60,7 +61,7 @@ def build_parser(named: Sequence[str] = ()) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=_HelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(
         dest="command", prog="sync-worker", metavar="COMMAND [OPTIONS]", required=True
     )
@@ -136,7 +137,8 @@ def _run(args: Any) -> int:
     return code
 
 
-def _version() -> str:
+def version() -> str:
+    """Name and version of the program."""
     try:
         return f"sync-worker {metadata.version('sync-worker')}"
     except metadata.PackageNotFoundError:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.config_api import ApiConfig, read_api
 from cluster.config_audit import SEALED_BESIDE, AuditConfig, read_audit
 from cluster.config_nodes import read_nodes
 from cluster.config_reader import Problem, Report, Value, compose
@@ -19,14 +20,6 @@ from replication.errors import ConfigError
 from replication.schema import NodeConfig, TableMapping
 
 LATER_SECTIONS = ("kafka", "rabbitmq", "redis", "security")
-
-
-@dataclass(frozen=True, slots=True)
-class ApiConfig:
-    """Where the HTTP interface listens."""
-
-    host: str = "127.0.0.1"
-    port: int = 3001
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +54,7 @@ class GroupConfig:
         shards: how many resolvers; `auto` is resolved by `auto_shards`.
         audit_path: the audit log's folder, absolute.
         audit: how the audit log proves itself.
-        api: the HTTP interface.
+        api: the HTTP interface; None for a group that has none.
         limits: sizes and times.
         source: the file's name as given, for messages.
         lines: line of each path in the file, for messages.
@@ -74,7 +67,7 @@ class GroupConfig:
     ordering: str
     shards: int
     audit_path: Path
-    api: ApiConfig = ApiConfig()
+    api: ApiConfig | None = None
     limits: Limits = Limits()
     audit: AuditConfig = SEALED_BESIDE
     source: str = field(default="", compare=False)
@@ -188,7 +181,7 @@ def _read_group(root: Value) -> GroupConfig | None:
         shards=_read_shards(sections.get("shards"), ordering or "key"),
         audit_path=audit_path,
         audit=audit,
-        api=_read_api(sections["api"]) if "api" in sections else ApiConfig(),
+        api=read_api(sections["api"], root.report.folder) if "api" in sections else None,
         limits=_read_limits(sections["limits"]) if "limits" in sections else Limits(),
         source=root.report.file,
         lines=root.report.lines,
@@ -202,14 +195,6 @@ def _read_shards(value: Value | None, ordering: str) -> int:
     if ordering == "transaction" and shards is not None and shards > 1:
         value.complain("ordering: transaction needs one shard", "write shards: 1, or leave it out")
     return shards or 1
-
-
-def _read_api(value: Value) -> ApiConfig:
-    fields = value.record(("host", "port"))
-    host = fields["host"].text() if "host" in fields else None
-    port = fields["port"].integer(1, 65535) if "port" in fields else None
-    default = ApiConfig()
-    return ApiConfig(host or default.host, port or default.port)
 
 
 def _read_limits(value: Value) -> Limits:

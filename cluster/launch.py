@@ -16,6 +16,7 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from actors.audit import NoteRecords
 from actors.backfill import CopyStatus
 from actors.guard import GuardStatus
 from actors.pipeline import copied_from, prepare
+from actors.remote import Handle
 from actors.shard_status import ShardStatus
 from cluster.pausing import read_pauses
 from cluster.processes import (
@@ -65,9 +67,9 @@ class RayHandle:
         return RayHandle.named, (self.name,)
 
     @classmethod
-    def named(cls, name: str) -> RayHandle:
+    def named(cls, name: str, namespace: str | None = None) -> RayHandle:
         """Look an actor up. It blocks, so it must not happen where Ray delivers answers."""
-        return cls(name, ray.get_actor(name))
+        return cls(name, ray.get_actor(name, namespace))
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """See `Handle`. Errors come as they were raised; a lost actor is `NodeUnavailable`."""
@@ -161,6 +163,16 @@ def parts() -> dict[str, RayHandle]:
     return {name: RayHandle.named(name) for name in names}
 
 
+def parts_of(group: str) -> dict[str, RayHandle]:
+    """The same for a process whose own namespace is another; a part that is being made is left out."""
+    space, found = namespace(group), {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == space:
+            with suppress(ValueError):  # it has ended since
+                found[actor["name"]] = RayHandle.named(actor["name"], space)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class GroupState:
     """What a running group says of itself: its shards, by node its copies, and its ways to the nodes."""
@@ -172,16 +184,29 @@ class GroupState:
 
 def ask(address: str, group: str) -> GroupState | None:
     """The state of a running group. None when it does not run there."""
-    handles = join(address, group)
+    return state_of(join(address, group))
+
+
+def state_of(handles: Mapping[str, Handle], seconds: float | None = None) -> GroupState | None:
+    """What the parts of a group say of it. None when there are none.
+
+    Args:
+        handles: the parts.
+        seconds: how long each may take; None for however long it takes.
+
+    Raises:
+        TimeoutError: one takes longer.
+        NodeUnavailable: one is lost.
+    """
     guards = guards_of(handles)
-    shards = [h.call("status").result() for n, h in sorted(handles.items()) if n.startswith("resolver ")]
-    copies = {
-        n.removeprefix("copy "): h.call("status").result() for n, h in handles.items() if n[:5] == "copy "
-    }
+    asked = {n: h.call("status") for n, h in sorted(handles.items()) if n.startswith(("resolver ", "copy "))}
+    answers = {n: call.result(seconds) for n, call in asked.items()}
+    shards = [a for n, a in answers.items() if n.startswith("resolver ")]
+    copies = {n.removeprefix("copy "): a for n, a in answers.items() if n.startswith("copy ")}
     return GroupState(shards, copies, guards) if shards else None
 
 
-def guards_of(handles: Mapping[str, RayHandle], seconds: float = GUARD_SECONDS) -> list[GuardStatus]:
+def guards_of(handles: Mapping[str, Handle], seconds: float = GUARD_SECONDS) -> list[GuardStatus]:
     """The ways of the parts to their nodes; one that is being made again is left out."""
     kinds = ("capture ", "applier ", "copy ")
     calls = [h.call("guard") for name, h in sorted(handles.items()) if name.startswith(kinds)]

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from cluster.audit_log import open_keys
 from cluster.config import GroupConfig
-from cluster.running import running
+from cluster.running import Way, way_of
 from replication.audit.holds import open_holds
 from replication.audit.keys import Keyring
 from replication.audit.reader import read, streams
@@ -124,7 +124,20 @@ def carry_out(args: argparse.Namespace, config: GroupConfig, plan: Plan, what: s
     if not plan.steps or not (args.yes or _agreed()):
         print("nothing was written", file=out)
         return []
-    with running(args, config) as group:
+    done = send(way_of(args, config), plan, what)
+    for one in done:
+        gone = f", {one['missing']:,} that the node does not hold" if "missing" in one else ""
+        print(f"{one['table']}: {one['sent']:,} rows sent, {one['deleted']:,} deleted{gone}", file=out)
+    return done
+
+
+def send(way: Way, plan: Plan, what: str) -> list[dict[str, Any]]:
+    """Send the rows of a plan; what was done, by step.
+
+    Raises:
+        Terminal: the group does not run.
+    """
+    with way.open() as group:
         group.note(f"{what}_started", [step.as_json() for step in plan.steps])
         done: list[dict[str, Any]] = []
         for step in plan.steps:
@@ -133,9 +146,6 @@ def carry_out(args: argparse.Namespace, config: GroupConfig, plan: Plan, what: s
             done.append(result | ({"missing": sent.missing} if sent.missing else {}))
         group.settle()
         group.note(f"{what}_finished", done)
-    for one in done:
-        gone = f", {one['missing']:,} that the node does not hold" if "missing" in one else ""
-        print(f"{one['table']}: {one['sent']:,} rows sent, {one['deleted']:,} deleted{gone}", file=out)
     return done
 
 

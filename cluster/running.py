@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,10 +55,12 @@ class RunningGroup:
     Attributes:
         engines: node name to engine.
         parts: looks the group's parts up, by name.
+        by: who acts, where that is known; put on record with all that is done.
     """
 
     engines: Mapping[str, Engine]
     parts: Callable[[], Mapping[str, Handle]]
+    by: str = ""
 
     def copy_keys(
         self,
@@ -158,6 +160,8 @@ class RunningGroup:
 
     def note(self, kind: str, detail: Any) -> None:
         """Put what an operator did on record; durable when it returns."""
+        if self.by:
+            detail = {"by": self.by} | (dict(detail) if isinstance(detail, Mapping) else {"rows": detail})
         RemoteLog(self.parts()["audit"]).write([NoteRecords(kind, detail)])
 
     def settle(self) -> None:
@@ -202,6 +206,42 @@ class _Apart:
     def put_state(self, name: str, value: str) -> None:
         """See `StateStore`."""
         self._store.put_state(f"again/{name}", value)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a group is acted on.
+
+    Attributes:
+        config: the group.
+        open: the running group, while it is open; one command at a time acts on it.
+        runs: it runs for certain, so that the audit log's folder is not asked whether it does.
+    """
+
+    config: GroupConfig
+    open: Callable[[], AbstractContextManager[RunningGroup]]
+    runs: bool = False
+
+
+def way_of(args: argparse.Namespace, config: GroupConfig) -> Way:
+    """The way of a command."""
+    return Way(config, partial(running, args, config), runs=bool(args.address))
+
+
+@contextmanager
+def acting(
+    config: GroupConfig, parts: Callable[[], Mapping[str, Handle]], by: str = ""
+) -> Iterator[RunningGroup]:
+    """The running group, for a process that is in its Ray already; one command at a time acts on it.
+
+    Raises:
+        Terminal: it does not run, or another command is at work.
+    """
+    with _alone(config.audit_path):
+        if "audit" not in parts():
+            message = f"group {config.group} does not run"
+            raise Terminal(message, hint="start it with: sync-worker up")
+        yield RunningGroup(engines_of(config), parts, by)
 
 
 @contextmanager
@@ -257,14 +297,15 @@ def _paused(found: Mapping[str, Handle]) -> bool:
     return "audit" not in found
 
 
-def note_anyway(args: argparse.Namespace, config: GroupConfig, records: Sequence[tuple[str, Any]]) -> None:
+def note_anyway(way: Way, records: Sequence[tuple[str, Any]]) -> None:
     """Put what an operator did on record, whether the group runs or not."""
-    try:
-        note_at_rest(config, records)
-    except AuditInUse:
-        with running(args, config) as group:
-            for kind, detail in records:
-                group.note(kind, detail)
+    if not way.runs:
+        with suppress(AuditInUse):
+            note_at_rest(way.config, records)
+            return
+    with way.open() as group:
+        for kind, detail in records:
+            group.note(kind, detail)
 
 
 def note_at_rest(config: GroupConfig, records: Sequence[tuple[str, Any]]) -> None:

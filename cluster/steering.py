@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from cluster.config import GroupConfig
 from cluster.config_reader import suggest
 from cluster.lease import GroupLease
 from cluster.pausing import Pauses, read_pauses, store_pauses
-from cluster.running import note_at_rest, running
+from cluster.running import Way, note_at_rest
 from replication.audit.store import AuditInUse
 from replication.errors import ConfigError, Terminal, Transient
 
@@ -34,17 +33,15 @@ class Steered:
     left: int
 
 
-def steer(
-    args: argparse.Namespace, config: GroupConfig, pause: Collection[str] = (), resume: Collection[str] = ()
-) -> Steered:
+def steer(way: Way, pause: Collection[str] = (), resume: Collection[str] = ()) -> Steered:
     """Pause and resume nodes.
 
     Raises:
         ConfigError: there is no such node.
         NodeUnavailable: no node answers.
     """
-    _refuse_unknown(config, [*pause, *resume])
-    engines = engines_of(config)
+    _refuse_unknown(way.config, [*pause, *resume])
+    engines = engines_of(way.config)
     before = read_pauses(engines)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     after = before.changed(pause, resume, now)
@@ -52,22 +49,20 @@ def steer(
     if changed:
         store_pauses(engines, after)  # first: resolvers that begin from now on read it
     records = [("paused" if n in after.since else "resumed", {"node": n}) for n in changed]
-    return Steered(after.since, changed, _tell(args, config, after, records))
+    return Steered(after.since, changed, _tell(way, after, records))
 
 
-def _tell(
-    args: argparse.Namespace, config: GroupConfig, pauses: Pauses, records: Sequence[tuple[str, Any]]
-) -> int:
+def _tell(way: Way, pauses: Pauses, records: Sequence[tuple[str, Any]]) -> int:
     """Tell the running group and put it on record; how many transactions paused nodes have not answered."""
-    if not args.address:
+    if not way.runs:
         try:
-            note_at_rest(config, records)
+            note_at_rest(way.config, records)
         except AuditInUse:
             pass
         else:
-            _refuse_elsewhere(config)
+            _refuse_elsewhere(way.config)
             return 0
-    with running(args, config) as group:
+    with way.open() as group:
         left = group.pause(pauses.since)  # also when nothing is new: the last try may have been cut off
         for kind, detail in records:
             group.note(kind, detail)

@@ -24,7 +24,7 @@ def run_prune(args: argparse.Namespace) -> int:
     """Remove old changes and decisions."""
     from cluster.audit_log import open_keys
     from cluster.commands.audit_query import time_of
-    from cluster.running import note_anyway, running, writer_at_rest
+    from cluster.running import note_anyway, way_of, writer_at_rest
     from replication.audit.holds import OVER, over_holds
     from replication.audit.store import AuditInUse
 
@@ -38,12 +38,12 @@ def run_prune(args: argparse.Namespace) -> int:
         before = time.time_ns() // 1000 - args.keep_days * 86_400_000_000
     over = over_holds(config.audit_path, open_keys(config.audit_path, config.audit))
     if over:
-        note_anyway(args, config, [(OVER, detail) for detail in over])
+        note_anyway(way_of(args, config), [(OVER, detail) for detail in over])
     try:
         with writer_at_rest(config) as writer:
             removed = writer.prune(before)
     except AuditInUse:
-        with running(args, config) as group:
+        with way_of(args, config).open() as group:
             removed = group.prune(before)
     if args.json:
         print_json({"before": before, "removed": removed})

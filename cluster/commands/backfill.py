@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cluster.commands.common import OK, add_address, add_json, load_config, print_json
 from replication.errors import ConfigError
 
 if TYPE_CHECKING:
+    from actors.backfill import CopyStatus
     from cluster.config import GroupConfig
+    from cluster.running import Way
     from replication.schema import Table
 
 
@@ -39,9 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from actors.backfill import CopyStatus
     from cluster.commands.verify import choose
-    from cluster.running import running
+    from cluster.running import way_of
     from cluster.topology import load_tables
 
     config = load_config(args)
@@ -49,24 +51,28 @@ def run(args: argparse.Namespace) -> int:
     node = source_of(config, table, args.source)
     began = time.monotonic()
     console = Console(stderr=True)
-    with (
-        running(args, config) as group,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
-    ):
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(table.name, total=None)
 
         def report(status: CopyStatus) -> None:
             bar.update(task, completed=status.rows, total=status.estimate or None)
 
-        group.note("backfill_started", {"table": table.name, "from": node})
-        rows = group.copy_table(table, node, report)
-        group.note("backfill_finished", {"table": table.name, "from": node, "rows": rows})
+        rows = copy_again(way_of(args, config), table, node, report)
     seconds = round(time.monotonic() - began, 1)
     if args.json:
         print_json({"table": table.name, "from": node, "rows": rows, "seconds": seconds})
     else:
         print(f"copied {rows:,} rows of {table.name} from {node} in {seconds} s")
     return OK
+
+
+def copy_again(way: Way, table: Table, node: str, report: Callable[[CopyStatus], object]) -> int:
+    """Copy a table from one node to the others, and put it on record; gives the rows."""
+    with way.open() as group:
+        group.note("backfill_started", {"table": table.name, "from": node})
+        rows = group.copy_table(table, node, report)
+        group.note("backfill_finished", {"table": table.name, "from": node, "rows": rows})
+    return rows
 
 
 def source_of(config: GroupConfig, table: Table, named: str | None) -> str:

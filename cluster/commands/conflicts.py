@@ -23,7 +23,8 @@ import hashlib
 import json
 from collections.abc import Container
 from contextlib import closing
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cluster.commands.common import (
     OK,
@@ -41,6 +42,9 @@ from cluster.commands.common import (
     print_records,
     time_text,
 )
+
+if TYPE_CHECKING:
+    from replication.audit.keys import Keyring
 
 Conflict = dict[str, Any]
 OPEN = Listing("open conflicts", "conflicts list --open")
@@ -107,14 +111,15 @@ def _list(args: argparse.Namespace) -> int:
     else:
         found = tail(folder, args.count, Filter(table=args.table, kind="conflict"), keys)
     for conflict in found:
-        conflict["state"] = _state(conflict, awaiting)
+        conflict["state"] = state_of(conflict, awaiting)
     head = ("id", "recorded", "table", "key", "kind", "writes", "winner", "policy")
     none = "nothing awaits a decision" if args.open else "no conflicts on record"
-    print_records(args, found, _plain, _row, head, none)
+    print_records(args, found, plain, _row, head, none)
     return OK
 
 
-def _state(conflict: Conflict, awaiting: Container[str]) -> str:
+def state_of(conflict: Conflict, awaiting: Container[str]) -> str:
+    """`decided`, or of one that nobody has won `open` or `resolved`."""
     if conflict["winner"]:
         return "decided"
     return "open" if conflict["ident"] in awaiting else "resolved"
@@ -140,7 +145,7 @@ def _resolve(args: argparse.Namespace) -> int:
                 where = f"{conflict['table']} {conflict['key_text']}"
                 print(f"{conflict_id(conflict['ident'])}  {where}: every node has the row of {args.take}")
     if args.json:
-        print_json([_plain(c) | {"node": args.take} for step in steps for c in step.conflicts])
+        print_json([plain(c) | {"node": args.take} for step in steps for c in step.conflicts])
     return OK
 
 
@@ -157,12 +162,12 @@ def _assignment(text: str) -> tuple[str, str]:
 def _show(args: argparse.Namespace) -> int:
     from replication.audit.undecided import undecided
 
-    conflict = _find(args)
-    state = conflict["state"] = _state(conflict, undecided(*audit_log(args)))
+    conflict = find(*audit_log(args), args.id)
+    state = conflict["state"] = state_of(conflict, undecided(*audit_log(args)))
     now = _held_now(args, conflict) if args.now else {}
     if args.json:
-        images = {f"{s}_image": _image(conflict, s) for s in ("left", "right")}
-        print_json(_plain(conflict) | images | ({"now": now} if args.now else {}))
+        images = {f"{s}_image": image_of(conflict, s) for s in ("left", "right")}
+        print_json(plain(conflict) | images | ({"now": now} if args.now else {}))
         return OK
     print(f"conflict  {conflict_id(conflict['ident'])}, recorded {time_text(conflict['_recorded'])}")
     print(f"row       {conflict['table']} {conflict['key_text']}")
@@ -170,7 +175,7 @@ def _show(args: argparse.Namespace) -> int:
     print(f"winner    {conflict['winner'] or f'nobody: {state}'}")
     policy = conflict["policy"]
     print(f"policy    {policy}: {_WHY.get(policy, 'a policy of your own')}")
-    images = {side: _image(conflict, side) for side in ("left", "right")} | now
+    images = {side: image_of(conflict, side) for side in ("left", "right")} | now
     columns = list(dict.fromkeys(name for image in images.values() if image for name in image))
     sides = [_side(conflict, side) for side in ("left", "right")]
     head = ("", *sides, *(f"{node} now" + ("" if held else " (no row)") for node, held in now.items()))
@@ -198,12 +203,16 @@ def _held_now(args: argparse.Namespace, conflict: Conflict) -> dict[str, dict[st
     return held
 
 
-def _find(args: argparse.Namespace) -> Conflict:
+def find(folder: Path, keys: Keyring | None, wanted: str) -> Conflict:
+    """The conflict whose name, or its beginning, is `wanted`.
+
+    Raises:
+        ConfigError: there is none, or several.
+    """
     from replication.audit.reader import KINDS, entries
     from replication.errors import ConfigError
 
-    wanted, found = args.id, []
-    folder, keys = audit_log(args)
+    found = []
     for conflict in entries(folder, KINDS["conflict"], keys):
         if conflict["ident"] == wanted or conflict_id(conflict["ident"]).startswith(wanted):
             found.append(conflict)
@@ -218,7 +227,8 @@ def _side(conflict: Conflict, side: str) -> str:
     return f"{node} (deleted)" if conflict[f"{side}_image"] is None else node
 
 
-def _image(conflict: Conflict, side: str) -> dict[str, Any] | None:
+def image_of(conflict: Conflict, side: str) -> dict[str, Any] | None:
+    """What was written at one side, `left` or `right`; None for a delete."""
     text = conflict[f"{side}_image"]
     image: dict[str, Any] | None = None if text is None else json.loads(text)
     return image
@@ -235,7 +245,8 @@ def _mark(row: tuple[str, ...]) -> str:
     return f"* {row[0]}" if row[1] != row[2] else f"  {row[0]}"
 
 
-def _plain(conflict: Conflict) -> Conflict:
+def plain(conflict: Conflict) -> Conflict:
+    """A conflict as JSON has it, with its short name."""
     plain = {"id": conflict_id(conflict["ident"])} | {k: v for k, v in conflict.items() if k != "stream"}
     return plain | ({"key": plain["key"].hex()} if isinstance(plain["key"], bytes) else {})
 

@@ -37,7 +37,7 @@ from cluster.commands.common import (
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
-    from cluster.running import RunningGroup
+    from cluster.running import RunningGroup, Way
 
 Hold = dict[str, Any]
 ON_HOLD = Listing("rows on hold", "dlq list")
@@ -74,19 +74,36 @@ def _list(args: argparse.Namespace) -> int:
 
     found = [h for h in open_holds(*audit_log(args)) if args.table in (None, h["table"])]
     head = ("id", "since", "node", "table", "key", "written at", "reason")
-    print_records(args, found, _plain, _row, head, "nothing is on hold")
+    print_records(args, found, plain, _row, head, "nothing is on hold")
     return OK
 
 
 def _retry(args: argparse.Namespace) -> int:
     """Send the rows again; 1 when some are on hold again."""
-    from cluster.running import running
-    from cluster.topology import load_tables
+    from cluster.running import way_of
 
     config = load_config(args)
-    chosen = choose(_open_holds(config), args, ON_HOLD)
-    tables = {t.name: t for t in load_tables(config)}
-    with running(args, config) as group:
+    chosen = choose(holds_of(config), args, ON_HOLD)
+    outcomes = retry(way_of(args, config), chosen)
+    if args.json:
+        print_json([{**plain(h), "again": again is not None, "reason": again} for h, again in outcomes])
+    else:
+        for hold, again in outcomes:
+            what = f"on hold again: {again}" if again else "sent"
+            print(f"{hold['id']}  {hold['table']} {hold['key_text']} for {hold['node']}: {what}")
+    return FAILED if any(again for _, again in outcomes) else OK
+
+
+def retry(way: Way, chosen: Sequence[Hold]) -> list[tuple[Hold, str | None]]:
+    """Read rows on hold again where they were written, and send them.
+
+    Returns:
+        each with the reason why it is on hold again, or None.
+    """
+    from cluster.topology import load_tables
+
+    tables = {t.name: t for t in load_tables(way.config)}
+    with way.open() as group:
         group.note("dlq_retried", [_named(h) for h in chosen])
         parts: dict[tuple[str, str], list[bytes]] = defaultdict(list)
         for hold in chosen:
@@ -94,18 +111,12 @@ def _retry(args: argparse.Namespace) -> int:
                 parts[hold["table"], hold["origin"]].append(hold["key"])
         for (table, origin), keys in parts.items():
             group.copy_keys(tables[table], origin, list(dict.fromkeys(keys)), deletes=True)
-        still = _still_held(group, config, chosen)
-    outcomes = [(h, still.get(h["id"])) for h in chosen]
-    if args.json:
-        print_json([{**_plain(h), "again": again is not None, "reason": again} for h, again in outcomes])
-    else:
-        for hold, again in outcomes:
-            what = f"on hold again: {again}" if again else "sent"
-            print(f"{hold['id']}  {hold['table']} {hold['key_text']} for {hold['node']}: {what}")
-    return FAILED if still else OK
+        still = _still_held(group, way.config, chosen)
+    return [(h, still.get(h["id"])) for h in chosen]
 
 
-def _open_holds(config: GroupConfig) -> list[Hold]:
+def holds_of(config: GroupConfig) -> list[Hold]:
+    """What is on hold now, oldest first; see `open_holds`."""
     from cluster.audit_log import open_keys
     from replication.audit.holds import open_holds
 
@@ -116,30 +127,38 @@ def _still_held(group: RunningGroup, config: GroupConfig, chosen: Sequence[Hold]
     """The reason of what is on hold again, by id, once everything before is on record."""
     group.settle()
     wanted = {h["id"] for h in chosen}
-    return {h["id"]: h["reason"] for h in _open_holds(config) if h["id"] in wanted}
+    return {h["id"]: h["reason"] for h in holds_of(config) if h["id"] in wanted}
 
 
 def _discard(args: argparse.Namespace) -> int:
     """Put on record that rows are of no account any more."""
-    from cluster.running import note_anyway
-    from replication.audit.holds import DISCARDED
+    from cluster.running import way_of
 
     config = load_config(args)
-    chosen = choose(_open_holds(config), args, ON_HOLD)
-    note_anyway(args, config, [(DISCARDED, _named(h)) for h in chosen])
+    chosen = choose(holds_of(config), args, ON_HOLD)
+    discard(way_of(args, config), chosen)
     if args.json:
-        print_json([_plain(h) for h in chosen])
+        print_json([plain(h) for h in chosen])
     else:
         for hold in chosen:
             print(f"{hold['id']}  {hold['table']} {hold['key_text']} for {hold['node']}: discarded")
     return OK
 
 
+def discard(way: Way, chosen: Sequence[Hold]) -> None:
+    """Take rows off the list, and leave them as they are on every node."""
+    from cluster.running import note_anyway
+    from replication.audit.holds import DISCARDED
+
+    note_anyway(way, [(DISCARDED, _named(h)) for h in chosen])
+
+
 def _named(hold: Hold) -> dict[str, str]:
     return {"id": hold["id"], "node": hold["node"], "table": hold["table"], "key": hold["key"].hex()}
 
 
-def _plain(hold: Hold) -> Hold:
+def plain(hold: Hold) -> Hold:
+    """A row on hold as JSON has it."""
     return {**hold, "key": hold["key"].hex()}
 
 

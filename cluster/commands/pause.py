@@ -29,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pause."""
+    from cluster.running import way_of
     from cluster.steering import steer
 
     config = load_config(args)
-    steered = steer(args, config, pause=args.node)
+    steered = steer(way_of(args, config), pause=args.node)
     if args.json:
         print_json({"group": config.group, "paused": dict(steered.since), "on_their_way": steered.left})
         return OK

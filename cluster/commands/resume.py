@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resume."""
+    from cluster.running import way_of
     from cluster.steering import steer
 
     config = load_config(args)
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         message = "name what to resume: one or more nodes, or --all"
         raise ConfigError(message, hint="'sync-worker status' shows which are paused")
     nodes = [n.name for n in config.nodes] if args.all else args.node
-    steered = steer(args, config, resume=nodes)
+    steered = steer(way_of(args, config), resume=nodes)
     if args.json:
         print_json({"group": config.group, "resumed": steered.changed, "paused": dict(steered.since)})
         return OK

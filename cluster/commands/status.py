@@ -19,7 +19,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.commands.common import (
     FAILED,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from actors.backfill import CopyStatus
     from actors.shard_status import ShardStatus
     from cluster.config import GroupConfig
+    from cluster.launch import GroupState
     from cluster.node_states import NodeState
     from cluster.schema_state import Halt
     from cluster.waiting import Note
@@ -78,19 +79,27 @@ def run(args: argparse.Namespace) -> int:
     nodes = by_node(state.guards)
     paused = {n: since for s in state.shards for n, since in s.paused.items()}
     if args.json:
-        found = {
-            "group": config.group,
-            "nodes": [{**asdict(n), "paused": paused.get(n.node, "")} for n in nodes],
-            "shards": [asdict(s) for s in state.shards],
-            "copies": copies_json(state.copies),
-        }
-        print_json(found | ({"waiting": _waiting_json(note)} if note else {}))
+        print_json(state_json(config, state, note))
     else:
         _print(state.shards, state.copies)
         _print_nodes(nodes, paused)
         if note is not None:
             print(f"\n{waiting_text(note)}")
     return OK
+
+
+def state_json(config: GroupConfig, state: GroupState, note: Note | None) -> dict[str, Any]:
+    """The state of a running group as JSON values."""
+    from cluster.node_states import by_node
+
+    paused = {n: since for s in state.shards for n, since in s.paused.items()}
+    found = {
+        "group": config.group,
+        "nodes": [{**asdict(n), "paused": paused.get(n.node, "")} for n in by_node(state.guards)],
+        "shards": [asdict(s) for s in state.shards],
+        "copies": copies_json(state.copies),
+    }
+    return found | ({"waiting": _waiting_json(note)} if note else {})
 
 
 def _print_nodes(nodes: Sequence[NodeState], paused: Mapping[str, str]) -> None:

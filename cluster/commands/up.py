@@ -40,6 +40,7 @@ from replication.errors import Fenced, LogLost, NodeUnavailable, SchemaChanged, 
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
+    from cluster.interface import Interface
     from cluster.launch import Group
     from cluster.lease import GroupLease
     from cluster.processes import GroupPlan
@@ -124,6 +125,7 @@ def stop_on_signals(stopping: threading.Event) -> None:
 
 def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease, waiting: Waiting) -> int:
     """Run the group until it is stopped, or until another process has taken it over."""
+    from cluster.interface import interface_of
     from cluster.launch import connect, disconnect, gcs_address
     from cluster.local_ray import RayWatch
     from cluster.ready import make_ready
@@ -139,11 +141,13 @@ def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease
     connect(args.address, config.group)
     stop_on_signals(waiting.stopping)  # again: Ray has set handlers of its own
     watch = RayWatch(args.address, before=lease.close)
+    interface = interface_of(config, args.log_level, own_ray=not args.address)
     try:
         with noted_address(config.audit_path, gcs_address()):
-            _run_group(config, ready, sources, args.log_level, lease, waiting)
+            _run_group(config, ready, sources, args.log_level, lease, waiting, interface)
     finally:
         watch.stop()
+        interface.stop()
         disconnect()
     return OK
 
@@ -174,6 +178,7 @@ def _run_group(
     log_level: str,
     lease: GroupLease,
     waiting: Waiting,
+    interface: Interface,
 ) -> None:
     """Run incarnation after incarnation, until stopped or replaced by another process.
 
@@ -185,7 +190,7 @@ def _run_group(
 
     while not waiting.stopping.is_set():
         plan = _plan(config, with_copies(ready.tables, sources), log_level)
-        error = _run_incarnation(plan, ready, lease, waiting)
+        error = _run_incarnation(plan, ready, lease, waiting, interface)
         if error is None:
             return
         if other := lease.lost:
@@ -220,7 +225,7 @@ def _changed(config: GroupConfig, ready: Ready, error: SchemaChanged, stopping: 
 
 
 def _run_incarnation(
-    plan: GroupPlan, ready: Ready, lease: GroupLease, waiting: Waiting
+    plan: GroupPlan, ready: Ready, lease: GroupLease, waiting: Waiting, interface: Interface
 ) -> BaseException | None:
     """Run one incarnation; the error that ended it, or None when it was stopped."""
     from cluster.launch import Group
@@ -231,7 +236,7 @@ def _run_incarnation(
         return changed
     group.note("schema_change", [asdict(note) for note in ready.notes])
     ready.notes.clear()
-    error = _watch(group, lease, waiting)
+    error = _watch(group, lease, waiting, interface)
     if error is None or isinstance(error, SchemaChanged):
         group.stop()
     else:
@@ -239,7 +244,7 @@ def _run_incarnation(
     return error
 
 
-def _watch(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException | None:
+def _watch(group: Group, lease: GroupLease, waiting: Waiting, interface: Interface) -> BaseException | None:
     """Look after a running incarnation; the error that ended it, or None when it was stopped."""
     from cluster.node_states import NodeWatch
 
@@ -252,6 +257,7 @@ def _watch(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException |
             if stopping.wait(START_SECONDS):
                 return None
         log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
+        interface.begin()
         beat, looked, copying, nodes = 0.0, 0.0, True, NodeWatch()
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
             if (error := _tend(group, lease, waiting)) is not None:

@@ -102,7 +102,6 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
             yield RunningGroup(engines_of(config), lambda: parts_of(pipeline))
 
         monkeypatch.setattr("cluster.running.running", running)
-        monkeypatch.setattr("cluster.repair.running", running)
         yield Shop(path, pipeline, pg, docs, my)
 
 

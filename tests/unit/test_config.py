@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster import config
-from cluster.config import ApiConfig, GroupConfig, InvalidConfig, Limits, auto_shards, load
+from cluster.config import GroupConfig, InvalidConfig, Limits, auto_shards, load
+from cluster.config_api import ApiConfig, AuthConfig, TlsConfig
 from replication.errors import ConfigError
 from replication.schema import NodeConfig, TableMapping
 
@@ -29,7 +30,7 @@ create_tables: true
 ordering: key
 shards: 3
 audit: {path: data/audit}
-api: {host: 0.0.0.0, port: 4001}
+api: {host: 127.0.0.2, port: 4001}
 limits: {batch_rows: 500, heartbeat_seconds: 2.5}
 """
 MINIMAL = """\
@@ -78,16 +79,37 @@ def test_the_whole_file_is_read() -> None:
         ordering="key",
         shards=3,
         audit_path=Path("/srv/data/audit"),
-        api=ApiConfig("0.0.0.0", 4001),
+        api=ApiConfig("127.0.0.2", 4001),
         limits=Limits(batch_rows=500, heartbeat_seconds=2.5),
     )
+
+
+def test_the_whole_interface_is_read() -> None:
+    text = """\
+api:
+  host: 0.0.0.0
+  port: 8443
+  development: true
+  auth: {jwks: keys.json, issuer: i, audience: a, leeway_seconds: 0, roles_claim: groups}
+  tls: {certificate: /etc/tls.crt, key: tls.key}
+  cors: ["https://app.example.com"]
+  max_body_bytes: 1000
+  rate: {subject: 5, address: 6}
+"""
+    auth = AuthConfig("/srv/keys.json", "i", "a", 0, "groups")
+    tls = TlsConfig(Path("/etc/tls.crt"), Path("/srv/tls.key"))
+    origins = ("https://app.example.com",)
+    expected = ApiConfig("0.0.0.0", 8443, auth, tls, origins, True, 1000, 5, 6)
+    assert read(MINIMAL + text).api == expected
+    assert expected.url == "https://0.0.0.0:8443"
+    assert read(MINIMAL + "api:\n").api == ApiConfig("127.0.0.1", 3001)
 
 
 def test_defaults() -> None:
     found = read(MINIMAL)
     assert found.tables == (TableMapping("orders", ("id",), {"pg": "orders", "mongo": "orders"}),)
     assert (found.create_tables, found.ordering, found.shards) == (False, "key", auto_shards("key"))
-    assert (found.api, found.limits) == (ApiConfig("127.0.0.1", 3001), Limits())
+    assert (found.api, found.limits) == (None, Limits())
     assert found.audit_path == Path("/srv/data/audit")
     assert [n.priority for n in found.nodes] == [0, 0]
     assert [n.name for n in found.by_priority()] == ["mongo", "pg"], "ties go by name"
@@ -188,6 +210,21 @@ NODES = 'nodes:\n  pg: {engine: postgres, dsn: "postgresql://127.0.0.1/shop"}\n'
             "sync.yaml:8: shards: ordering: transaction needs one shard | write shards: 1, or leave it out",
         ),
         (MINIMAL + "api: {port: 0}\n", "api.port: 0 is out of range | from 1 to 65535"),
+        (
+            MINIMAL + "api: {host: 0.0.0.0}\n",
+            "api.host: '0.0.0.0' is reached from elsewhere, and no api.auth | write host: 127.0.0.1",
+        ),
+        (MINIMAL + "api: {auth: {jwks: k.json, issuer: i}}\n", "api.auth: 'audience' is missing | "),
+        (
+            MINIMAL + "api: {auth: {jwks: 'http://a.test/keys', issuer: i, audience: a}}\n",
+            "api.auth.jwks: keys that come in clear can be replaced on the way | use https://",
+        ),
+        (MINIMAL + "api: {tls: {certificate: some.crt}}\n", "api.tls: 'key' is missing | "),
+        (MINIMAL + "api: {cors: ['*']}\n", "api.cors[0]: '*' is no origin | write scheme and host"),
+        (
+            MINIMAL + "api: {rate: {subjects: 1}}\n",
+            "api.rate.subjects: unknown key | did you mean",
+        ),
         (
             MINIMAL + "limits: {heartbeat: 3}\n",
             "limits.heartbeat: unknown key | did you mean 'heartbeat_seconds'?",

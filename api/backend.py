@@ -1,0 +1,58 @@
+"""What routes act on: the running group, its configuration and its audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from actors.remote import Handle
+from api.access import Principal
+from api.denials import Denials
+from api.operations import Operations
+from cluster.audit_log import open_keys
+from cluster.commands.status import state_json
+from cluster.config import GroupConfig
+from cluster.config_api import ApiConfig
+from cluster.launch import GroupState, state_of
+from cluster.running import Way, acting
+from cluster.waiting import read_note
+from replication.audit.keys import Keyring
+
+STATE_SECONDS = 5.0
+
+
+class Backend:
+    """One group, as the interface reaches it.
+
+    Args:
+        config: the group.
+        parts: looks the group's parts up, by name; empty when it does not run.
+    """
+
+    def __init__(self, config: GroupConfig, parts: Callable[[], Mapping[str, Handle]]) -> None:
+        self.config = config
+        self.parts = parts
+        self.api = config.api or ApiConfig()
+        self.denials = Denials(parts)
+        self.operations = Operations()
+
+    def way(self, who: Principal) -> Way:
+        """How somebody acts on the group: one at a time, and on record under their name."""
+        return Way(self.config, partial(acting, self.config, self.parts, who.subject), runs=True)
+
+    def state(self) -> GroupState | None:
+        """What the group says of itself; None when it does not run.
+
+        Raises:
+            TimeoutError, NodeUnavailable: a part does not answer.
+        """
+        return state_of(self.parts(), STATE_SECONDS)
+
+    def state_json(self, state: GroupState) -> dict[str, Any]:
+        """The same as `status --json` prints it."""
+        return state_json(self.config, state, read_note(self.config.audit_path))
+
+    def keys(self) -> Keyring | None:
+        """The keys that open the audit log, where it is encrypted."""
+        return open_keys(self.config.audit_path, self.config.audit)

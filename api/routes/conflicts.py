@@ -1,0 +1,97 @@
+"""`/conflicts`: what is on record, and deciding what awaits a person."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+
+from api.access import Principal, Role, at_least
+from api.backend import Backend
+from api.models import ConflictModel, Conflicts, ResolveAsked
+from api.problems import Refusal, documented
+from cluster.commands.conflicts import conflict_id, find, image_of, plain, state_of
+from cluster.resolve import plan
+from cluster.topology import load_tables
+from replication.audit.query import Query as AuditQuery
+from replication.audit.query import page
+from replication.audit.undecided import undecided
+from replication.errors import ConfigError
+
+router = APIRouter(prefix="/conflicts", tags=["conflicts"], responses=documented(401, 403, 422, 429, 503))
+AUDITOR, OPERATOR = at_least(Role.AUDITOR), at_least(Role.OPERATOR)
+_ID = re.compile(r"[0-9a-f]{8}")
+
+
+@router.get("", summary="Recorded conflicts, page by page")
+def conflicts(
+    request: Request,
+    state: Literal["open", "all"] = "all",
+    table: Annotated[str | None, Query(max_length=1_000)] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=8_000)] = None,
+    who: Principal = AUDITOR,
+) -> Conflicts:
+    """Oldest first. `state=open` gives all that await a decision, in one page."""
+    backend: Backend = request.app.state.backend
+    folder, keys = backend.config.audit_path, backend.keys()
+    awaiting = undecided(folder, keys)
+    if state == "open":
+        mine = [c for c in awaiting.values() if table in (None, c["table"])]
+        return Conflicts(conflicts=[_model(c, awaiting) for c in mine])
+    found, after = page(folder, AuditQuery(kind="conflict", table=table), limit, cursor, keys)
+    return Conflicts(conflicts=[_model(c, awaiting) for c in found], next=after)
+
+
+@router.get("/{id}", summary="One conflict", responses=documented(404))
+def conflict(id: str, request: Request, who: Principal = AUDITOR) -> ConflictModel:
+    """Both versions, the winner and the policy."""
+    backend: Backend = request.app.state.backend
+    keys = backend.keys()
+    return _model(_found(backend, id), undecided(backend.config.audit_path, keys))
+
+
+@router.post("/{id}/resolve", summary="Decide an open conflict", responses=documented(404, 409))
+def resolve(id: str, asked: ResolveAsked, request: Request, who: Principal = OPERATOR) -> Conflicts:
+    """Returns once every node has the row of `take`, with the values of `set`; the row's other open conflicts
+    are resolved by it, too.
+    """
+    backend: Backend = request.app.state.backend
+    awaiting = undecided(backend.config.audit_path, backend.keys())
+    chosen = [c for c in awaiting.values() if conflict_id(c["ident"]) == id]
+    if not chosen:
+        state = state_of(_found(backend, id), awaiting)
+        raise Refusal(
+            409, f"the conflict is {state}", hint="GET /conflicts?state=open gives what can be resolved"
+        )
+    given = {name: _text(value) for name, value in asked.set.items()}
+    tables = {t.name: t for t in load_tables(backend.config)}
+    steps = plan(tables, chosen, awaiting.values(), asked.take, given)
+    with backend.way(who).open() as group:
+        for step in steps:
+            step.carry_out(group)
+    return Conflicts(conflicts=[_model(c, ()) for step in steps for c in step.conflicts])
+
+
+def _text(value: str | int | bool | None) -> str | None:
+    return (
+        ("true" if value else "false") if isinstance(value, bool) else None if value is None else str(value)
+    )
+
+
+def _found(backend: Backend, ident: str) -> dict[str, Any]:
+    hint = "GET /conflicts gives the IDs"
+    if not _ID.fullmatch(ident):
+        raise Refusal(404, "no such conflict", hint=hint)
+    try:
+        return find(backend.config.audit_path, backend.keys(), ident)
+    except ConfigError as error:
+        raise Refusal(404, "no such conflict", hint=hint) from error
+
+
+def _model(conflict: dict[str, Any], awaiting: Container[str]) -> ConflictModel:
+    sides = {side: image_of(conflict, side) for side in ("left", "right")}
+    found = {k: v for k, v in plain(conflict).items() if not k.endswith("_image")}
+    return ConflictModel(**found, **sides, state=state_of(conflict, awaiting))  # type: ignore[arg-type]

@@ -1,0 +1,122 @@
+"""`/sync`: what the group is doing, and acting on it as the commands do."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from actors.backfill import CopyStatus
+from api.access import Principal, Role, at_least
+from api.backend import Backend
+from api.models import BackfillAsked, Nodes, OperationModel, ReplayAsked, Status, Steered
+from api.operations import Operation
+from api.problems import Refusal, documented
+from cluster.commands.audit_query import query_of
+from cluster.commands.backfill import copy_again, source_of
+from cluster.repair import send
+from cluster.replay import make_plan
+from cluster.steering import steer
+from cluster.topology import load_tables
+
+router = APIRouter(prefix="/sync", tags=["sync"], responses=documented(401, 403, 409, 422, 429, 503))
+VIEWER, OPERATOR = at_least(Role.VIEWER), at_least(Role.OPERATOR)
+
+
+@router.get("/status", summary="What the group is doing")
+def status(request: Request, who: Principal = VIEWER) -> Status:
+    """Copies, backlog, counts since the resolvers started, and the ways to the nodes."""
+    backend: Backend = request.app.state.backend
+    state = backend.state()
+    if state is None:
+        raise Refusal(503, f"group {backend.config.group} does not run", hint="start it: sync-worker up")
+    return Status.model_validate(backend.state_json(state))
+
+
+@router.post("/pause", summary="Let nodes be")
+def pause(asked: Nodes, request: Request, who: Principal = OPERATOR) -> Steered:
+    """Nothing is applied to them, nothing of them is read on; the others go on. See `sync-worker pause`."""
+    return _steered(request, who, asked.nodes, [])
+
+
+@router.post("/resume", summary="Go on with paused nodes")
+def resume(asked: Nodes, request: Request, who: Principal = OPERATOR) -> Steered:
+    """See `sync-worker resume`."""
+    return _steered(request, who, [], asked.nodes)
+
+
+def _steered(request: Request, who: Principal, paused: list[str], resumed: list[str]) -> Steered:
+    backend: Backend = request.app.state.backend
+    found = steer(backend.way(who), paused, resumed)
+    return Steered(
+        group=backend.config.group, paused=dict(found.since), changed=found.changed, on_their_way=found.left
+    )
+
+
+@router.post("/backfill", status_code=202, summary="Copy a table again")
+def backfill(
+    asked: BackfillAsked, request: Request, response: Response, who: Principal = OPERATOR
+) -> OperationModel:
+    """From one node to the others, while applications write. See `sync-worker backfill`."""
+    backend: Backend = request.app.state.backend
+    tables = {t.name: t for t in load_tables(backend.config)}
+    if asked.table not in tables:
+        raise Refusal(422, f"no table called {asked.table!r}", hint=f"there are {', '.join(tables)}")
+    table, way = tables[asked.table], backend.way(who)
+    node = source_of(backend.config, table, asked.source)
+
+    def work(operation: Operation) -> Any:
+        def report(copied: CopyStatus) -> None:
+            operation.progress = {"rows": copied.rows, "estimate": copied.estimate}
+
+        return {"rows": copy_again(way, table, node, report)}
+
+    return _begun(
+        backend, response, Operation("backfill", who.subject, {"table": table.name, "source": node}), work
+    )
+
+
+@router.post("/replay", status_code=202, summary="Apply again what is on record")
+def replay(
+    asked: ReplayAsked, request: Request, response: Response, who: Principal = OPERATOR
+) -> OperationModel:
+    """The rows that some changes wrote go to every node once more. See `sync-worker replay`."""
+    backend: Backend = request.app.state.backend
+    if not any((asked.since, asked.until, asked.key)):
+        raise Refusal(422, "replay what?", hint="say since, until or key; GET /audit/logs shows changes")
+    chosen = Namespace(**asked.model_dump(), kind="change", actor=None, outcome=None)
+    query, way = query_of(chosen), backend.way(who)
+
+    def work(operation: Operation) -> Any:
+        plan = make_plan(backend.config, load_tables(backend.config), query)
+        operation.progress = {"plan": [step.as_json() for step in plan.steps]}
+        return {"left_alone": dict(plan.left), "done": send(way, plan, "replay") if plan.steps else []}
+
+    said = asked.model_dump(exclude_none=True)
+    return _begun(backend, response, Operation("replay", who.subject, said), work)
+
+
+def _begun(backend: Backend, response: Response, operation: Operation, work: Any) -> OperationModel:
+    backend.operations.begin(operation, work)
+    response.headers["Location"] = f"/sync/operations/{operation.id}"
+    return OperationModel.model_validate(asdict(operation))
+
+
+@router.get("/operations", summary="What was begun here")
+def operations(request: Request, who: Principal = VIEWER) -> list[OperationModel]:
+    """The newest last. The audit log has all that was ever begun."""
+    backend: Backend = request.app.state.backend
+    return [OperationModel.model_validate(asdict(o)) for o in backend.operations.all()]
+
+
+@router.get("/operations/{id}", summary="How far an operation is", responses=documented(404))
+def operation(id: str, request: Request, who: Principal = VIEWER) -> OperationModel:
+    """`state` says whether it is over."""
+    backend: Backend = request.app.state.backend
+    if (found := backend.operations.find(id)) is None:
+        raise Refusal(
+            404, "no such operation", hint="those of a process that was restarted are in the audit log"
+        )
+    return OperationModel.model_validate(asdict(found))

@@ -1,0 +1,152 @@
+"""The application on Ray Serve, beside a group that `up` runs.
+
+It begins once the group is ready, on a thread of its own: the group never waits for it, and goes on without
+it where it cannot begin. It ends with the Ray that `up` has started; on a cluster of others it is taken away.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+from functools import partial
+from typing import Any
+
+from api.app import create_app
+from api.backend import Backend
+from api.tokens import KeySet
+from cluster.config import GroupConfig
+from cluster.config_api import ApiConfig
+from cluster.launch import parts_of
+from cluster.logs import configure_logging, secrets_of
+from replication.errors import ConfigError, SyncError, Terminal
+
+log = logging.getLogger(__name__)
+BEGIN_SECONDS = 120.0
+
+
+class Serving:
+    """The interface of one run of `up`.
+
+    Args:
+        config: the group; it has an `api`.
+        log_level: for the process that answers.
+        own_ray: this `up` has started Ray, and ends it.
+    """
+
+    def __init__(self, config: GroupConfig, log_level: str, *, own_ray: bool) -> None:
+        assert config.api is not None
+        self._config = config
+        self._api = config.api
+        self._log_level = log_level
+        self._own_ray = own_ray
+        self._running = False
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Begin, unless it has; returns at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="api", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End it, if it has to be done by hand."""
+        if self._thread is None or self._own_ray:
+            return
+        self._thread.join(BEGIN_SECONDS)
+        if self._running:
+            from ray import serve
+
+            serve.delete(_name(self._config))
+            log.info("api_stopped", extra={"group": self._config.group})
+
+    def _run(self) -> None:
+        detail = {"group": self._config.group, "url": self._api.url}
+        try:
+            check(self._api)
+            _serve(self._config, self._log_level)
+        except SyncError as error:
+            log.error("api_not_started", extra={**detail, "error": error.message, "hint": error.hint})
+        except Exception as error:  # the group does its work without it
+            log.exception("api_not_started", extra={**detail, "error": str(error)})
+        else:
+            self._running = True
+            open_to = "everybody on this machine: there is no api.auth" if not self._api.auth else "tokens"
+            log.info("api_ready", extra={**detail, "open_to": open_to})
+
+
+def check(api: ApiConfig) -> None:
+    """See what would keep the interface from beginning.
+
+    Raises:
+        ConfigError: a file is not what it must be.
+        Terminal: the port is taken.
+    """
+    if api.auth and not api.auth.is_remote:
+        KeySet(api.auth.jwks).find("")
+    if api.tls:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                api.tls.certificate, api.tls.key
+            )
+        except OSError as error:
+            message = f"api.tls: {api.tls.certificate}, {api.tls.key}: {error.strerror or error}"
+            raise ConfigError(message, hint="give a certificate and its own key, in PEM") from error
+    family, kind, protocol, _, address = socket.getaddrinfo(api.host, api.port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen()
+        except OSError as error:
+            message = f"{api.host}:{api.port}: {error.strerror}"
+            hint = "another group or program listens there: give this one another api.port, or no api at all"
+            raise Terminal(message, hint=hint) from error
+
+
+def _serve(config: GroupConfig, log_level: str) -> None:
+    """Start Serve with our proxy, and the application behind it.
+
+    Raises:
+        Terminal: this cluster has a Serve already, whose proxy listens elsewhere.
+    """
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    api = config.api
+    assert api is not None
+    for name in ("ray.serve", "ray"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        serve.context._get_global_client()
+    except RayServeException:
+        pass
+    else:
+        message = "this Ray cluster serves already, and has one address for all that it serves"
+        raise Terminal(message, hint="run this group on a Ray of its own, or without api")
+    options: dict[str, Any] = {"host": api.host, "port": api.port}
+    if api.tls:
+        options |= {"ssl_certfile": str(api.tls.certificate), "ssl_keyfile": str(api.tls.key)}
+    quiet = {"enable_access_log": False, "log_level": "WARNING"}
+    serve.start(proxy_location="HeadOnly", http_options=options, logging_config=quiet)
+
+    def application() -> Any:  # Serve asks for a function
+        return build(config, log_level)
+
+    kind = serve.ingress(application)()
+    deployment: Any = serve.deployment(
+        name="api", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=200, num_replicas=1
+    )(kind)
+    serve.run(deployment.bind(), name=_name(config), route_prefix="/", logging_config=quiet)
+
+
+def build(config: GroupConfig, log_level: str) -> Any:
+    """The application, in the process that answers."""
+    secrets = secrets_of(node.dsn for node in config.nodes) | config.audit.secrets
+    configure_logging(log_level, secrets)
+    return create_app(Backend(config, partial(parts_of, config.group)))
+
+
+def _name(config: GroupConfig) -> str:
+    return f"sync-worker-{config.group}"

@@ -1,0 +1,57 @@
+"""The fixtures of the HTTP interface's tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.pipeline import Pipeline
+from api.backend import Backend
+from cluster.commands.common import engines_of
+from cluster.config import load
+from cluster.topology import create_missing_tables, open_catalogs, read_topology
+from replication.audit.writer import AuditWriter
+from replication.engines.memory import drop_database, open_database
+from tests.fixtures.api_bed import ORDERS, Bed, Keys, write_config
+from tests.fixtures.parts import parts_of
+
+
+@pytest.fixture
+def more_api() -> str:
+    """Further settings of the interface, for tests that need others."""
+    return ""
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> Iterator[Backend]:
+    """A group that does not run, and has no `api.auth`."""
+    backend = Backend(load(write_config(tmp_path, auth=False)), dict)
+    yield backend
+    backend.denials.close()
+
+
+@pytest.fixture
+def bed(tmp_path: Path, more_api: str, request: pytest.FixtureRequest) -> Iterator[Bed]:
+    keys = Keys(tmp_path)
+    policy = getattr(request, "param", "last_write_wins")
+    config = load(write_config(tmp_path, more_api, policy))
+    names = {n.name: n.dsn.removeprefix("memory://") for n in config.nodes}
+    databases = {n: open_database(name) for n, name in names.items()}
+    databases["a"].create_table(ORDERS)
+    with open_catalogs(config) as catalogs:
+        topology = read_topology(config, catalogs)
+        create_missing_tables(config, catalogs, topology)
+    writer = AuditWriter(config.audit_path, "shop", lambda: time.time_ns() // 1000)
+    pipeline = Pipeline("shop", engines_of(config), topology.tables, writer)
+    try:
+        backend = Backend(config, lambda: parts_of(pipeline))
+        yield Bed(config, pipeline, backend, keys, databases)
+        backend.denials.close()
+        assert pipeline.error is None
+    finally:
+        pipeline.stop()
+        for name in names.values():
+            drop_database(name)

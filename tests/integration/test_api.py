@@ -1,0 +1,136 @@
+"""The HTTP interface of `sync-worker up`, as somebody uses it over the network, with TLS."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pymongo import MongoClient
+
+from cluster.servers.process import free_port
+from tests.fixtures.commands import ask, config_text, read_until, sync_worker
+
+PATIENCE = 180.0
+
+
+def certificate(folder: Path) -> None:
+    """A certificate for localhost that nobody else has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "tls.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "tls.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+
+
+def write_config(folder: Path, postgres: str, mongodb: str, port: int) -> Path:
+    config = folder / "sync.yaml"
+    api = (
+        f"{{port: {port}, tls: {{certificate: tls.crt, key: tls.key}}, "
+        "auth: {jwks: keys.json, issuer: here, audience: sync-worker}}"
+    )
+    config.write_text(config_text({"pg": postgres, "mongo": mongodb}, shards=1, api=api))
+    return config
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.5)  # the interface lets a subject ask 600 times a minute
+    return found
+
+
+def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, postgres_db, mongodb_db, port)
+    certificate(tmp_path)
+    tokens = {role: ask(config, "token", "--role", role)[1].strip() for role in ("viewer", "operator")}
+    with psycopg.connect(postgres_db, autocommit=True) as sql, MongoClient(mongodb_db) as client:
+        sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
+        docs = client.get_default_database()["orders"]
+        with subprocess.Popen(sync_worker(config, "up"), stderr=subprocess.PIPE, text=True) as up:
+            try:
+                read_until(up.stderr, '"api_ready"')
+                trusted = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
+                with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as web:
+                    uses(web, tokens, sql, docs)
+            finally:
+                up.terminate()
+                up.communicate(timeout=PATIENCE)
+        assert up.returncode == 0
+
+
+def uses(web: httpx2.Client, tokens: dict[str, str], sql: psycopg.Connection[Any], docs: Any) -> None:
+    viewer, operator = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
+    assert web.get("/health").json()["status"] == "ok"
+    assert web.get("/sync/status").status_code == 401
+    assert web.get("/audit/logs", headers=viewer).status_code == 403
+    assert web.post("/sync/pause", json={"nodes": ["mongo"]}, headers=operator).status_code == 200
+    sql.execute("INSERT INTO orders VALUES (1, 'one')")
+
+    def waiting() -> bool:
+        status = web.get("/sync/status", headers=viewer).json()
+        return bool(status["shards"][0]["backlog"]["mongo"] == 1)
+
+    wait_for(waiting)
+    assert docs.count_documents({}) == 0
+    assert web.get("/health").json()["troubles"][0]["what"] == "node_paused"
+    assert web.post("/sync/resume", json={"nodes": ["mongo"]}, headers=operator).json()["paused"] == {}
+    wait_for(lambda: docs.find_one({"_id": 1, "name": "one"}))
+    begun = web.post("/sync/backfill", json={"table": "orders"}, headers=operator)
+
+    def ended() -> Any:
+        found = web.get(begun.headers["Location"], headers=viewer).json()
+        return found if found["state"] != "running" else None
+
+    assert wait_for(ended)["result"] == {"rows": 1}
+
+    def denied() -> Any:
+        asked = {"kind": "operator", "limit": 1000}
+        records = web.get("/audit/logs", params=asked, headers=operator).json()["records"]
+        return {r["kind"] for r in records} >= {"api_denied", "paused", "resumed", "backfill_finished"}
+
+    wait_for(denied)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_keeps_the_interface_from_beginning_is_named(tmp_path: Path, taken: bool) -> None:
+    import socket
+
+    from api.serving import check
+    from cluster.config_api import ApiConfig, AuthConfig, TlsConfig
+    from replication.errors import ConfigError, Terminal
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1] if taken else free_port()
+        api = ApiConfig(port=port)
+        if taken:
+            with pytest.raises(Terminal, match="in use") as refused:
+                check(api)
+            assert "another api.port" in refused.value.hint
+            return
+        check(api)
+        with pytest.raises(ConfigError, match=r"none\.json"):
+            check(ApiConfig(port=port, auth=AuthConfig(str(tmp_path / "none.json"), "i", "a")))
+        with pytest.raises(ConfigError, match=r"none\.crt"):
+            check(ApiConfig(port=port, tls=TlsConfig(tmp_path / "none.crt", tmp_path / "none.key")))
