@@ -97,8 +97,8 @@ def namespace(group: str) -> str:
     return f"sync-worker-{group}"
 
 
-def connect(address: str | None, group: str) -> None:
-    """Join the cluster at `address`, or start Ray on this machine.
+def connect(address: str | None, group: str, *, dashboard: bool = True) -> None:
+    """Join the cluster at `address`, or start Ray on this machine, with its `dashboard` or without.
 
     Ray's own lines go through our logging; what each part logs is in Ray's log folder and its dashboard.
 
@@ -109,7 +109,7 @@ def connect(address: str | None, group: str) -> None:
     logging.getLogger("ray").setLevel(logging.WARNING)
     options: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     if not address:
-        options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(address=address or "local", namespace=namespace(group), **options)

@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a running Ray cluster, or `auto`; by default Ray is started here",
     )
     parser.add_argument(
+        "--no-dashboard",
+        dest="dashboard",
+        action="store_false",
+        help="start Ray without its dashboard: eleven processes and about 190 MiB less",
+    )
+    parser.add_argument(
         "--accept",
         action="append",
         default=[],
@@ -138,7 +144,7 @@ def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease
     if ready is None:
         return FAILED
     sources = waiting.until("start", lambda: requested_copies(config))
-    connect(args.address, config.group)
+    connect(args.address, config.group, dashboard=args.dashboard)
     stop_on_signals(waiting.stopping)  # again: Ray has set handlers of its own
     watch = RayWatch(args.address, before=lease.close)
     interface = interface_of(config, args.log_level, own_ray=not args.address)

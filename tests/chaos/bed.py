@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ import psutil
 
 from load.processes import find
 from replication.audit.reader import read
+from tests.fixtures.commands import ask, sync_worker
 from tests.fixtures.ends import ENGINES, LOST, PRIORITIES, Row, SqlEnd, open_end
 from tests.fixtures.ledger import check_fates
 from tests.fixtures.writer import Writer
@@ -46,16 +46,14 @@ class Up:
 
     def start(self) -> None:
         self.starts += 1
-        command = [sys.executable, "-m", "cluster.cli", "up", "-c", str(self.config)]
         with self.log.open("wb") as file:
-            self.process = subprocess.Popen(command, stderr=file, stdout=file)
+            self.process = subprocess.Popen(sync_worker(self.config, "up"), stderr=file, stdout=file)
 
     def status(self) -> Any:
         """What `sync-worker status` says."""
-        command = [sys.executable, "-m", "cluster.cli", "status", "-c", str(self.config), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        code, shown = ask(self.config, "status", "--json")
+        assert code == 0, shown
+        return json.loads(shown)
 
     def ready(self) -> bool:
         assert self.process is not None

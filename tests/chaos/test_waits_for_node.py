@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import closing
 
 import pytest
 
 from tests.chaos.bed import Bed, seed
 from tests.chaos.conftest import THREE, Servers
+from tests.fixtures.commands import ask
 
 
 def told(bed: Bed) -> str:
     """What `sync-worker status` says."""
-    command = [sys.executable, "-m", "cluster.cli", "status", "-c", str(bed.up.config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
+    return ask(bed.up.config, "status")[1]
 
 
 def waits(bed: Bed) -> bool:
