@@ -17,6 +17,7 @@ from cluster.settling import PATIENCE_SECONDS, TRIES, GroupSettling
 from cluster.verify_report import TableResult
 from replication.engine import Engine
 from replication.schema import Table
+from replication.summing import CHUNK_ROWS
 from replication.verify import QuietTime, Settling, Verifier
 
 QUIET_TRIES = 3
@@ -33,6 +34,7 @@ class Manner:
         tries: how many times these are read again.
         group: looks the parts of the running group up, which tells changes on their way from differences.
         patience: seconds that the group gets to let them arrive.
+        sums, chunk_rows: see `Verifier`.
     """
 
     limit: int = 20
@@ -41,6 +43,8 @@ class Manner:
     tries: int | None = None
     group: Callable[[], Mapping[str, Handle]] | None = None
     patience: float = PATIENCE_SECONDS
+    sums: bool = True
+    chunk_rows: int = CHUNK_ROWS
 
     def settling(self, readers: Sequence[NodeReader]) -> Settling:
         """What says whether rows that differ count."""
@@ -68,8 +72,13 @@ def compare(engines: Sequence[Engine], tables: Sequence[Table], manner: Manner) 
             total = max(reader.estimate(table) for reader in readers)
             task = bar.add_task(table.name, total=total or None)
             result = TableResult(table, limit=manner.limit)
-            for difference in Verifier(readers, settling, partial(bar.advance, task)).compare(table):
+            told = partial(bar.advance, task)
+            verifier = Verifier(readers, settling, told, sums=manner.sums, chunk_rows=manner.chunk_rows)
+            for reader in readers:
+                reader.begin()
+            for difference in verifier.compare(table):
                 result.add(difference, max(manner.keep, manner.limit))
+            result.chunks = verifier.chunks
             result.rows = {reader.node: reader.rows for reader in readers}
             results.append(result)
         return results

@@ -9,8 +9,9 @@ from functools import partial
 import pyarrow as pa
 
 from replication.engine import Engine, Snapshot
-from replication.paging import ChunkSize, read_all, readable
+from replication.paging import ChunkSize, read_all, read_chunks, readable
 from replication.schema import Table
+from replication.summing import RangeSum, Summing
 
 # Larger chunks than the initial copy's: nothing waits for one, and a server may search a whole table for it.
 CHUNK_ROWS = 100_000
@@ -28,16 +29,19 @@ class NodeReader:
         self.node = engine.node.name
         self.engine = engine.node.engine
         self.rows = 0
-        """How many rows `chunks` has given since it was called last."""
+        """How many rows were compared since `begin`."""
         self.unreadable: dict[bytes, str] = {}
         """See `replication.verify.Rows`."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"verify-{self.node}")
         self._snapshot: Future[Snapshot] = self._thread.submit(engine.snapshot)
 
-    def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """All rows in key order; the first chunk is being read when this returns."""
+    def begin(self) -> None:
+        """Another table follows."""
         self.rows = 0
         self.unreadable = {}
+
+    def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
+        """All rows in key order; the first chunk is being read when this returns."""
         size = ChunkSize(max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES)
         chunks = read_all(self._snapshot.result(), table, size, self.unreadable.update)
         return self._read_ahead(chunks, self._thread.submit(next, chunks, None))
@@ -47,6 +51,34 @@ class NodeReader:
         read = partial(self._snapshot.result().read_keys, table, keys)
         rows, _ = self._thread.submit(readable, read, self.unreadable.update).result()
         return rows
+
+    def sums(self, table: Table) -> bool:
+        """See `SummingRows`."""
+        snapshot = self._snapshot.result()
+        return isinstance(snapshot, Summing) and self._thread.submit(snapshot.sums, table).result()
+
+    def boundary(self, table: Table, after: bytes | None, rows: int) -> bytes | None:
+        """See `SummingRows`."""
+        return self._thread.submit(self._summing().boundary, table, after, rows).result()
+
+    def sum_range(self, table: Table, after: bytes | None, upto: bytes | None) -> Future[RangeSum]:
+        """See `SummingRows`."""
+        return self._thread.submit(self._summing().sum_range, table, after, upto)
+
+    def passed_over(self, rows: int) -> None:
+        """See `SummingRows`."""
+        self.rows += rows
+
+    def range_chunks(self, table: Table, after: bytes | None, upto: bytes | None) -> Iterator[pa.RecordBatch]:
+        """See `SummingRows`."""
+        size = ChunkSize(max_bytes=CHUNK_BYTES)
+        chunks = read_chunks(self._snapshot.result(), table, size, self.unreadable.update, after, upto)
+        return self._read_ahead(chunks, self._thread.submit(next, chunks, None))
+
+    def _summing(self) -> Summing:
+        snapshot = self._snapshot.result()
+        assert isinstance(snapshot, Summing)
+        return snapshot
 
     def write_watermark(self, ident: str) -> None:
         """See `Snapshot.write_watermark`."""

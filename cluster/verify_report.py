@@ -14,6 +14,7 @@ from rich.table import Table as Grid
 from replication.difference import Difference, DifferenceKind
 from replication.key import decode_key
 from replication.schema import Table
+from replication.verify import Chunks
 
 _WIDTH = 60
 _LEAD = 20
@@ -30,6 +31,7 @@ class TableResult:
     counts: Counter[DifferenceKind] = field(default_factory=Counter)
     kept: list[Difference] = field(default_factory=list)
     limit: int = 20
+    chunks: Chunks = field(default_factory=Chunks)
 
     @property
     def shown(self) -> list[Difference]:
@@ -75,6 +77,11 @@ def report(results: Sequence[TableResult], seconds: float, console: Console) -> 
         verdict += f", and {changing:,} kept changing while they were compared"
     rows = sum(max(r.rows.values(), default=0) for r in results)
     console.print(f"{verdict}; compared {rows:,} rows in {seconds:.1f} s")
+    if summed := sum(r.chunks.summed for r in results):
+        again = sum(r.chunks.read for r in results)
+        read = sum(r.chunks.rows for r in results)
+        parts = f"{summed:,} parts by checksum alone, {again:,} of which checksums differ"
+        console.print(f"compared {parts}; read {read:,} rows")
 
 
 def describe(difference: Difference, table: Table) -> str:
@@ -102,6 +109,8 @@ def as_json(results: Sequence[TableResult]) -> dict[str, Any]:
             {
                 "table": r.table.name,
                 "rows": r.rows,
+                "chunks": {"by_checksum": r.chunks.summed, "differing": r.chunks.read},
+                "rows_read": r.chunks.rows,
                 **{kind.value: r.counts[kind] for kind in DifferenceKind},
                 "differences": [_difference_json(d, r.table) for d in r.shown],
             }

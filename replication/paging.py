@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -71,24 +72,30 @@ def readable(read: Callable[[], pa.RecordBatch], aside: Aside | None) -> tuple[p
 
 
 def read_chunks(
-    snapshot: Snapshot, table: Table, size: ChunkSize | None = None, aside: Aside | None = None
+    snapshot: Snapshot,
+    table: Table,
+    size: ChunkSize | None = None,
+    aside: Aside | None = None,
+    after: bytes | None = None,
+    upto: bytes | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """All rows of a table in key order, as `Snapshot.read_chunk` gives them; no empty chunk.
+    """Rows of a table in key order, as `Snapshot.read_chunk` gives them; no empty chunk.
 
     Args:
         snapshot: reads the node.
         table: the table.
         size: how large chunks are.
         aside: takes rows that cannot be read; without it they end the reading.
+        after: only rows with greater keys.
+        upto: only rows with keys up to this one.
     """
     size = size or ChunkSize()
-    after: bytes | None = None
     passed: list[bytes] = []
 
     def keep(unreadable: Sequence[tuple[bytes, str]]) -> None:
         passed.extend(key for key, _ in unreadable if key)
         if aside is not None:
-            aside(unreadable)
+            aside([(key, why) for key, why in unreadable if upto is None or key <= upto])
 
     while True:
         limit = size.rows
@@ -96,12 +103,19 @@ def read_chunks(
         chunk, found = readable(read, keep if aside else None)
         if chunk.num_rows:
             passed.append(last_key(chunk))
-            yield chunk
-        if found < limit:
-            return
+            within = chunk if upto is None or passed[-1] <= upto else _up_to(chunk, upto)
+            if within.num_rows:
+                yield within
         after = max(passed, default=after)
+        if found < limit or (upto is not None and after is not None and after >= upto):
+            return
         passed.clear()
         size.learn(chunk)
+
+
+def _up_to(chunk: pa.RecordBatch, key: bytes) -> pa.RecordBatch:
+    keys = chunk.column("_key")
+    return chunk.slice(0, bisect_right(range(len(keys)), key, key=lambda i: keys[i].as_py()))
 
 
 def read_all(

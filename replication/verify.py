@@ -1,16 +1,19 @@
 """Do the nodes hold the same rows? A streaming comparison in key order, in bounded memory.
 
 Chunks of all nodes are cut to the key range that every node has read, and that range is compared in whole
-columns, see `replication.comparing`. Writers may be at work, and what they wrote is on its way: of a row that
-differs only the key is kept, and it is read again. What `Settling` says of it then decides whether it counts.
+columns, see `replication.comparing`. Where all nodes' databases compute checksums, see `replication.summing`,
+only ranges are read whose checksums differ. Writers may be at work, and what they wrote is on its way: of a
+row that differs only the key is kept, and it is read again. What `Settling` says of it then decides whether
+it counts.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
-from dataclasses import replace
-from typing import Protocol
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +23,7 @@ from replication.difference import Difference, DifferenceKind
 from replication.errors import Terminal
 from replication.paging import last_key
 from replication.schema import Table
+from replication.summing import CHUNK_ROWS, RangeSum, may_sum
 
 RECHECK_ROWS = 10_000
 """At most so many rows that differ are read again at once."""
@@ -41,6 +45,41 @@ class Rows(Node, Protocol):
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
         """As `Snapshot.read_keys`, without what is no row of the table."""
+
+
+@runtime_checkable
+class SummingRows(Rows, Protocol):
+    """The rows of one node whose database may compute checksums; see `Summing`."""
+
+    def sums(self, table: Table) -> bool:
+        """See `Summing.sums`; False where there is no such thing."""
+
+    def boundary(self, table: Table, after: bytes | None, rows: int) -> bytes | None:
+        """See `Summing.boundary`."""
+
+    def sum_range(self, table: Table, after: bytes | None, upto: bytes | None) -> Future[RangeSum]:
+        """See `Summing.sum_range`; all nodes compute at the same time."""
+
+    def passed_over(self, rows: int) -> None:
+        """So many rows are the same everywhere and need not be read."""
+
+    def range_chunks(self, table: Table, after: bytes | None, upto: bytes | None) -> Iterator[pa.RecordBatch]:
+        """As `chunks`, of the rows with keys greater than `after` and up to `upto`."""
+
+
+@dataclass(slots=True)
+class Chunks:
+    """How the key ranges of a table were compared.
+
+    Attributes:
+        summed: by checksums alone.
+        read: row by row, since checksums differed.
+        rows: how many rows were read then, or where there are no checksums, of the node that holds most.
+    """
+
+    summed: int = 0
+    read: int = 0
+    rows: int = 0
 
 
 class Settling(Protocol):
@@ -87,6 +126,11 @@ class Verifier:
         nodes: the nodes; the first one is the one that others miss rows of.
         settling: see `Settling`.
         progress: told how many further rows were compared.
+        sums: compare by checksums first, where all nodes have them.
+        chunk_rows: so many rows of the first node are one checksum.
+
+    Attributes:
+        chunks: of the table that was compared last.
     """
 
     def __init__(
@@ -94,8 +138,14 @@ class Verifier:
         nodes: Sequence[Rows],
         settling: Settling,
         progress: Callable[[int], object] = lambda rows: None,
+        *,
+        sums: bool = True,
+        chunk_rows: int = CHUNK_ROWS,
     ) -> None:
         self._nodes = nodes
+        self._sums = sums
+        self._chunk_rows = chunk_rows
+        self.chunks = Chunks()
         self._settling = settling
         self._progress = progress
 
@@ -108,12 +158,14 @@ class Verifier:
         """
         suspects: list[bytes] = []
         most = RECHECK_ROWS
-        streams = [_Stream(n.node, n.chunks(table)) for n in self._nodes]
-        for bound, parts in _ranges(streams):
+        self.chunks = Chunks()
+        for bound, parts in self._parts(table):
             found = differing_keys(table, self._nodes, parts)
             suspects += sorted(found | self._take_unreadable(bound))
             most = min(most, _most_at_once(parts))
-            self._progress(max(p.num_rows for p in parts))
+            count = max(p.num_rows for p in parts)
+            self.chunks.rows += count
+            self._progress(count)
             while len(suspects) >= most:
                 yield from self._recheck(table, suspects[:most])
                 del suspects[:most]
@@ -121,6 +173,29 @@ class Verifier:
         for at in range(0, len(suspects), most):
             yield from self._recheck(table, suspects[at : at + most])
         yield from self._without_key(table)
+
+    def _parts(self, table: Table) -> Iterator[tuple[bytes, list[pa.RecordBatch]]]:
+        """The rows to compare, see `_ranges`: all, or those of key ranges whose checksums differ."""
+        nodes = [n for n in self._nodes if isinstance(n, SummingRows)]
+        able = self._sums and may_sum(table, [(n.node, n.engine) for n in self._nodes])
+        if not able or len(nodes) < len(self._nodes) or not all(n.sums(table) for n in nodes):
+            yield from _ranges([_Stream(n.node, n.chunks(table)) for n in self._nodes])
+            return
+        after: bytes | None = None
+        while True:
+            upto = nodes[0].boundary(table, after, self._chunk_rows)
+            sums = [s.result() for s in [n.sum_range(table, after, upto) for n in nodes]]
+            if sums[0].digest is not None and all(s == sums[0] for s in sums):
+                self.chunks.summed += 1
+                for node in nodes:
+                    node.passed_over(sums[0].rows)
+                self._progress(sums[0].rows)
+            else:
+                self.chunks.read += 1
+                yield from _ranges([_Stream(n.node, n.range_chunks(table, after, upto)) for n in nodes])
+            if upto is None:
+                return
+            after = upto
 
     def _recheck(self, table: Table, keys: Sequence[bytes]) -> list[Difference]:
         """What differs of some rows, in key order."""

@@ -1,6 +1,9 @@
 """Compare all rows on all nodes, and repair what differs.
 
-Reads every table on every node in key order and compares whole columns. Applications may go on writing. Where
+Reads every table on every node in key order and compares whole columns. Where all nodes are PostgreSQL or
+MySQL, and a table's key is of integers and its types have a text that is the same in both (integers, numeric,
+boolean, text, bytes, uuid, dates and times), the databases compute checksums of parts of the table, and only
+parts whose checksums differ are read. Applications may go on writing. Where
 the group runs, a row that differs counts only if it still does after the group has read every node's log past
 the moment of reading, and the logs show no change of the row meanwhile; a row that never comes to rest is
 counted as changing. Where no group runs, rows that differ are read again after a quiet time, and count if
@@ -56,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tries = "read rows in doubt again so often (10; 3 where no group runs)"
     parser.add_argument("--tries", type=int, metavar="N", help=tries)
+    parser.add_argument("--rows", action="store_true", help="read every row, where checksums would do")
     parser.add_argument("--repair", action="store_true", help="send the right rows where others are")
     parser.add_argument("--delete", action="store_true", help="with --repair: delete rows, too")
     parser.add_argument("--yes", action="store_true", help="with --repair: do not ask")
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args)
     tables = choose(load_tables(config), args.table)
     keep = REPAIRED_AT_ONCE if args.repair else 0
-    manner = Manner(args.limit, keep, args.quiet_time, args.tries)
+    manner = Manner(args.limit, keep, args.quiet_time, args.tries, sums=not args.rows)
     results = _verify(args, config, tables, manner)
     if args.repair and any(r.differing for r in results) and repair(args, config, results):
         again = [r.table for r in results if r.counts]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.comparison import Manner, compare
 from replication.difference import Difference, DifferenceKind
+from replication.schema import Table
 from tests.fixtures.ends import ENGINES, End, open_end
 from tests.fixtures.parts import parts_of
 from tests.fixtures.shop import Shop
@@ -54,10 +56,17 @@ class Hammer:
             self.error = error
 
 
+def without_doc(table: Table) -> Table:
+    """JSON has no checksum; of what is left every type has."""
+    columns = tuple(c for c in table.schema.columns if c.name != "doc")
+    return replace(table, schema=replace(table.schema, columns=columns))
+
+
 @pytest.fixture(params=[("pg", "my"), ("pg", "my", "mongo")], ids="-".join)
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     dsns = {node: request.getfixturevalue(f"{ENGINES[node]}_db") for node in request.param}
     shop = Shop(dsns, tmp_path)
+    shop.tables = [without_doc(t) for t in shop.tables]
     for end in shop.ends.values():
         end.fill(1, ROWS)
     last = shop.ends[request.param[-1]]
@@ -72,6 +81,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
 def differences(shop: Shop, manner: Manner) -> dict[int, Difference]:
     engines = [shop.engines[n] for n in shop.ends]
     (result,) = compare(engines, shop.tables, manner)
+    assert (result.chunks.read > 0) == ("mongo" not in shop.ends), "where all have checksums, they tell"
     return {int.from_bytes(d.key, "big") - (1 << 63): d for d in result.kept}
 
 
@@ -82,7 +92,7 @@ def test_only_real_differences_count_while_everybody_writes(shop: Shop) -> None:
         dsn = shop.engines[node].node.dsn
         hammers.append(Hammer(open_end(node, dsn), range(first, first + 50)))
         first += 50
-    manner = Manner(limit=1_000, group=lambda: parts_of(shop.pipeline))
+    manner = Manner(limit=1_000, group=lambda: parts_of(shop.pipeline), chunk_rows=20)
     try:
         found = [differences(shop, manner) for _ in range(COMPARISONS[len(hammers)])]
     finally:

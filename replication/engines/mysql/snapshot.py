@@ -18,10 +18,12 @@ from replication.engines.mysql.limits import checks
 from replication.engines.mysql.literals import rows_of_literals
 from replication.engines.mysql.results import select
 from replication.engines.mysql.statements import exact_literals, key_literals
+from replication.engines.mysql.sums import row_text, sums
 from replication.engines.mysql.values import Errors, from_text
 from replication.errors import RowsUnreadable
-from replication.key import encode_keys, key_columns
+from replication.key import encode_key, encode_keys, key_columns
 from replication.schema import NodeConfig, Table
+from replication.summing import RangeSum
 
 _SETTINGS = {"SESSION information_schema_stats_expiry": "0"}
 _COUNT_BELOW = 10_000
@@ -46,7 +48,7 @@ class MysqlSnapshot:
             RowsUnreadable: rows cannot be read as rows of this table.
         """
         bound = self._bind(table)
-        where = "" if after is None else f"WHERE {_behind(bound, after)}"
+        where = "" if after is None else f"WHERE {_bounded(bound, after, '>')}"
         order = ", ".join(bound.bytewise(i) for i in bound.key)
         return self._read(bound, f"{where} ORDER BY {order} LIMIT {limit}")
 
@@ -74,6 +76,34 @@ class MysqlSnapshot:
         if bad := [(key, why) for key, why in bad if key in known or not key]:
             raise RowsUnreadable.of(message, self.node.name, rows, bad, rows.num_rows + len(bad))
         return rows
+
+    def sums(self, table: Table) -> bool:
+        """See `Summing.sums`."""
+        return sums(self._bind(table))
+
+    def boundary(self, table: Table, after: bytes | None, rows: int) -> bytes | None:
+        """See `Summing.boundary`."""
+        bound = self._bind(table)
+        names = ", ".join(bound.names(bound.key))
+        with self._session.use() as c, c.cursor() as cursor:
+            cursor.execute(
+                f"SELECT {names} FROM {bound.sql} WHERE {_bounded(bound, after, '>')} "
+                f"ORDER BY {names} LIMIT 1 OFFSET {rows - 1}"
+            )
+            found = cursor.fetchone()
+        return encode_key(found, [bound.kind(i) for i in bound.key]) if found else None
+
+    def sum_range(self, table: Table, after: bytes | None, upto: bytes | None) -> RangeSum:
+        """See `Summing.sum_range`. A row longer than max_allowed_packet has no text."""
+        bound = self._bind(table)
+        with self._session.use() as c, c.cursor() as cursor:
+            cursor.execute(
+                f"SELECT COUNT(*), COUNT(h), HEX(BIT_XOR(UNHEX(LEFT(h, 32)))) FROM "
+                f"(SELECT SHA2({row_text(bound)}, 256) AS h FROM {bound.sql} "
+                f"WHERE {_bounded(bound, after, '>')} AND {_bounded(bound, upto, '<=')}) AS s"
+            )
+            rows, summed, digest = cursor.fetchone() or (0, 0, None)
+        return RangeSum(rows, int(digest or "0", 16) if rows == summed else None)
 
     def write_watermark(self, ident: str) -> None:
         """See `Snapshot.write_watermark`.
@@ -157,14 +187,21 @@ def _literal(bound: Bound, index: int, column: pa.Array) -> str:
     return str(value[0].as_py().decode("utf-8", "surrogateescape"))
 
 
-def _behind(bound: Bound, after: bytes) -> str:
-    """The condition for greater keys; spelled out, since the server finds no range in `(a, b) > (1, 2)`."""
-    columns = key_columns([after], [bound.kind(i) for i in bound.key])
+def _bounded(bound: Bound, key: bytes | None, compares: str) -> str:
+    """The condition for greater keys (`>`), or for those up to this one (`<=`); None is no bound.
+
+    Spelled out, since the server finds no range in `(a, b) > (1, 2)`.
+    """
+    if key is None:
+        return "TRUE"
+    columns = key_columns([key], [bound.kind(i) for i in bound.key])
     condition = ""
     for i, column in reversed(list(zip(bound.key, columns, strict=True))):
         name, value = bound.bytewise(i), _literal(bound, i, column)
-        equal = f" OR ({name} = {value} AND ({condition}))" if condition else ""
-        condition = f"{name} > {value}{equal}"
+        if condition:
+            condition = f"{name} {compares[0]} {value} OR ({name} = {value} AND ({condition}))"
+        else:
+            condition = f"{name} {compares} {value}"
     return f"({condition})"
 
 

@@ -17,10 +17,12 @@ from pyarrow import csv
 from replication.engines.postgres.columns import Bound, bind
 from replication.engines.postgres.config import WATERMARK, Connection, Session, split_name
 from replication.engines.postgres.statements import literal
+from replication.engines.postgres.sums import row_digest, sums
 from replication.engines.postgres.values import from_text, to_text
 from replication.errors import Contention
-from replication.key import encode_keys, key_columns
+from replication.key import encode_key, encode_keys, key_columns
 from replication.schema import NodeConfig, Table
+from replication.summing import RangeSum
 from replication.types import Kind
 
 _COUNT_BELOW = 10_000
@@ -53,13 +55,9 @@ class PostgresSnapshot:
     def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
         """See `Snapshot.read_chunk`."""
         bound = self._bind(table)
-        order = [_ordered(bound, i) for i in bound.key]
-        where = ""
-        if after is not None:
-            start = [_literal(bound, i, texts[0]) for i, texts in _key_texts(bound, [after])]
-            where = f"WHERE ({', '.join(order)}) > ({', '.join(start)})"
         query = (
-            f"SELECT {_columns(bound)} FROM {bound.sql} t {where} ORDER BY {', '.join(order)} LIMIT {limit}"
+            f"SELECT {_columns(bound)} FROM {bound.sql} t WHERE {_behind(bound, after)} "
+            f"ORDER BY {_order(bound)} LIMIT {limit}"
         )
         return self._read(bound, query)
 
@@ -72,12 +70,38 @@ class PostgresSnapshot:
             arrays.append(sql.Literal(literal(pa.array(texts, pa.utf8()), kind)).as_string() + "::text[]")
             same.append(f"t.{bound.names([i])[0]} = u.c{n}::{bound.columns[i].cast}")
         names = ", ".join(f"c{n}" for n in range(len(arrays)))
-        order = ", ".join(_ordered(bound, i) for i in bound.key)
         query = (
             f"SELECT {_columns(bound)} FROM unnest({', '.join(arrays)}) u({names}) "
-            f"JOIN {bound.sql} t ON {' AND '.join(same)} ORDER BY {order}"
+            f"JOIN {bound.sql} t ON {' AND '.join(same)} ORDER BY {_order(bound)}"
         )
         return self._read(bound, query)
+
+    def sums(self, table: Table) -> bool:
+        """See `Summing.sums`; the server's text must be UTF-8, as that of others."""
+        with self._session.use() as c:
+            return c.info.parameter_status("server_encoding") == "UTF8" and sums(self._bind(table))
+
+    def boundary(self, table: Table, after: bytes | None, rows: int) -> bytes | None:
+        """See `Summing.boundary`."""
+        bound = self._bind(table)
+        query = (
+            f"SELECT {', '.join(bound.names(bound.key))} FROM {bound.sql} t WHERE {_behind(bound, after)} "
+            f"ORDER BY {_order(bound)} OFFSET {rows - 1} LIMIT 1"
+        )
+        with self._session.use() as c:
+            found = c.execute(query.encode()).fetchone()
+        return encode_key(found, [table.schema.columns[i].type.kind for i in bound.key]) if found else None
+
+    def sum_range(self, table: Table, after: bytes | None, upto: bytes | None) -> RangeSum:
+        """See `Summing.sum_range`."""
+        bound = self._bind(table)
+        query = (
+            f"SELECT count(*), count(h), bit_xor(h)::text FROM (SELECT {row_digest(bound)} AS h "
+            f"FROM {bound.sql} t WHERE {_behind(bound, after)} AND {_behind(bound, upto, '<=')}) s"
+        )
+        with self._session.use() as c:
+            rows, summed, bits = c.execute(query.encode()).fetchone() or (0, 0, None)
+        return RangeSum(rows, int(bits or "0", 2) if rows == summed else None)
 
     def write_watermark(self, ident: str) -> None:
         """See `Snapshot.write_watermark`. Returns once every commit before it in the log can be seen.
@@ -182,6 +206,18 @@ def _ordered(bound: Bound, index: int) -> str:
     if column.type_oid in _COLLATED:
         return f'{name} COLLATE "C"'
     return f'{name}::text COLLATE "C"'
+
+
+def _order(bound: Bound) -> str:
+    return ", ".join(_ordered(bound, i) for i in bound.key)
+
+
+def _behind(bound: Bound, key: bytes | None, compares: str = ">") -> str:
+    """The condition for keys greater than this one, or up to it; None is no bound."""
+    if key is None:
+        return "true"
+    values = [_literal(bound, i, texts[0]) for i, texts in _key_texts(bound, [key])]
+    return f"({_order(bound)}) {compares} ({', '.join(values)})"
 
 
 def _literal(bound: Bound, index: int, text: str) -> str:
