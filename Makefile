@@ -41,8 +41,9 @@ lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-docs: $(STAMP)  ## make docs/types.md from the code
+docs: $(STAMP)  ## make docs/types.md and docs/metrics.md from the code
 	@$(BIN)/python -m cluster.type_table > docs/types.md
+	@$(BIN)/python -m api.metrics > docs/metrics.md
 
 lock: $(STAMP)  ## resolve pyproject.toml again
 	@$(BIN)/python -m pip install --quiet uv

@@ -17,6 +17,8 @@ from functools import partial
 
 from actors.complete import Completer
 from actors.guard import Guard, GuardStatus
+from actors.measured import Measured
+from actors.tries import Tries
 from replication.batch import Applied, ApplyBatch, Outcome
 from replication.engine import Applier, Engine
 from replication.errors import Contention, Transient
@@ -41,6 +43,7 @@ class Applying:
         tables: the mapped tables.
         retry_max_seconds: longest pause between two tries.
         part: what it is called in logs and in `status`.
+        shard: whose batches it applies.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class Applying:
         tables: Sequence[Table],
         retry_max_seconds: float = 30.0,
         part: str = "applier",
+        shard: int = 0,
     ) -> None:
         sources = [e.node.engine for n, e in engines.items() if n != engine.node.name]
         self._completer = Completer(engine, engines, tables)
         self._open = partial(engine.applier, tables, sources)
         self._applier: Applier | None = None
         self._conflicts = 0
+        self._node, self._tries = engine.node.name, Tries(shard)
         self._guard = Guard(engine.node.name, part, retry_max_seconds)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="applier")
         self._closing = threading.Event()
@@ -96,19 +101,28 @@ class Applying:
     def _try(self, batch: ApplyBatch) -> Applied | None:
         """Apply a batch when the breaker lets it through; None after an error."""
         self._closing.wait(self._guard.pause())
+        began = time.monotonic()
         try:
             applied = self._once(batch)
         except Contention:  # the node has answered
+            self._tries.add(self._node, "contention", time.monotonic() - began)
             self._guard.succeeded()
             time.sleep(random.uniform(0, min(CONTENTION_SECONDS, 0.001 * self._conflicts)))
             return None
         except Transient as away:
+            self._tries.add(self._node, "away", time.monotonic() - began)
             self._guard.failed(away)
             if self._closing.is_set():
                 raise
             return None
+        refused = "refused" if applied.held else "done"
+        self._tries.add(self._node, refused, time.monotonic() - began)
         self._guard.succeeded()
         return applied
+
+    def measured(self) -> Measured:
+        """What it has counted."""
+        return self._tries.measured(self._node)
 
     def _once(self, batch: ApplyBatch) -> Applied:
         if self._applier is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from actors.flushes import Flushes
+from actors.measured import Measured
 from replication.audit.holds import HoldRecord
 from replication.audit.records import ConflictRecord, decision_records, echoed_decisions
 from replication.audit.writer import AuditWriter
@@ -82,9 +85,15 @@ class AuditLog:
 
     def __init__(self, writer: AuditWriter) -> None:
         self._writer = writer
+        self._flushes = Flushes()
+
+    def measured(self) -> Measured:
+        """What it has counted."""
+        return self._flushes.measured()
 
     def write(self, records: Sequence[Record]) -> None:
         """Add records and make them durable."""
+        began, before = time.monotonic(), self._writer.added.copy()
         for record in records:
             if isinstance(record, ChangeRecords):
                 for t in record.tables:
@@ -99,6 +108,8 @@ class AuditLog:
             else:
                 self._writer.add_holds(record.holds)
         self._writer.flush()
+        now = time.monotonic()
+        self._flushes.add(self._writer.added - before, now - began, now)
 
     def prune(self, before: int) -> dict[str, int]:
         """Remove old records; see `AuditWriter.prune`."""

@@ -16,7 +16,9 @@ from typing import Protocol
 
 from actors.capture import Ack
 from actors.limits import BatchSize, Lag, Limits
+from actors.measured import Measured
 from actors.shard_status import ShardStatus
+from actors.tally import Tally
 from actors.watching import Watched, Watches
 from replication.applying import Findings
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
@@ -104,7 +106,7 @@ class Resolver:
         self._early: set[int] = set()
         self._watches = Watches()
         self._first: Future[None] | None = None  # what must be on record before anything more is sent
-        self._changes = self._applied = self._conflicts = self._held = 0
+        self._tally = Tally(shard.config.shard, self.names)
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         """Process events of `node`'s log; see `capture.Sink`."""
@@ -120,6 +122,7 @@ class Resolver:
                 self._take(node, event.after(read) if isinstance(event, Changes) else event)
             self._record_conflicts()
             self._pump()
+            self._look()
             room = min(self._room(n) for n in self.names if n != node)
             released = self.shard.progress.released[node]
             until = self.shard.progress.to_replay(node) if node in self._paused else None
@@ -225,7 +228,8 @@ class Resolver:
         """What an operator sees."""
         with self._lock:
             backlog = {n: self.shard.backlog(n) for n in self.names}
-            counts = self._changes, self._applied, self._conflicts, self._held
+            tally = self._tally
+            counts = tally.changes, tally.applied, tally.conflicts, tally.held
             lags = tuple(n for n in self.names if self._lags[n].since is not None)
             undecided, number = self.shard.undecided, self.shard.config.shard
             paused = dict(self._paused)
@@ -250,17 +254,25 @@ class Resolver:
             self._early.discard(batch.marker.seq)
             self._sizes[batch.node].learn(batch.rows, applied.conflicts)
             self._lags[batch.node].answer(more=bool(self.shard.unacked[batch.node]))
-            self._applied += batch.rows
+            self._tally.answer(batch, applied)
             if applied.held:
-                self._note_held(batch.node, applied.held)
+                detail = {"node": batch.node, "rows": len(applied.held), "reason": applied.held[0].reason}
+                log.warning("rows_held", extra=detail)
             durable = self.auditor.decisions(batch, applied)
             # The node keeps what it has found until it finds something in a later batch.
             self._await(durable, partial(self.shard.on_recorded, batch.node, batch.marker.seq), applied.held)
             self._pump()
+            self._look()
 
-    def _note_held(self, node: str, held: Sequence[HeldRow]) -> None:
-        self._held += len(held)
-        log.warning("rows_held", extra={"node": node, "rows": len(held), "reason": held[0].reason})
+    def measured(self) -> Measured:
+        """What it has counted."""
+        with self._lock:
+            backlog = {n: self.shard.backlog(n) for n in self.names}
+            return self._tally.measured(backlog, self.shard.undecided)
+
+    def _look(self) -> None:
+        for node in self.names:
+            self._tally.look(node, self.shard.backlog(node))
 
     def _await(self, durable: Future[None], then: Callable[[], None], hold_back: object = False) -> None:
         """Go on with `then` once something is on record; no batch that is formed from now on is sent before
@@ -299,7 +311,7 @@ class Resolver:
     def _take(self, node: str, event: LogEvent) -> None:
         self._watches.note(event)
         if isinstance(event, Changes):
-            self._changes += event.rows
+            self._tally.take(node, event)
             rows = [ChangeRows(t.table, t.rows) for t in event.tables]
             number = self.shard.on_changes(node, rows, event.end)
             durable = self.auditor.changes(node, self.shard.config.shard, event.tables)
@@ -328,7 +340,7 @@ class Resolver:
 
     def _hold(self, node: str, event: Unreadable) -> None:
         """Pass over a change that cannot be read, once that is on record."""
-        self._held += 1
+        self._tally.refuse(node, event.table)
         log.warning("change_held", extra={"node": node, "table": event.table, "reason": event.reason})
         number = self.shard.on_changes(node, [], event.end)
         durable = self.auditor.unreadable(node, event)
@@ -337,8 +349,8 @@ class Resolver:
     def _record_conflicts(self) -> None:
         """A successor that learns the outcome from an echo does not see the conflict again."""
         if self.shard.conflicts:
-            self._conflicts += len(self.shard.conflicts)
             found, self.shard.conflicts = self.shard.conflicts, []
+            self._tally.settle(found)
             durable = self.auditor.conflicts(found)
             self._await(durable, partial(self._rest, [c for c in found if not c.winner]), hold_back=True)
 

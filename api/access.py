@@ -46,11 +46,13 @@ class Principal:
         subject: as the token names them.
         role: the highest of their roles.
         address: where the request came from.
+        until: when the token ends, seconds since 1970; None without one.
     """
 
     subject: str
     role: Role
     address: str
+    until: float | None = None
 
 
 def role_of(names: list[str]) -> Role | None:
@@ -128,19 +130,16 @@ class Gate:
             raise Refusal(
                 403, "the token names no role", hint=f"one of: {', '.join(r.name.lower() for r in Role)}"
             )
-        return Principal(subject, role, address)
+        return Principal(subject, role, address, float(claims["exp"]))
 
     def _refuse_foreign(self, asked: HTTPConnection) -> None:
         """Without tokens only programs of this machine are answered, and no page in a browser here."""
         host = (asked.url.hostname or "").strip("[]")
         origin = asked.headers.get("origin")
+        own = f"{asked.url.scheme.replace('ws', 'http')}://{asked.url.netloc}"
         if not is_loopback(host):
             self._deny(asked, "host", "", f"asked for as {host}")
-        elif (
-            origin
-            and origin not in self._config.cors
-            and origin != f"{asked.url.scheme}://{asked.url.netloc}"
-        ):
+        elif origin and origin not in self._config.cors and origin != own:
             self._deny(asked, "origin", "", f"a page of {origin}")
         else:
             return

@@ -13,7 +13,8 @@ from api.access import Gate
 from api.backend import Backend
 from api.guards import BodyLimit, Headers
 from api.problems import Faults, Problem
-from api.routes import audit, conflicts, dlq, health, sync
+from api.routes import audit, conflicts, dlq, health, metrics, stream, sync
+from api.routes.metrics import Counted
 from cluster.cli import version
 
 DOCS, SCHEMA = "/api/docs", "/api/openapi.json"
@@ -31,6 +32,7 @@ def create_app(backend: Backend) -> FastAPI:
     """
     api = backend.api
     middleware = [Middleware(Headers, page=DOCS if api.development else "")]
+    middleware.append(Middleware(Counted, requests=backend.requests))
     middleware.append(Middleware(Faults))
     if api.cors:
         allowed = ("Authorization", "Content-Type")
@@ -52,7 +54,7 @@ def create_app(backend: Backend) -> FastAPI:
     )
     app.state.backend = backend
     problems.install(app)
-    for part in (health, sync, audit, conflicts, dlq):
+    for part in (health, metrics, sync, audit, stream, conflicts, dlq):
         app.include_router(part.router)
     _with_problems(app)
     return app

@@ -9,7 +9,9 @@ from typing import Any
 from actors.remote import Handle
 from api.access import Principal
 from api.denials import Denials
+from api.metrics import Requests
 from api.operations import Operations
+from api.stream import Hub
 from cluster.audit_log import open_keys
 from cluster.commands.status import state_json
 from cluster.config import GroupConfig
@@ -17,6 +19,7 @@ from cluster.config_api import ApiConfig
 from cluster.launch import GroupState, state_of
 from cluster.running import Way, acting
 from cluster.waiting import read_note
+from replication.audit.feed import Feed
 from replication.audit.keys import Keyring
 
 STATE_SECONDS = 5.0
@@ -36,6 +39,8 @@ class Backend:
         self.api = config.api or ApiConfig()
         self.denials = Denials(parts)
         self.operations = Operations()
+        self.requests = Requests()
+        self.hub = Hub(lambda: Feed(config.audit_path, self.keys()))
 
     def way(self, who: Principal) -> Way:
         """How somebody acts on the group: one at a time, and on record under their name."""

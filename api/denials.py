@@ -55,7 +55,7 @@ class Denials:
     def __init__(self, parts: Callable[[], Mapping[str, Handle]]) -> None:
         self._parts = parts
         self._waiting: Counter[Denial] = Counter()
-        self.totals: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter()  # by reason, for the metrics
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._some, self._ended = threading.Event(), threading.Event()

@@ -42,7 +42,7 @@ from replication.errors import NodeUnavailable, SyncError
 from replication.marker import Marker
 
 log = logging.getLogger(__name__)
-ASIDE = frozenset({"guard", "give_up"})
+ASIDE = frozenset({"guard", "give_up", "measured"})
 """What a part answers beside its work, however long that takes."""
 RENEW_SECONDS = 30.0
 BEGIN_SECONDS = 120.0

@@ -20,6 +20,7 @@ from actors.capture import Ack
 from actors.guard import GuardStatus
 from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
+from actors.measured import Measured
 from actors.pipeline import copied_from, without
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
 from actors.resolver import Resolver
@@ -94,6 +95,10 @@ class AuditProcess(_Part):
         """See `AuditLog.write`."""
         self._log.write(records)
 
+    def measured(self) -> Measured:
+        """See `AuditLog.measured`."""
+        return self._log.measured()
+
     def prune(self, before: int) -> dict[str, int]:
         """See `AuditLog.prune`."""
         return self._log.prune(before)
@@ -115,11 +120,15 @@ class ApplierProcess(_Part):
     def __init__(self, plan: GroupPlan, node: str, shard: int) -> None:
         super().__init__(plan)
         engines, part = plan.engines(), f"applier {node}/{shard}"
-        self._applying = Applying(engines[node], engines, plan.tables, plan.limits.retry_max, part)
+        self._applying = Applying(engines[node], engines, plan.tables, plan.limits.retry_max, part, shard)
 
     def guard(self) -> GuardStatus:
         """See `Applying.guard`."""
         return self._applying.guard()
+
+    def measured(self) -> Measured:
+        """See `Applying.measured`."""
+        return self._applying.measured()
 
     def give_up(self) -> None:
         """See `Applying.give_up`."""
@@ -220,6 +229,10 @@ class ResolverProcess(_Part):
     def status(self) -> ShardStatus:
         """See `Resolver.status`."""
         return self._resolver.status() if self._resolver else ShardStatus(self._number, True, {}, 0, 0, 0)
+
+    def measured(self) -> Measured:
+        """See `Resolver.measured`."""
+        return self._resolver.measured() if self._resolver else Measured()
 
     def recorded(self) -> None:
         """Return once every record made so far is durable."""

@@ -79,7 +79,11 @@ class Query:
 
     def streams(self, path: Path) -> list[str]:
         """The streams that can have such records."""
-        return [s for s in streams(path) if self._fits(*s.partition("/")[::2])]
+        return [s for s in streams(path) if self.wants(s)]
+
+    def wants(self, stream: str) -> bool:
+        """Whether a stream can have such records."""
+        return self._fits(*stream.partition("/")[::2])
 
     def _fits(self, kind: str, table: str) -> bool:
         wanted = None if self.kind is None else KINDS[self.kind]
@@ -207,7 +211,7 @@ def page(
     Raises:
         ConfigError: the cursor is none.
     """
-    start = dict(_places(cursor)) if cursor else {}
+    start = dict(places_of(cursor)) if cursor else {}
     found = list(islice(records(path, query, start, keys), count))
     for entry in found:
         start[entry["stream"]] = entry["_record"] + 1
@@ -219,7 +223,12 @@ def cursor_of(places: Places) -> str:
     return urlsafe_b64encode(json.dumps(places, sort_keys=True, separators=(",", ":")).encode()).decode()
 
 
-def _places(cursor: str) -> Places:
+def places_of(cursor: str) -> Places:
+    """The places that a text of `cursor_of` stands for.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
         found = json.loads(urlsafe_b64decode(cursor))
         if isinstance(found, dict) and all(isinstance(v, int) and v >= 0 for v in found.values()):

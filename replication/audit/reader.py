@@ -93,7 +93,7 @@ class Follower:
         self._path = path
         self._keys = keys
         self._only = only or Filter()
-        self._cursors: dict[str, _Cursor] = {}
+        self._cursors: dict[str, Cursor] = {}
 
     def last(self, count: int) -> list[dict[str, Any]]:
         """The newest `count` records, oldest first; `new` goes on from here."""
@@ -122,8 +122,8 @@ class Follower:
         found.sort(key=_recorded)
         return found
 
-    def _cursor(self, stream: str) -> _Cursor:
-        return _Cursor(store.stream_folder(self._path, stream), self._keys)
+    def _cursor(self, stream: str) -> Cursor:
+        return Cursor(store.stream_folder(self._path, stream), self._keys)
 
 
 def tail(
@@ -136,7 +136,7 @@ def tail(
     return Follower(path, only, keys).last(count)
 
 
-class _Cursor:
+class Cursor:
     """A place in one stream: in segment `number` after `rows` rows; they end at `offset` while it is open."""
 
     def __init__(self, folder: Path, keys: DataKeys | None) -> None:

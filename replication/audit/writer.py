@@ -89,6 +89,8 @@ class AuditWriter:
         self._sealer = ThreadPoolExecutor(1, "audit-seal")
         self._sealing: list[tuple[str, Future[str]]] = []
         self._pending = 0
+        self.added: Counter[str] = Counter()
+        """How many records were added by this writer, by kind of stream."""
         self._failed = False
         self._unsigned = False
         try:
@@ -336,6 +338,7 @@ class AuditWriter:
     def _add(self, stream: Stream, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:
         stream.add(rows, mark, order)
         self._pending += rows.num_rows
+        self.added[stream.kind] += rows.num_rows
 
     def _seal(self, stream: Stream) -> None:
         for path in stream.to_seal:

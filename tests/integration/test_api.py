@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import subprocess
 import time
@@ -17,6 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pymongo import MongoClient
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from cluster.servers.process import free_port
 from tests.fixtures.commands import ask, config_text, read_until, sync_worker
@@ -74,6 +77,7 @@ def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp
                 trusted = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
                 with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as web:
                     uses(web, tokens, sql, docs)
+                    listens(f"wss://localhost:{port}/audit/stream", trusted, tokens, sql)
             finally:
                 up.terminate()
                 up.communicate(timeout=PATIENCE)
@@ -104,6 +108,10 @@ def uses(web: httpx2.Client, tokens: dict[str, str], sql: psycopg.Connection[Any
         return found if found["state"] != "running" else None
 
     assert wait_for(ended)["result"] == {"rows": 1}
+    metrics = web.get("/metrics", headers=viewer).text
+    assert 'sync_changes_total{node="pg",shard="0",table="orders"} 1.0' in metrics
+    for name in ("sync_lag_ms{", "audit_write_tps ", "conflict_rate ", "queue_depth{", "error_ratio{"):
+        assert f"\n{name}" in metrics
 
     def denied() -> Any:
         asked = {"kind": "operator", "limit": 1000}
@@ -111,6 +119,25 @@ def uses(web: httpx2.Client, tokens: dict[str, str], sql: psycopg.Connection[Any
         return {r["kind"] for r in records} >= {"api_denied", "paused", "resumed", "backfill_finished"}
 
     wait_for(denied)
+
+
+def listens(
+    address: str, trusted: ssl.SSLContext, tokens: dict[str, str], sql: psycopg.Connection[Any]
+) -> None:
+    """The stream, through Serve's proxy."""
+    viewer, operator = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
+    for headers in ({}, viewer):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(address, ssl=trusted, additional_headers=headers)
+        assert refused.value.response.status_code == 403
+    wanted = f"{address}?kind=change&node=pg"
+    with connect(wanted, ssl=trusted, additional_headers=operator) as socket:
+        sql.execute("INSERT INTO orders VALUES (2, 'two')")
+        message = json.loads(socket.recv(PATIENCE))
+        assert [r["name"] for r in message["records"]] == ["two"]
+    sql.execute("INSERT INTO orders VALUES (3, 'three')")
+    with connect(f"{wanted}&cursor={message['next']}", ssl=trusted, additional_headers=operator) as socket:
+        assert [r["name"] for r in json.loads(socket.recv(PATIENCE))["records"]] == ["three"]
 
 
 @pytest.mark.parametrize("taken", [True, False])

@@ -1,0 +1,122 @@
+"""`WebSocket /audit/stream`: records as they are recorded."""
+
+from __future__ import annotations
+
+import logging
+import time
+from argparse import Namespace
+from typing import Annotated, Literal
+
+import anyio
+from fastapi import APIRouter, Query, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from api.access import BEARER, Principal, Role, may
+from api.backend import Backend
+from api.problems import Refusal
+from api.stream import MESSAGE_RECORDS, Listener, PageOf, Window
+from cluster.commands.audit_query import query_of
+from replication.audit.query import Places, page, places_of
+from replication.audit.query import Query as AuditQuery
+from replication.errors import ConfigError, SyncError
+
+log = logging.getLogger(__name__)
+router = APIRouter(prefix="/audit", tags=["audit"])
+REFUSED, WRONG, BROKEN, FULL = 1008, 1007, 1011, 1013
+"""Codes that a WebSocket is closed with (RFC 6455)."""
+MOST_CLIENTS = 200
+Text = Annotated[str | None, Query(max_length=1_000)]
+
+
+@router.websocket("/stream")
+async def stream(
+    websocket: WebSocket,
+    since: Text = None,
+    until: Text = None,
+    table: Text = None,
+    key: Text = None,
+    op: Literal["insert", "update", "delete", "read"] | None = None,
+    node: Text = None,
+    kind: Literal["change", "decision", "conflict", "hold", "operator"] | None = None,
+    actor: Literal["application", "resolver", "operator"] | None = None,
+    outcome: Text = None,
+    cursor: Annotated[str | None, Query(max_length=8_000)] = None,
+) -> None:
+    """Records from now on, or after a `cursor`; the client answers each message with any message."""
+    backend: Backend = websocket.app.state.backend
+    try:
+        who = may(Role.AUDITOR, websocket)
+        chosen = Namespace(
+            since=since,
+            until=until,
+            table=table,
+            key=key,
+            op=op,
+            node=node,
+            kind=kind,
+            actor=actor,
+            outcome=outcome,
+        )
+        query, places = query_of(chosen), places_of(cursor) if cursor else None
+    except (Refusal, ConfigError):
+        await websocket.close(REFUSED)
+        return
+    if backend.requests.streams >= MOST_CLIENTS:
+        await websocket.close(FULL)
+        return
+    offered = websocket.headers.get("sec-websocket-protocol", "")
+    await websocket.accept(subprotocol=BEARER if offered.startswith(BEARER) else None)
+    backend.requests.streams += 1
+    try:
+        await backend.hub.join()
+        await _talk(websocket, backend, who, query, places)
+    finally:
+        backend.hub.leave()
+        backend.requests.streams -= 1
+
+
+async def _talk(
+    websocket: WebSocket, backend: Backend, who: Principal, query: AuditQuery, places: Places | None
+) -> None:
+    """Send and listen until either ends, or the token does."""
+    window = Window()
+    listener = Listener(backend.hub, query, _pages(backend, query), places)
+    left = None if who.until is None else max(0.0, who.until - time.time())
+    async with anyio.create_task_group() as tasks:
+
+        async def listen() -> None:
+            await _listen(websocket, window)
+            tasks.cancel_scope.cancel()  # the client has gone
+
+        tasks.start_soon(listen)
+        try:
+            with anyio.move_on_after(left):
+                await _send(websocket, listener, window)
+            await websocket.close(REFUSED, "the token has expired")
+        except SyncError as error:
+            log.warning("stream_failed", extra={"error": str(error)})
+            await websocket.close(BROKEN, error.message[:100])
+        except WebSocketDisconnect:
+            pass
+        tasks.cancel_scope.cancel()
+
+
+def _pages(backend: Backend, query: AuditQuery) -> PageOf:
+    folder, keys = backend.config.audit_path, backend.keys()
+    return lambda cursor: page(folder, query, MESSAGE_RECORDS, cursor, keys)
+
+
+async def _send(websocket: WebSocket, listener: Listener, window: Window) -> None:
+    while True:
+        await window.room()
+        message = await listener.next()
+        window.send()
+        await websocket.send_text(message.decode())
+
+
+async def _listen(websocket: WebSocket, window: Window) -> None:
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        window.answer()

@@ -1,0 +1,229 @@
+"""The live stream of the audit log: one reader of its end for all clients, and memory that does not grow.
+
+    log ─▶ Feed ─▶ ring of the newest records ─▶ each client's place in it
+                                                  └─ behind the ring: catches up from the log by itself
+
+A client answers each message with one of its own, whatever it says. So many may be unanswered; then nothing
+more is sent to it, its place stays, and nothing is kept for it. When it goes on, it goes on from the log.
+(How much a client has read cannot be seen otherwise: between it and this process is Serve's proxy, which
+takes whatever it is given.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import anyio.to_thread
+import numpy as np
+import orjson
+
+from replication.audit.feed import Added, Feed
+from replication.audit.query import Query, cursor_of
+from replication.audit.reader import printable
+
+UNANSWERED = 32
+"""So many messages may be on their way to a client."""
+MESSAGE_RECORDS = 500
+RING_RECORDS = 20_000
+RING_BYTES = 16 << 20
+POLL_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records that came at once, as texts that all clients share."""
+
+    added: Added
+    texts: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    @classmethod
+    def of(cls, added: Added) -> Batch:
+        """The batch of what was added."""
+        texts = []
+        for number, entry in enumerate(printable(added.stream, added.rows), added.place):
+            ident = {"_id": f"{added.stream}/{number}", "stream": entry.pop("stream"), "_record": number}
+            texts.append(orjson.dumps({**ident, **entry}))
+        return cls(added, texts, sum(map(len, texts)))
+
+    def wanted(self, query: Query, start: int) -> list[bytes]:
+        """The texts of records from a place on that a query means."""
+        skip = max(0, start - self.added.place)
+        if skip >= len(self.texts) or not query.wants(self.added.stream):
+            return []
+        if (mask := query.mask(self.added.stream, self.added.rows)) is None:
+            return self.texts[skip:]
+        chosen = np.flatnonzero(np.asarray(mask.fill_null(False)))
+        return [self.texts[i] for i in chosen if i >= skip]
+
+
+class Hub:
+    """The newest records of the log, while anybody listens. Used in one event loop.
+
+    Args:
+        open_feed: opens the log at its end.
+        most: how many records are kept.
+    """
+
+    def __init__(self, open_feed: Callable[[], Feed], most: int = RING_RECORDS) -> None:
+        self._open_feed = open_feed
+        self._most = most
+        self._clients = 0
+        self._task: asyncio.Task[None] | None = None
+        self._ring: deque[Batch] = deque()
+        self._records = self._bytes = 0
+        self.first = self.next = 0
+        """The numbers of the oldest batch that is kept, and of the one that comes next."""
+        self.places: dict[str, int] = {}
+        self.changed = asyncio.Event()
+
+    async def join(self) -> None:
+        """Somebody listens; returns once the end of the log is known."""
+        self._clients += 1
+        if self._task is None or self._task.done():
+            feed = await anyio.to_thread.run_sync(self._open_feed)
+            if self._task is None or self._task.done():
+                self.places = dict(feed.places)
+                self._ring.clear()
+                self._records = self._bytes = 0
+                self.first = self.next
+                self._task = asyncio.get_running_loop().create_task(self._run(feed))
+
+    def leave(self) -> None:
+        """Somebody listens no more."""
+        self._clients -= 1
+
+    def batch(self, number: int) -> Batch:
+        """A batch that is kept."""
+        return self._ring[number - self.first]
+
+    def check(self) -> None:
+        """Raise what ended the reader, if anything did."""
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    async def _run(self, feed: Feed) -> None:
+        try:
+            while self._clients:
+                if found := await anyio.to_thread.run_sync(_read, feed):
+                    self._keep(found)
+                    self.places = dict(feed.places)
+                    self._tell()
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        told, self.changed = self.changed, asyncio.Event()
+        told.set()
+
+    def _keep(self, found: list[Batch]) -> None:
+        for batch in found:
+            self._ring.append(batch)
+            self._records += len(batch.texts)
+            self._bytes += batch.size
+            self.next += 1
+        while self._ring and (self._records > self._most or self._bytes > RING_BYTES):
+            oldest = self._ring.popleft()
+            self._records -= len(oldest.texts)
+            self._bytes -= oldest.size
+            self.first += 1
+
+
+def _read(feed: Feed) -> list[Batch]:
+    found = sorted(feed.new(), key=lambda a: a.rows.column("_recorded")[0].as_py())
+    return [Batch.of(added) for added in found]
+
+
+PageOf = Callable[[str], tuple[list[dict[str, object]], str]]
+
+
+class Listener:
+    """One client's way through the log: live while it keeps up, else page by page.
+
+    Args:
+        hub: the newest records.
+        query: which records.
+        page: the records after a cursor and the next cursor; empty at the end of the log.
+        places: where to begin; None for the end of the log.
+    """
+
+    def __init__(self, hub: Hub, query: Query, page: PageOf, places: Mapping[str, int] | None) -> None:
+        self._hub = hub
+        self._query = query
+        self._page = page
+        self._live: int | None = hub.next if places is None else None
+        self._places = dict(hub.places if places is None else places)
+        self.caught_up = 0
+        """How often it had to be read from the log."""
+
+    async def next(self) -> bytes:
+        """The next message, when there is one."""
+        while True:
+            self._hub.check()
+            changed = self._hub.changed
+            if self._live is None or self._live < self._hub.first:
+                message = await self._from_log()
+            else:
+                message = self._from_ring(self._live)
+            if message is not None:
+                return message
+            if self._live is not None and self._live >= self._hub.next:
+                await changed.wait()
+
+    async def _from_log(self) -> bytes | None:
+        """A page; at the end of the log, live from what the hub had then on."""
+        number, ends = self._hub.next, dict(self._hub.places)
+        self.caught_up += 1
+        found, _ = await anyio.to_thread.run_sync(self._page, cursor_of(self._places))
+        for entry in found:
+            self._places[str(entry["stream"])] = int(str(entry["_record"])) + 1
+        if len(found) < MESSAGE_RECORDS:
+            for stream, place in ends.items():  # what is not wanted was looked at, too
+                self._places[stream] = max(place, self._places.get(stream, 0))
+            self._live = number
+        texts = [orjson.dumps({"_id": f"{e['stream']}/{e['_record']}", **e}) for e in found]
+        return self._message(texts) if texts else None
+
+    def _from_ring(self, number: int) -> bytes | None:
+        texts: list[bytes] = []
+        while number < self._hub.next and len(texts) < MESSAGE_RECORDS:
+            batch = self._hub.batch(number)
+            stream, end = batch.added.stream, batch.added.place + len(batch.texts)
+            texts += batch.wanted(self._query, self._places.get(stream, 0))
+            self._places[stream] = max(end, self._places.get(stream, 0))
+            number += 1
+        self._live = number
+        return self._message(texts) if texts else None
+
+    def _message(self, texts: list[bytes]) -> bytes:
+        return b'{"records":[' + b",".join(texts) + b'],"next":"' + cursor_of(self._places).encode() + b'"}'
+
+
+class Window:
+    """How many messages a client has not answered."""
+
+    def __init__(self, most: int = UNANSWERED) -> None:
+        self._most = most
+        self._unanswered = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def send(self) -> None:
+        """One more."""
+        self._unanswered += 1
+        if self._unanswered >= self._most:
+            self._room.clear()
+
+    def answer(self) -> None:
+        """One fewer."""
+        self._unanswered = max(0, self._unanswered - 1)
+        if self._unanswered < self._most:
+            self._room.set()
+
+    async def room(self) -> None:
+        """Wait until one more may be sent."""
+        await self._room.wait()
