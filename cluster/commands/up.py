@@ -240,9 +240,7 @@ def _run_incarnation(
         group = waiting.until("start", lambda: Group(plan))  # without a database no part is made
     except SchemaChanged as changed:
         return changed
-    group.note("schema_change", [asdict(note) for note in ready.notes])
-    ready.notes.clear()
-    error = _watch(group, lease, waiting, interface)
+    error = _watch(group, ready, lease, waiting, interface)
     if error is None or isinstance(error, SchemaChanged):
         group.stop()
     else:
@@ -250,13 +248,17 @@ def _run_incarnation(
     return error
 
 
-def _watch(group: Group, lease: GroupLease, waiting: Waiting, interface: Interface) -> BaseException | None:
+def _watch(
+    group: Group, ready: Ready, lease: GroupLease, waiting: Waiting, interface: Interface
+) -> BaseException | None:
     """Look after a running incarnation; the error that ended it, or None when it was stopped."""
     from cluster.node_states import NodeWatch
 
     plan, stopping = group.plan, waiting.stopping
     try:
         group.begin()
+        group.note("schema_change", [asdict(note) for note in ready.notes])
+        ready.notes.clear()
         while not group.streaming():  # what it waits for may be lost before it ever streams
             if (error := _tend(group, lease, waiting)) is not None:
                 return error
