@@ -108,6 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.debug("command_failed", exc_info=error)
         print(current_redactor().text(describe(error)), file=sys.stderr)
         return UNABLE
+    except TimeoutError as error:
+        log.debug("command_failed", exc_info=error)
+        print("error: a part of the group did not answer in time", file=sys.stderr)
+        print("hint: try again; the machine it runs on may have too much to do", file=sys.stderr)
+        return UNABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED

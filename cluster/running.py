@@ -138,7 +138,7 @@ class RunningGroup:
             try:
                 calls = [r.call("pause", dict(nodes)) for r in self._resolvers()]
                 left: int = sum(c.result(ANSWER_SECONDS) for c in calls)
-            except Transient:
+            except (Transient, TimeoutError):
                 left = 0
                 if time.monotonic() > deadline:
                     return left
@@ -356,7 +356,7 @@ def _patiently(attempt: Callable[[], T]) -> T:
     while True:
         try:
             return attempt()
-        except Transient:
+        except (Transient, TimeoutError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)

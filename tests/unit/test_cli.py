@@ -155,6 +155,16 @@ def test_interruption_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_a_part_that_does_not_answer_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def late(args: object) -> int:
+        raise TimeoutError
+
+    assert outcome_of(late, monkeypatch) == 2
+    assert capsys.readouterr().err.splitlines()[0] == "error: a part of the group did not answer in time"
+
+
 def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     command = [sys.executable, "-m", "cluster.cli", "audit", "tail", "--audit", str(folder), "-f"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
