@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.middleware import Middleware
 
@@ -54,8 +54,10 @@ def create_app(backend: Backend) -> FastAPI:
     )
     app.state.backend = backend
     problems.install(app)
-    for part in (health, metrics, sync, audit, stream, conflicts, dlq):
+    for part in (health, metrics, sync, stream):
         app.include_router(part.router)
+    for part in (audit, conflicts, dlq):
+        app.include_router(part.router, dependencies=[Depends(problems.refuse_unknown)])
     _with_problems(app)
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,11 +11,13 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.requests import HTTPConnection
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.config_reader import suggest
 from cluster.logs import current_redactor
 from replication.errors import ConfigError, SyncError, Transient
 
@@ -115,6 +118,21 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def plain(_: Request, error: HTTPException) -> Response:
         return answer(Refusal(error.status_code, str(error.detail), headers=error.headers))
+
+
+def refuse_unknown(asked: HTTPConnection) -> None:
+    """Refuse a name in the query that the route does not know, or twice: it would filter nothing.
+
+    Raises:
+        Refusal: there is one.
+    """
+    known = list(inspect.signature(asked.scope["endpoint"]).parameters)
+    known = [name for name in known if name not in ("request", "response", "websocket", "who", "id")]
+    for name in asked.query_params:
+        if name not in known:
+            raise Refusal(422, f"nothing here is called {name[:100]!r}", hint=suggest(name, known))
+        if len(asked.query_params.getlist(name)) > 1:
+            raise Refusal(422, f"{name} is given twice", hint="one value each")
 
 
 class Faults:

@@ -20,7 +20,9 @@ from replication.audit.query import page
 from replication.audit.undecided import undecided
 from replication.errors import ConfigError
 
-router = APIRouter(prefix="/conflicts", tags=["conflicts"], responses=documented(401, 403, 422, 429, 503))
+router = APIRouter(
+    prefix="/conflicts", tags=["conflicts"], responses=documented(400, 401, 403, 413, 422, 429, 503)
+)
 AUDITOR, OPERATOR = at_least(Role.AUDITOR), at_least(Role.OPERATOR)
 _ID = re.compile(r"[0-9a-f]{8}")
 

@@ -12,7 +12,7 @@ from api.models import Discarded, Hold, Holds, Retried
 from api.problems import Refusal, documented
 from cluster.commands.dlq import discard, holds_of, plain, retry
 
-router = APIRouter(prefix="/dlq", tags=["dlq"], responses=documented(401, 403, 422, 429, 503))
+router = APIRouter(prefix="/dlq", tags=["dlq"], responses=documented(400, 401, 403, 413, 422, 429, 503))
 AUDITOR, OPERATOR = at_least(Role.AUDITOR), at_least(Role.OPERATOR)
 
 

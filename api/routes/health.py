@@ -13,10 +13,12 @@ from cluster.node_states import by_node
 from replication.breaker import State
 from replication.errors import SyncError
 
+TO_ALL: dict[str, Any] = {"security": []}
+"""For the OpenAPI document: no token is needed."""
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health/live", summary="This process answers")
+@router.get("/health/live", summary="This process answers", openapi_extra=TO_ALL)
 async def live() -> Live:
     """Whether to restart it: if this is not answered."""
     return Live()
@@ -25,6 +27,7 @@ async def live() -> Live:
 @router.get(
     "/health",
     summary="Whether the group does its work, and what is wrong",
+    openapi_extra=TO_ALL,
     responses={503: {"model": Health, "description": "The group does not do its work"}},
 )
 def health(request: Request, response: Response) -> Health:

@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.access import BEARER, Principal, Role, may
 from api.backend import Backend
-from api.problems import Refusal
+from api.problems import Refusal, refuse_unknown
 from api.stream import MESSAGE_RECORDS, Listener, PageOf, Window
 from cluster.commands.audit_query import query_of
 from replication.audit.query import Places, page, places_of
@@ -46,6 +46,7 @@ async def stream(
     backend: Backend = websocket.app.state.backend
     try:
         who = may(Role.AUDITOR, websocket)
+        refuse_unknown(websocket)
         chosen = Namespace(
             since=since,
             until=until,

@@ -21,7 +21,9 @@ from cluster.replay import make_plan
 from cluster.steering import steer
 from cluster.topology import load_tables
 
-router = APIRouter(prefix="/sync", tags=["sync"], responses=documented(401, 403, 409, 422, 429, 503))
+router = APIRouter(
+    prefix="/sync", tags=["sync"], responses=documented(400, 401, 403, 409, 413, 422, 429, 503)
+)
 VIEWER, OPERATOR = at_least(Role.VIEWER), at_least(Role.OPERATOR)
 
 

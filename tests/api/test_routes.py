@@ -137,6 +137,8 @@ def test_the_audit_log_is_asked_page_by_page(bed: Bed) -> None:
     one = client.get("/audit/logs", params={"key": "3", "op": "insert", "node": "a"}).json()["records"]
     assert [r["name"] for r in one if r["stream"].startswith("changes")] == ["n3"]
     assert client.get("/audit/logs", params={"cursor": "nonsense"}).status_code == 422
+    misspelt = client.get("/audit/logs", params={"tabel": "orders"})
+    assert (misspelt.status_code, misspelt.json()["hint"]) == (422, "did you mean 'table'?")
     assert client.get("/audit/logs", params={"limit": 0}).json()["errors"][0]["at"] == "query.limit"
 
 

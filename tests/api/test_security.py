@@ -120,10 +120,10 @@ def test_a_bad_token_is_refused_on_every_route(bed: Bed, kind: str) -> None:
     headers = {"Authorization": f"Bearer {BAD[kind](bed.keys)}"} if kind in BAD else {}
     if kind == "basic":
         headers = {"Authorization": "Basic YWxpY2U6c2VjcmV0"}
-    client = bed.client(None)
-    for method, path in routes(bed):
-        if path not in OPEN:
-            assert ask(client, method, path, headers) == 401, (method, path)
+    with bed.client(None) as client:
+        for method, path in routes(bed):
+            if path not in OPEN:
+                assert ask(client, method, path, headers) == 401, (method, path)
     bed.backend.denials.write()
     denied = [json.loads(r["detail"]) for r in bed.records("api_denied")]
     asked = {(d["method"], d["path"]) for d in denied}
@@ -134,12 +134,12 @@ def test_a_bad_token_is_refused_on_every_route(bed: Bed, kind: str) -> None:
 def needed(bed: Bed) -> dict[tuple[str, str], int]:
     """The lowest role that each route answers."""
     found: dict[tuple[str, str], int] = {}
-    for role in reversed(ROLES):
-        client = bed.client(None)
-        headers = bed.keys.bearer(role)
-        for method, path in routes(bed):
-            if path not in OPEN and ask(client, method, path, headers) not in (401, 403):
-                found[method, path] = Role[role.upper()]
+    with bed.client(None) as client:
+        for role in reversed(ROLES):
+            headers = bed.keys.bearer(role)
+            for method, path in routes(bed):
+                if path not in OPEN and ask(client, method, path, headers) not in (401, 403):
+                    found[method, path] = Role[role.upper()]
     return found
 
 

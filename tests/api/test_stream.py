@@ -102,7 +102,7 @@ def test_a_stream_ends_with_its_token(bed: Bed) -> None:
     assert (ended.value.code, ended.value.reason) == (1008, "the token has expired")
 
 
-@pytest.mark.parametrize("asked", ["cursor=nonsense", "since=soon", "kind=nix"])
+@pytest.mark.parametrize("asked", ["cursor=nonsense", "since=soon", "kind=nix", "tabel=orders"])
 def test_what_cannot_be_asked_is_refused(client: TestClient, asked: str) -> None:
     with (
         pytest.raises(WebSocketDisconnect),
