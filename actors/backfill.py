@@ -1,45 +1,33 @@
-"""The reader of one table's initial copy: a loop around `replication.backfill`.
+"""The copy of one table: what is left of it is handed to readers, range by range.
 
-    capture.begin ─▶ ( low ─▶ read ─▶ offer ─▶ high )* ─▶ every chunk durable ─▶ finished
+    capture.begin ─▶ ( range ─▶ a reader: low ─▶ read ─▶ offer ─▶ high )* ─▶ every chunk durable ─▶ finished
 
-A few chunks are on their way at a time; beyond that it waits, so a slow group slows the copy down and nothing
-piles up. What is durable is stored on the node that is read, so a copy that was killed goes on where it was.
+With several readers the next range is cut off by asking the node for its last key; a range in which more rows
+are found than were asked for, since applications write meanwhile, is cut again. A few chunks are on their way
+at a time; beyond that it waits, so a slow group slows the copy down and nothing piles up. Which ranges are
+durable is stored on the node that is read, so a copy that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
-from replication.backfill import LOST, Chunk, ChunkIdent, CopyProgress, state_name
+from actors.reading import Assignment, Capture, Inline, Read, Readers
+from replication.backfill import LOST, ChunkIdent
+from replication.copying import CopyProgress, Span, state_name
 from replication.engine import Snapshot, StateStore
 from replication.paging import ChunkSize, last_key, readable
 from replication.schema import Table
 
-IN_FLIGHT = 2
-"""Chunks that were offered and have not been emitted."""
+AHEAD = 1
+"""So many chunks more than there are readers are being read, or were offered and not emitted."""
 UNCONFIRMED = 256
 """Chunks that were emitted and are not durable."""
 POLL_SECONDS = 0.05
-
-
-class Capture(Protocol):
-    """The capture actor of the node, as far as the copy needs it; see `ChunkWindow`."""
-
-    def begin(self, run: str, table: str) -> None:
-        """See `ChunkWindow.begin`."""
-
-    def offer(self, ident: ChunkIdent, chunk: Chunk) -> None:
-        """See `ChunkWindow.offer`; returns once the capture has the rows."""
-
-    def emitted(self, ident: ChunkIdent) -> int | None:
-        """See `ChunkWindow.emitted`."""
-
-    def end(self, table: str) -> None:
-        """See `ChunkWindow.end`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +74,7 @@ class _Sent:
 
     ident: ChunkIdent
     rows: int
-    last_key: bytes
+    span: Span
     order: int | None = None
 
 
@@ -96,10 +84,11 @@ class Backfill:
     Args:
         table: the table.
         run: text without a slash, unique to this object, e.g. a UUID.
-        snapshot: reads the node.
+        snapshot: finds out where ranges end; without `readers` it reads them, too.
         store: keeps the progress, on the same node.
         around: see `Surroundings`.
         size: how large chunks are.
+        readers: read the ranges.
     """
 
     def __init__(
@@ -110,6 +99,7 @@ class Backfill:
         store: StateStore,
         around: Surroundings,
         size: ChunkSize | None = None,
+        readers: Readers | None = None,
     ) -> None:
         self._table = table
         self._run = run
@@ -117,9 +107,10 @@ class Backfill:
         self._store = store
         self._around = around
         self._size = size or ChunkSize()
-        self._sent: deque[_Sent] = deque()
-        self._after: bytes | None = None
-        self._all_read = False
+        self._readers = readers or Inline(snapshot, around.capture)
+        self._reading: dict[Future[Read], Assignment] = {}
+        self._sent: list[_Sent] = []
+        self._todo: deque[Span] = deque()
         self._number = 0
         self._stopped = False
         self.progress = CopyProgress()
@@ -142,10 +133,9 @@ class Backfill:
         self._rewind()
         try:
             while not self._stopped and not self.progress.finished:
-                if self._may_read():
-                    self._send_chunk()
-                else:
-                    self._around.wait(POLL_SECONDS)
+                if not self._assign():
+                    (self._readers.wait if self._reading else self._around.wait)(POLL_SECONDS)
+                self._take_read()
                 self._collect()
                 self._report(estimate, started, before)
         finally:
@@ -157,56 +147,81 @@ class Backfill:
         self._stopped = True
 
     def _rewind(self) -> None:
-        """Go on after the last durable chunk."""
+        """Go on with what is not durable. What readers have at work comes to nothing."""
         self._around.capture.begin(self._run, self._table.name)
         self._sent.clear()
-        self._after = self.progress.last_key
-        self._all_read = False
+        self._reading.clear()
+        self._todo = deque(self.progress.left())
+
+    def _assign(self) -> bool:
+        """Give readers work; whether there was any."""
+        given = False
+        while self._may_read():
+            given = True
+            self._number += 1
+            ident = ChunkIdent(self._run, self._table.name, self._number)
+            assignment = Assignment(ident, self._table, self._next_span(), self._size.rows)
+            self._reading[self._readers.submit(assignment)] = assignment
+        return given
 
     def _may_read(self) -> bool:
-        flying = sum(chunk.order is None for chunk in self._sent)
-        return not self._all_read and flying < IN_FLIGHT and len(self._sent) < UNCONFIRMED
+        flying = len(self._reading) + sum(chunk.order is None for chunk in self._sent)
+        room = flying < self._readers.workers + AHEAD and len(self._sent) < UNCONFIRMED
+        return bool(self._todo) and room and self._readers.free > 0
 
-    def _send_chunk(self) -> None:
-        self._number += 1
-        ident = ChunkIdent(self._run, self._table.name, self._number)
-        limit = self._size.rows
-        self._snapshot.write_watermark(ident.low)
-        aside: list[tuple[bytes, str]] = []
-        read = partial(self._snapshot.read_chunk, self._table, self._after, limit)
-        rows, found = readable(read, aside.extend)
-        self._all_read = found < limit
-        if not rows.num_rows and not aside:
-            return
-        self._around.capture.offer(ident, Chunk(rows, aside))
-        self._snapshot.write_watermark(ident.high)
-        last = last_key(rows) if rows.num_rows else b""
-        last = max([last, *(key for key, _ in aside)]) or self._after or b""
-        self._after = last
-        self._size.learn(rows)
-        self._sent.append(_Sent(ident, rows.num_rows, last))
+    def _next_span(self) -> Span:
+        """What the next reader is to read: with others beside it, no more than one chunk."""
+        span = self._todo.popleft()
+        if self._readers.workers > 1:
+            end = self._end_of_chunk(span)
+            if end is not None and span.goes_on(end):
+                self._todo.appendleft(Span(end, span.until))
+                return Span(span.after, end)
+        return span
+
+    def _end_of_chunk(self, span: Span) -> bytes | None:
+        """The key of the chunk's last row; None where there is less to read, or the row is none."""
+        skip = self._size.rows - 1
+        read = partial(self._snapshot.read_chunk, self._table, span.after, 1, until=span.until, skip=skip)
+        row, _ = readable(read, lambda unreadable: None)
+        return last_key(row) if row.num_rows else None
+
+    def _take_read(self) -> None:
+        """Learn what readers have read.
+
+        Raises:
+            SyncError: what a reader met.
+        """
+        for reading in [r for r in self._reading if r.done()]:
+            assignment = self._reading.pop(reading)
+            read = reading.result()
+            span = assignment.span
+            if read.rest is not None and span.goes_on(read.rest):
+                self._todo.appendleft(Span(read.rest, span.until))
+                span = Span(span.after, read.rest)
+            self._size.learn_size(read.rows, read.size)
+            if read.offered:
+                self._sent.append(_Sent(assignment.ident, read.rows, span))
+            else:
+                self._keep(self.progress.with_done(span, 0, 0))
 
     def _collect(self) -> None:
         """Learn what was emitted and what is durable."""
         # Asked before the chunks are: a rewind between the two shows as LOST, never as durable.
         released = self._around.released()
         for chunk in self._sent:
-            if chunk.order is None or (chunk is self._sent[0] and released >= chunk.order):
+            if chunk.order is None or released >= chunk.order:
                 chunk.order = self._around.capture.emitted(chunk.ident)
                 if chunk.order == LOST:
                     self._rewind()
                     return
         progress = self.progress
-        while self._sent and self._is_durable(self._sent[0], released):
-            chunk = self._sent.popleft()
-            progress = replace(
-                progress,
-                done_rows=progress.done_rows + chunk.rows,
-                last_key=chunk.last_key,
-                high=chunk.order or 0,
-            )
-        if self._all_read and not self._sent:
-            progress = replace(progress, finished=True)
+        for chunk in [c for c in self._sent if self._is_durable(c, released)]:
+            self._sent.remove(chunk)
+            progress = progress.with_done(chunk.span, chunk.rows, chunk.order or 0)
+        self._keep(progress)
+
+    def _keep(self, progress: CopyProgress) -> None:
         if progress != self.progress:
             self._store.put_state(state_name(self._table.name), progress.dump())
             self.progress = progress

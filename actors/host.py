@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 from actors.backfill import Backfill, CopyStatus, Surroundings
-from actors.backfill import Capture as CopySource
 from actors.capture import Capture, Sink
 from actors.guard import Guard, GuardStatus
 from actors.limits import Limits
+from actors.reading import Capture as CopySource
+from actors.reading import LocalReader, Reader, ReaderPool
 from actors.truncate import Truncation
 from replication.backfill import Chunk, ChunkIdent
 from replication.engine import Engine
@@ -181,6 +182,8 @@ class CopyHost:
         released: see `Surroundings.released`.
         fail: told of the error that ends the incarnation.
         retry_max: longest pause between two tries, seconds.
+        workers: how many readers read at once.
+        hire: makes the readers after the first, by number; by default all are of this process.
     """
 
     def __init__(
@@ -191,10 +194,15 @@ class CopyHost:
         released: Callable[[], int],
         fail: Fail,
         retry_max: float,
+        workers: int = 1,
+        hire: Callable[[int], Reader] | None = None,
     ) -> None:
         self._engine = engine
         self._tables = tables
         self._capture = capture
+        self._hire = hire
+        self._pool = ReaderPool(self._reader, workers)
+        self._copying: Backfill | None = None
         self._released = released
         self._fail = fail
         self._guard = Guard(engine.node.name, f"copy {engine.node.name}", retry_max)
@@ -209,9 +217,26 @@ class CopyHost:
         return list(self._status.values())
 
     def stop(self) -> None:
-        """Stop; the next start goes on after the last durable chunk."""
+        """Stop; the next start goes on with what is not durable."""
         self._stopping.set()
+        if (copying := self._copying) is not None:
+            copying.stop()
         self._thread.join()
+        self._pool.close()
+
+    def resize(self, workers: int) -> None:
+        """Let so many readers read at once from now on."""
+        self._pool.resize(workers)
+
+    @property
+    def workers(self) -> int:
+        """How many readers read at once."""
+        return self._pool.workers
+
+    def _reader(self, number: int) -> Reader:
+        if number and self._hire is not None:
+            return self._hire(number)
+        return LocalReader(self._engine.snapshot(), self._capture)
 
     def _run(self) -> None:
         waiting = list(self._tables)
@@ -231,11 +256,17 @@ class CopyHost:
                 self._fail(error)
                 return
         self.finished = not waiting
+        self._pool.close()
 
     def _copy(self, table: Table) -> None:
         around = Surroundings(self._capture, self._released, self._wait, time.monotonic, self._report)
         with closing(self._engine.snapshot()) as snapshot, closing(self._engine.control()) as store:
-            Backfill(table, uuid.uuid4().hex, snapshot, store, around).run()
+            copying = Backfill(table, uuid.uuid4().hex, snapshot, store, around, readers=self._pool)
+            self._copying = copying
+            if self._stopping.is_set():
+                raise _Stopped
+            if not copying.run().finished:
+                raise _Stopped
 
     def guard(self) -> GuardStatus:
         """How the way to the node is."""

@@ -24,6 +24,7 @@ class Limits:
         wait: seconds to wait on an idle log.
         heartbeat: seconds between heartbeats of an idle group.
         retry_max: longest pause between two tries of an apply, seconds.
+        copy_workers: how many readers read for the initial copy from a node at once.
     """
 
     poll_rows: int = 10_000
@@ -34,6 +35,7 @@ class Limits:
     wait: float = 0.2
     heartbeat: float = 10.0
     retry_max: float = 30.0
+    copy_workers: int = 1
 
 
 FIRST_ROWS = 1_000

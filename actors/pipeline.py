@@ -17,7 +17,7 @@ from actors.resolver import Resolver
 from actors.shards import NOTHING_ASIDE, Aside, make_shard
 from replication.applying import findings_name
 from replication.audit.writer import AuditWriter
-from replication.backfill import copies
+from replication.copying import copies
 from replication.engine import Control, Engine, Reached
 from replication.errors import ConfigError, LogLost
 from replication.marker import Marker
@@ -83,6 +83,7 @@ class Pipeline:
                 self.captures[n].released,
                 self.fail,
                 self.limits.retry_max,
+                self.limits.copy_workers,
             )
             for n, own_tables in copied_from(tables, names).items()
         ]

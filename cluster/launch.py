@@ -2,12 +2,13 @@
 
     capture NODE ─▶ resolver N ─▶ applier NODE/N ─▶ database
          ▲               └──────▶ audit
-    copy NODE
+    copy NODE ─▶ reader NODE/N, of which there are more or fewer
 
 Every part restarts alone. Ray makes an applier, the audit log, a capture and a copy again and repeats the
 calls that were on their way, which the marker and the audit log's high-water marks make harmless; a copy goes
-on after its last durable chunk. A resolver holds what cannot be repeated: when one was lost, `Group.renew`
-raises the epoch, and the resolvers begin again from the markers while every other process stays.
+on with what is not durable, and makes a reader that is lost again. A resolver holds what cannot be repeated:
+when one was lost, `Group.renew` raises the epoch, and the resolvers begin again from the markers while every
+other process stays.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from actors.audit import NoteRecords
 from actors.backfill import CopyStatus
 from actors.guard import GuardStatus
 from actors.pipeline import copied_from, prepare
+from actors.reading import Assignment, Read
 from actors.remote import Handle
 from actors.shard_status import ShardStatus
 from cluster.pausing import read_pauses
@@ -35,6 +37,7 @@ from cluster.processes import (
     CaptureProcess,
     CopyProcess,
     GroupPlan,
+    ReaderProcess,
     ResolverProcess,
     settled,
 )
@@ -80,6 +83,27 @@ class RayHandle:
         answer: Future[Any] = called.remote(*args).future()
         answer.add_done_callback(lambda answered: _pass_on(answered, done))
         return done
+
+
+class RayReader:
+    """A reader of an initial copy in a process of its own, which ends with the copy's.
+
+    It has no name in the cluster: nobody but the copy knows it, and the copy may make the next one at once.
+    """
+
+    def __init__(self, plan: GroupPlan, node: str, capture: Handle, number: int) -> None:
+        kind: Any = ray.remote(type(f"reader {node}/{number}", (ReaderProcess,), {}))
+        self._actor: Any = kind.options(num_cpus=0, max_restarts=0).remote(plan, node, capture)
+        self._handle = RayHandle("", self._actor)
+
+    def read(self, assignment: Assignment) -> Read:
+        """See `actors.reading.Reader`."""
+        read: Read = self._handle.call("read", assignment).result()
+        return read
+
+    def close(self) -> None:
+        """See `actors.reading.Reader`."""
+        ray.kill(self._actor)
 
 
 def _pass_on(answered: Future[Any], done: Future[Any]) -> None:
@@ -244,7 +268,7 @@ class Group:
             n: _actor(CaptureProcess, f"capture {n}", plan, n, self.resolvers, threads=4) for n in names
         }
         self.copies = {
-            n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], threads=2)
+            n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], RayReader, threads=2)
             for n in copied_from(plan.tables, names)
         }
 

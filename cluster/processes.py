@@ -7,7 +7,7 @@ which raises the error that ended the part.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.measured import Measured
 from actors.pipeline import copied_from, without
+from actors.reading import Assignment, LocalReader, Read, Reader
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
 from actors.resolver import Resolver
 from actors.shard_status import ShardStatus
@@ -296,16 +297,34 @@ class CaptureProcess(_Part):
         self._host.stop()
 
 
-class CopyProcess(_Part):
-    """The initial copy from one node."""
+Hire = Callable[[GroupPlan, str, Handle, int], Reader]
 
-    def __init__(self, plan: GroupPlan, node: str, capture: Handle) -> None:
+
+class CopyProcess(_Part):
+    """The initial copy from one node, and the first of its readers.
+
+    Args:
+        plan: the group.
+        node: the node that is read.
+        capture: its capture.
+        hire: makes the process of a further reader, by number.
+    """
+
+    def __init__(self, plan: GroupPlan, node: str, capture: Handle, hire: Hire) -> None:
         super().__init__(plan)
-        engines = plan.engines()
+        engines, limits = plan.engines(), plan.limits
         remote = RemoteCapture(capture)
         tables = copied_from(plan.tables, sorted(engines)).get(node, [])
-        retry_max = plan.limits.retry_max
-        self._host = CopyHost(engines[node], tables, remote, remote.released, self._fail, retry_max)
+        self._host = CopyHost(
+            engines[node],
+            tables,
+            remote,
+            remote.released,
+            self._fail,
+            limits.retry_max,
+            limits.copy_workers,
+            partial(hire, plan, node, capture),
+        )
 
     def guard(self) -> GuardStatus:
         """See `CopyHost.guard`."""
@@ -320,9 +339,25 @@ class CopyProcess(_Part):
         self.health()
         return self._host.finished
 
+    def resize(self, workers: int) -> None:
+        """See `CopyHost.resize`."""
+        self._host.resize(workers)
+
     def close(self) -> None:
         """Stop; the next start goes on."""
         self._host.stop()
+
+
+class ReaderProcess(_Part):
+    """A further reader of an initial copy."""
+
+    def __init__(self, plan: GroupPlan, node: str, capture: Handle) -> None:
+        super().__init__(plan)
+        self._reader = LocalReader(plan.engines()[node].snapshot(), RemoteCapture(capture))
+
+    def read(self, assignment: Assignment) -> Read:
+        """See `actors.reading.Reader`."""
+        return self._reader.read(assignment)
 
 
 def settled(calls: Sequence[Future[object]], seconds: float) -> list[BaseException]:

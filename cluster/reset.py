@@ -16,7 +16,7 @@ from actors.pipeline import raise_all, reached_in
 from cluster.audit_log import open_writer
 from cluster.commands.common import engines_of
 from cluster.config import GroupConfig
-from replication.backfill import CopyProgress, state_name
+from replication.copying import CopyProgress, state_name
 from replication.engine import StateStore
 from replication.errors import ConfigError, SchemaChanged
 from replication.marker import Marker

@@ -31,7 +31,7 @@ from cluster.config import GroupConfig
 from cluster.processes import settled
 from replication.audit.store import AuditInUse, read_manifest
 from replication.audit.writer import AuditWriter
-from replication.backfill import CopyProgress, state_name
+from replication.copying import CopyProgress, state_name
 from replication.engine import Engine, StateStore
 from replication.errors import NodeUnavailable, Terminal, Transient
 from replication.schema import Table

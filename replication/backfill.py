@@ -1,6 +1,6 @@
 """The initial copy: reading tables that are being written to, without a lock, while the stream goes on.
 
-The reader writes a low watermark on the node, reads a chunk of rows by key, hands it to the node's capture,
+A reader writes a low watermark on the node, reads a chunk of rows by key, hands it to the node's capture,
 and writes a high watermark. Both watermarks come through the node's log. The capture notes every key that
 changes between them; at the high watermark it emits the chunk's rows without those keys, as READ rows whose
 place in the log is the high watermark's. So a row is emitted as it was read if nothing changed it in
@@ -9,6 +9,9 @@ between, else not at all, and the log tells the newer story. (Andreakis and Papa
     reader     low ─▶ read ─▶ offer to the capture ─▶ high
     the log    low ─── changes by applications, echoes ─── high ─▶ capture emits READ rows
 
+Several readers may be at work on ranges of one table that do not overlap: each chunk has watermarks and a
+window of its own, and a key is in one range only, so what holds for one chunk holds for all.
+
 A chunk is durable once the group's released position has passed its rows. READ rows are not in the log: when
 a capture rewinds, `ChunkWindow.reset` forgets what it emitted, and the reader reads those chunks again.
 Reading a chunk twice is harmless.
@@ -16,7 +19,6 @@ Reading a chunk twice is harmless.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +39,6 @@ from replication.change import (
     Watermark,
 )
 from replication.position import LO_BITS, Position, order_of, split_order
-from replication.schema import TableMapping
 
 LOST = -1
 """The capture does not know this chunk: it restarted or rewound, and the chunk must be read again."""
@@ -103,7 +104,6 @@ class Chunk:
 class _Open:
     """A chunk between its watermarks: the keys that changed since the low one, in pieces."""
 
-    ident: ChunkIdent
     changed: list[pa.Array] = field(default_factory=list)
     count: int = 0
 
@@ -111,10 +111,10 @@ class _Open:
 class ChunkWindow:
     """The capture's part: what changed while a chunk was being read.
 
-    Kept by the capture actor of the node that is copied from. It sees every event of the log, in order. A
-    table has at most one window open, since its reader writes its watermarks one after the other; chunks of
-    different tables overlap freely. It holds the chunks that were offered and not emitted yet, a few per
-    table, and up to `MAX_CHANGED_KEYS` keys per table.
+    Kept by the capture actor of the node that is copied from. It sees every event of the log, in order. The
+    windows of chunks overlap freely. It holds the chunks that were offered and not emitted yet, a few per
+    table, and up to `MAX_CHANGED_KEYS` keys per window; windows of one table share the keys' memory. The
+    window of a chunk that is never offered stays open until it has so many, or the copy ends.
 
     Args:
         piece_rows: the most rows of one event.
@@ -123,7 +123,7 @@ class ChunkWindow:
     def __init__(self, piece_rows: int = PIECE_ROWS) -> None:
         self._piece_rows = piece_rows
         self._runs: dict[str, str] = {}  # table: run
-        self._open: dict[str, _Open] = {}  # table: its window
+        self._open: dict[ChunkIdent, _Open] = {}
         self._offered: dict[ChunkIdent, Chunk] = {}
         self._emitted: dict[ChunkIdent, int] = {}
         self._void: set[ChunkIdent] = set()
@@ -141,8 +141,7 @@ class ChunkWindow:
     def end(self, table: str) -> None:
         """The copy of `table` is over: forget all about it."""
         self._runs.pop(table, None)
-        self._open.pop(table, None)
-        for known in (self._offered, self._emitted):
+        for known in (self._open, self._offered, self._emitted):
             for ident in [i for i in known if i.table == table]:
                 del known[ident]
         self._void = {i for i in self._void if i.table != table}
@@ -181,21 +180,17 @@ class ChunkWindow:
             self._note(event.rows)
             return
         versions = unpack_versions(event.marker.versions)
-        for table, window in list(self._open.items()):
-            keys = versions.filter(pc.equal(versions["_table"], table))["_key"].combine_chunks()
-            self._add(window, keys)
+        for table in {ident.table for ident in self._open}:
+            self._add(table, versions.filter(pc.equal(versions["_table"], table))["_key"].combine_chunks())
 
     def on_unreadable(self, event: Unreadable) -> None:
         """A row was changed to what cannot be read: what was read of it before is not newer."""
-        window = self._open.get(event.table)
-        if window is not None:
-            self._add(window, pa.array([event.key], pa.binary()))
+        self._add(event.table, pa.array([event.key], pa.binary()))
 
     def on_truncate(self, table: str) -> None:
         """All rows vanished: what was read of a chunk before is worthless, so it must be read again."""
-        window = self._open.pop(table, None)
-        if window is not None:
-            self._void.add(window.ident)
+        for ident in [i for i in self._open if i.table == table]:
+            self._give_up(ident)
 
     def on_watermark(self, event: Watermark) -> list[LogEvent]:
         """A watermark came through the log.
@@ -211,29 +206,31 @@ class ChunkWindow:
             return [Progress(end)]
         ident, edge = parsed
         if edge == "low":
-            self._open[ident.table] = _Open(ident)
+            self._open[ident] = _Open()
             return [Progress(end)]
-        window = self._open.get(ident.table)
+        window = self._open.pop(ident, None)
         chunk = self._offered.pop(ident, None)
-        if window is None or window.ident != ident or chunk is None:
+        if window is None or chunk is None:
             return [Progress(end)]
-        del self._open[ident.table]
         events, order = _emit(ident.table, chunk, window.changed, event.end, self._piece_rows)
         self._remember(ident, order)
         return [*events, Progress(end)]
 
     def _note(self, tables: Iterable[TableChanges]) -> None:
         for changes in tables:
-            window = self._open.get(changes.table)
-            if window is not None:
-                self._add(window, changes.rows.column("_key"))
+            self._add(changes.table, changes.rows.column("_key"))
 
-    def _add(self, window: _Open, keys: pa.Array) -> None:
-        window.changed.append(keys)
-        window.count += len(keys)
-        if window.count > MAX_CHANGED_KEYS:
-            del self._open[window.ident.table]
-            self._void.add(window.ident)
+    def _add(self, table: str, keys: pa.Array) -> None:
+        for ident, window in list(self._open.items()):
+            if ident.table == table:
+                window.changed.append(keys)
+                window.count += len(keys)
+                if window.count > MAX_CHANGED_KEYS:
+                    self._give_up(ident)
+
+    def _give_up(self, ident: ChunkIdent) -> None:
+        del self._open[ident]
+        self._void.add(ident)
 
     def _remember(self, ident: ChunkIdent, order: int) -> None:
         self._emitted[ident] = order
@@ -288,60 +285,3 @@ def _as_changes(rows: pa.RecordBatch, op: Op, after: int, *, given: bool) -> pa.
     return pa.RecordBatch.from_arrays(
         [*(system[n] for n in names), *(rows.column(n) for n in data)], [*names, *data]
     )
-
-
-@dataclass(frozen=True, slots=True)
-class CopyProgress:
-    """How far the copy of one table is, durably; stored on the node that is copied from.
-
-    Attributes:
-        done_rows: rows in chunks that are durable, over all starts of this copy.
-        last_key: canonical key after which to go on; None before the first chunk.
-        finished: everything was copied.
-        high: order of the last durable chunk's last row.
-    """
-
-    done_rows: int = 0
-    last_key: bytes | None = None
-    finished: bool = False
-    high: int = 0
-
-    def dump(self) -> str:
-        """JSON text; keys and orders are hexadecimal text, since JSON numbers end at 53 bits elsewhere."""
-        last_key = None if self.last_key is None else self.last_key.hex()
-        return json.dumps(
-            {
-                "done_rows": self.done_rows,
-                "last_key": last_key,
-                "finished": self.finished,
-                "high": f"{self.high:x}",
-            }
-        )
-
-    @classmethod
-    def load(cls, text: str | None) -> CopyProgress:
-        """Undo `dump`; None is a copy that has not started."""
-        if text is None:
-            return cls()
-        stored = json.loads(text)
-        last_key = None if stored["last_key"] is None else bytes.fromhex(stored["last_key"])
-        return cls(stored["done_rows"], last_key, stored["finished"], int(stored["high"], 16))
-
-
-def state_name(table: str) -> str:
-    """Under which name a table's `CopyProgress` is stored."""
-    return f"copy/{table}"
-
-
-def copies(tables: Sequence[TableMapping], nodes: Sequence[str]) -> list[tuple[str, str]]:
-    """Which tables are copied from which nodes, as (table, node), in the order of `tables`.
-
-    `initial: merge` copies from every node; a row that two nodes hold meets itself in the resolver, as READ
-    against READ.
-    """
-    return [
-        (table.name, node)
-        for table in tables
-        for node in nodes
-        if table.initial in ("merge", node) and table.initial != "none"
-    ]

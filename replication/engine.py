@@ -99,11 +99,20 @@ class Applier(Protocol):
 class Snapshot(Protocol):
     """Reads whole rows in key order, for the initial copy, `verify` and rows that must be sent in full."""
 
-    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+    def read_chunk(
+        self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
+    ) -> pa.RecordBatch:
         """Up to `limit` rows with keys greater than the canonical key `after` (None: from the start).
 
         Columns: `_key` (canonical, binary, strictly ascending bytewise), then the data columns in schema
         order. Fewer than `limit` rows mean the end. Each call is one statement on one consistent view.
+
+        Args:
+            table: the table.
+            after: rows behind this key.
+            limit: the most rows.
+            until: no row behind this key; None: to the end of the table.
+            skip: leave out so many rows first; they are not sent.
         """
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:

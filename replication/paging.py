@@ -33,8 +33,12 @@ class ChunkSize:
 
     def learn(self, chunk: pa.RecordBatch) -> None:
         """Adapt `rows` to the size of a chunk that was read."""
-        if chunk.num_rows:
-            fitting = int(self._max_bytes * chunk.num_rows / max(chunk.nbytes, 1))
+        self.learn_size(chunk.num_rows, chunk.nbytes)
+
+    def learn_size(self, rows: int, size: int) -> None:
+        """Adapt `rows` to a chunk of so many rows and bytes."""
+        if rows:
+            fitting = int(self._max_bytes * rows / max(size, 1))
             self.rows = max(1, min(fitting, self.rows * 8, self._max_rows))
 
 

@@ -62,6 +62,16 @@ def add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", metavar="ADDRESS", help=text)
 
 
+def worker_count(text: str) -> int:
+    """How many processes are to read for a copy."""
+    from actors.reading import MOST_WORKERS
+
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        message = f"a number from 1 to {MOST_WORKERS} is needed, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
 def reach(args: argparse.Namespace, config: GroupConfig) -> str:
     """Where the running group is; empty if it does not run, by what is in the audit log's folder.
 

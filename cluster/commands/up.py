@@ -35,6 +35,7 @@ from cluster.commands.common import (
     load_config,
     noted_address,
     present_ray_token,
+    worker_count,
 )
 from replication.errors import Fenced, LogLost, NodeUnavailable, SchemaChanged, SyncError, Transient
 
@@ -74,6 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TABLE",
         help="go on with this table as it is now, after its change has halted the group; may be repeated",
+    )
+
+    parser.add_argument(
+        "--workers",
+        type=worker_count,
+        default=1,
+        metavar="N",
+        help="how many processes read for an initial copy at once, of each node that is read (default: 1)",
     )
 
 
@@ -150,7 +159,7 @@ def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease
     interface = interface_of(config, args.log_level, own_ray=not args.address)
     try:
         with noted_address(config.audit_path, gcs_address()):
-            _run_group(config, ready, sources, args.log_level, lease, waiting, interface)
+            _run_group(config, ready, sources, args, lease, waiting, interface)
     finally:
         watch.stop()
         interface.stop()
@@ -158,7 +167,7 @@ def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease
     return OK
 
 
-def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> GroupPlan:
+def _plan(config: GroupConfig, tables: tuple[Table, ...], args: argparse.Namespace) -> GroupPlan:
     from actors.limits import Limits
     from cluster.processes import GroupPlan
 
@@ -172,16 +181,19 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], log_level: str) -> Gro
         whole=whole,
         heartbeat=config.limits.heartbeat_seconds,
         retry_max=config.limits.retry_max_seconds,
+        copy_workers=args.workers,
     )
     path = config.audit_path.absolute()
-    return GroupPlan(config.group, config.nodes, tables, config.shards, path, limits, log_level, config.audit)
+    return GroupPlan(
+        config.group, config.nodes, tables, config.shards, path, limits, args.log_level, config.audit
+    )
 
 
 def _run_group(
     config: GroupConfig,
     ready: Ready,
     sources: Mapping[str, str],
-    log_level: str,
+    args: argparse.Namespace,
     lease: GroupLease,
     waiting: Waiting,
     interface: Interface,
@@ -195,7 +207,7 @@ def _run_group(
     from replication.errors import Terminal
 
     while not waiting.stopping.is_set():
-        plan = _plan(config, with_copies(ready.tables, sources), log_level)
+        plan = _plan(config, with_copies(ready.tables, sources), args)
         error = _run_incarnation(plan, ready, lease, waiting, interface)
         if error is None:
             return

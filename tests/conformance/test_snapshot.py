@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ from replication.change import Changes, Watermark
 from replication.key import decode_key, encode_key
 from replication.types import Kind
 from tests.conformance.samples import NOTHING, PLANES, item
-from tests.conformance.tools import Peer, Write, decimals, key_kinds, rows_of
+from tests.conformance.tools import Peer, Write, decimals, eventually, key_kinds, rows_of
 from tests.fixtures.engines import EngineHarness, Key
 
 
@@ -93,6 +94,34 @@ def test_reading_resumes_after_any_key(harness: EngineHarness, peer: Peer) -> No
     assert keys_in(peer, "pairs", chunks(peer, "pairs", 100, encode_key((2, "z"), kinds))) == keys[5:]
 
 
+def test_a_range_ends_with_its_last_key(harness: EngineHarness, peer: Peer) -> None:
+    with harness.transaction() as tx:
+        for ident in range(5):
+            tx.insert("items", item(ident))
+        for num in (1, 2):
+            for code in ("a", "b", "ü"):
+                tx.insert("pairs", {"num": num, "code": code})
+    for table in ("items", "pairs"):
+        whole = peer.snapshot.read_chunk(harness.tables[table], None, 100).column("_key").to_pylist()
+        for start, after in enumerate([None, *whole]):
+            for end, until in enumerate(whole, 1):
+                found = peer.snapshot.read_chunk(harness.tables[table], after, 100, until=until)
+                assert found.column("_key").to_pylist() == whole[start:end]
+        found = peer.snapshot.read_chunk(harness.tables[table], whole[0], 2, until=whole[-1])
+        assert found.column("_key").to_pylist() == whole[1:3]
+
+
+def test_rows_can_be_skipped(harness: EngineHarness, peer: Peer) -> None:
+    with harness.transaction() as tx:
+        for word in PLANES:
+            tx.insert("words", {"word": word})
+    table = harness.tables["words"]
+    whole = peer.snapshot.read_chunk(table, None, 100).column("_key").to_pylist()
+    for skip in range(len(whole)):
+        found = peer.snapshot.read_chunk(table, whole[0], 1, until=whole[-1], skip=skip)
+        assert found.column("_key").to_pylist() == whole[1 + skip : 2 + skip]
+
+
 def test_rows_are_found_by_key(harness: EngineHarness, peer: Peer) -> None:
     with harness.transaction() as tx:
         for ident in range(5):
@@ -132,6 +161,23 @@ def test_watermarks_keep_their_place_among_the_changes(harness: EngineHarness, p
     marks = [e for e in events if isinstance(e, Watermark)]
     again = [e.ident for e in peer.read(marks[0].end) if isinstance(e, Watermark)]
     assert again == ["high-1", "low-2"]
+
+
+def test_several_readers_write_watermarks_at_once(harness: EngineHarness, peer: Peer) -> None:
+    """Also where none was ever written, and each comes through the log."""
+
+    def write(reader: int) -> list[str]:
+        idents = [f"reader {reader} mark {n}" for n in range(5)]
+        with closing(peer.engine.snapshot()) as snapshot:
+            for ident in idents:
+                eventually(lambda ident=ident: snapshot.write_watermark(ident))
+        return idents
+
+    with closing(peer.source()) as source, ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(write, range(4)))
+        seen = [e.ident for e in peer.drain(source) if isinstance(e, Watermark)]
+    for idents in written:
+        assert [i for i in seen if i in idents] == idents
 
 
 def test_a_snapshot_sees_what_was_committed_before_it_began(harness: EngineHarness, peer: Peer) -> None:

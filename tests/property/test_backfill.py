@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from actors import backfill as reader
 from actors.backfill import Backfill, Surroundings
+from actors.reading import Assignment, Read, steps
 from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.batch import TableRows, apply_schema, pack_versions
 from replication.change import (
@@ -24,6 +27,7 @@ from replication.change import (
     Watermark,
     change_schema,
 )
+from replication.copying import CopyProgress, Span
 from replication.key import encode_keys
 from replication.marker import Marker
 from replication.paging import ChunkSize
@@ -50,8 +54,13 @@ WEIGHTS = {
     "echoed delete": 2,
     "rewind": 4,
     "kill": 2,
+    "read": 12,
+    "kill reader": 1,
     "truncate": 1,
 }
+# What a part is for shows soonest where much is written, or much ends early.
+BUSY = WEIGHTS | {"write": 25, "read": 30, "capture": 15}
+ROUGH = WEIGHTS | {"kill": 6, "rewind": 8, "read": 30}
 moves = st.tuples(st.sampled_from([what for what, weight in WEIGHTS.items() for _ in range(weight)]), KEYS)
 # Without a smallest size most schedules end before the first chunk was read.
 actions = st.lists(moves, max_size=20) | st.lists(moves, min_size=40, max_size=120)
@@ -65,7 +74,8 @@ class Killed(Exception):
 class World:
     """A database with its log, a capture, and a replica that applies what the capture emits.
 
-    Every call of the reader first and last lets the world move on, up to the next `go` of the schedule.
+    Every call of the copy first and last lets the world move on, up to the next `go` of the schedule, and so
+    does every call of its readers, of which others may be in the middle of a chunk.
     """
 
     def __init__(self, rows: set[int], schedule: Sequence[Action], window: type[ChunkWindow]) -> None:
@@ -82,6 +92,7 @@ class World:
         self.applied = 0  # order of the last row that the replica applied
         self.released_order = 0
         self.states: dict[str, str] = {}
+        self.crew = Crew(self)
 
     # -- the world moves ---------------------------------------------------------------
 
@@ -100,6 +111,8 @@ class World:
                     self.flush()
                 case "rewind":
                     self.rewind()
+                case "read" | "kill reader":
+                    self.crew.step(key, kill=what == "kill reader")
                 case _:
                     self.change(what, key)
 
@@ -185,12 +198,15 @@ class World:
         self.log.append(Watermark(ident, self.position()))
         self.move()
 
-    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+    def read_chunk(
+        self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
+    ) -> pa.RecordBatch:
         self.move()
         rows = chunk(self.rows)
         keys = rows.column("_key").to_pylist()
         start = sum(k <= after for k in keys) if after is not None else 0
-        rows = rows.slice(start, limit)
+        end = sum(k <= until for k in keys) if until is not None else len(keys)
+        rows = rows.slice(start, max(end - start, 0)).slice(skip, limit)
         self.move()
         return rows
 
@@ -228,7 +244,54 @@ class World:
     def wait(self, seconds: float) -> None:
         self.move()
         if not self.schedule:
+            for number in range(len(self.crew.at_work)):
+                self.crew.step(number)
             self.drain()
+
+
+class Crew:
+    """Readers in one thread: a step of one of them is a step of the world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.workers = 1
+        self.at_work: list[tuple[Iterator[Read | None], Future[Read]]] = []
+        self.stepping: set[int] = set()
+
+    @property
+    def free(self) -> int:
+        return max(0, self.workers - len(self.at_work))
+
+    def submit(self, assignment: Assignment) -> Future[Read]:
+        assert self.free
+        reading: Future[Read] = Future()
+        self.at_work.append((steps(assignment, self.world, self.world), reading))
+        return reading
+
+    def wait(self, seconds: float) -> None:
+        self.world.wait(seconds)
+
+    def step(self, number: int, *, kill: bool = False) -> None:
+        """Let one of those go on who are not in the middle of a step, or end it there."""
+        able = [w for w in self.at_work if id(w[0]) not in self.stepping]
+        if not able:
+            return
+        worker = able[number % len(able)]
+        reader, reading = worker
+        self.stepping.add(id(reader))
+        try:
+            if kill:
+                raise Killed
+            if (read := next(reader)) is not None:
+                self.at_work.remove(worker)
+                reading.set_result(read)
+        except Killed as killed:
+            self.at_work.remove(worker)
+            reading.set_exception(killed)
+            if not kill:  # not this one, but the process that the copy runs in
+                raise
+        finally:
+            self.stepping.discard(id(reader))
 
 
 def chunk(rows: dict[int, str]) -> pa.RecordBatch:
@@ -258,18 +321,22 @@ def versions_of(changes: pa.RecordBatch) -> bytes:
     return pack_versions([TableRows("t", rows)])
 
 
-def copy(rows: set[int], schedule: Sequence[Action], window: type[ChunkWindow], kind: type[Backfill]) -> None:
+def copy(
+    rows: set[int], schedule: Sequence[Action], workers: int, window: type[ChunkWindow], kind: type[Backfill]
+) -> None:
     """Copy with restarts until the copy is finished; the replica must end up equal."""
     world = World(rows, schedule, window)
+    world.crew.workers = workers
     around = Surroundings(world, world.released, world.wait, lambda: 0.0)
     for attempt in range(len(schedule) + 1):
         try:
-            copier = kind(TABLE, f"run{attempt}", world, world, around, ChunkSize(3, max_rows=3))
+            copier = kind(TABLE, f"run{attempt}", world, world, around, ChunkSize(3, max_rows=3), world.crew)
             progress = copier.run()
         except Killed:
             continue
         break
     assert progress.finished
+    assert progress.left() == []
     while world.schedule:
         try:
             world.move()
@@ -280,9 +347,9 @@ def copy(rows: set[int], schedule: Sequence[Action], window: type[ChunkWindow], 
 
 
 @settings(max_examples=300)
-@given(initial, actions)
-def test_the_copy_equals_the_database_whatever_the_interleaving(rows, schedule):
-    copy(rows, schedule, ChunkWindow, Backfill)
+@given(initial, actions, st.integers(1, 4))
+def test_the_copy_equals_the_database_whatever_the_interleaving(rows, schedule, workers):
+    copy(rows, schedule, workers, ChunkWindow, Backfill)
 
 
 class DeafToChanges(ChunkWindow):
@@ -319,6 +386,42 @@ class AnyLowOpens(ChunkWindow):
         return super().on_watermark(event)
 
 
+class OneWindow(ChunkWindow):
+    """Notes what changed in the newest window of the table only."""
+
+    def _add(self, table: str, keys: pa.Array) -> None:
+        windows = [ident for ident in self._open if ident.table == table]
+        if windows:
+            self._open[windows[-1]].changed.append(keys)
+
+
+class StopsAtTheLimit(Backfill):
+    """Takes a range for read although there were more rows in it than asked for."""
+
+    def _take_read(self) -> None:
+        for reading in [r for r in self._reading if r.done() and r.exception() is None]:
+            if self._reading[reading].span.until is not None:
+                read, assignment = reading.result(), self._reading.pop(reading)
+                whole: Future[Read] = Future()
+                whole.set_result(replace(read, rest=None))
+                self._reading[whole] = assignment
+        super()._take_read()
+
+
+class Hasty(CopyProgress):
+    """Takes everything before a durable range for durable."""
+
+    def with_done(self, span: Span, rows: int, high: int) -> CopyProgress:
+        last, finished = span.until or self.last_key, span.until is None
+        return Hasty(self.done_rows + rows, last, finished, high)
+
+
+class InAnyOrder(Backfill):
+    def _keep(self, progress: CopyProgress) -> None:
+        super()._keep(progress)
+        self.progress = Hasty(*(getattr(self.progress, name) for name in CopyProgress.__slots__))
+
+
 class NeverWaits(Backfill):
     def _is_durable(self, chunk: object, released: int) -> bool:
         return chunk.order is not None  # type: ignore[attr-defined]
@@ -335,16 +438,20 @@ class NeverWaits(Backfill):
         (RemembersWhatIsLost, Backfill),
         (AnyLowOpens, Backfill),
         (ChunkWindow, NeverWaits),
+        (OneWindow, Backfill),
+        (ChunkWindow, StopsAtTheLimit),
+        (ChunkWindow, InAnyOrder),
     ],
 )
 def test_the_property_notices_when_a_part_is_taken_away(window, kind):
     def broken(seed: int) -> bool:
         rng = random.Random(seed)
-        moves = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=rng.randrange(200))
+        weights = (BUSY, ROUGH)[seed % 2]
+        moves = rng.choices(list(weights), list(weights.values()), k=rng.randrange(200))
         schedule = [(what, rng.randrange(12)) for what in moves]
         rows = set(rng.sample(range(12), rng.randrange(13)))
         try:
-            copy(rows, schedule, window, kind)
+            copy(rows, schedule, rng.randrange(1, 5), window, kind)
         except AssertionError:
             return True
         return False
@@ -358,11 +465,11 @@ def test_the_reader_bounds_what_is_on_its_way():
     offered = []
 
     def wait(seconds: float) -> None:
-        if len(offered) >= reader.IN_FLIGHT and seconds == reader.POLL_SECONDS:
+        if len(offered) > reader.AHEAD and seconds == reader.POLL_SECONDS:
             copier.stop()
 
     world.offer = lambda ident, rows: (offered.append(ident), world.window.offer(ident, rows))  # type: ignore[method-assign]
     around = Surroundings(world, world.released, wait, lambda: 0.0)
     copier = Backfill(TABLE, "run", world, world, around, ChunkSize(1, max_rows=1))
     assert not copier.run().finished
-    assert len(offered) == reader.IN_FLIGHT
+    assert len(offered) == 1 + reader.AHEAD

@@ -1,7 +1,10 @@
+from collections.abc import Iterable
+from itertools import permutations
+
 import pyarrow as pa
 import pytest
 
-from replication.backfill import LOST, Chunk, ChunkIdent, ChunkWindow, CopyProgress, copies
+from replication.backfill import LOST, Chunk, ChunkIdent, ChunkWindow
 from replication.batch import TableRows, apply_schema, pack_versions
 from replication.change import (
     Changes,
@@ -14,6 +17,7 @@ from replication.change import (
     Watermark,
     change_schema,
 )
+from replication.copying import CopyProgress, Span, copies
 from replication.marker import Marker
 from replication.paging import ChunkSize, read_chunks
 from replication.position import Position, order_of, split_order
@@ -174,6 +178,29 @@ def test_the_next_chunk_may_be_offered_before_the_last_one_is_emitted():
     assert keys_of(w.on_watermark(mark(A2.high, 14))) == [b"2"]
 
 
+def test_chunks_of_one_table_overlap():
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.on_changes(changes("a", 11, b"1"))
+    w.on_watermark(mark(A2.low, 12))
+    w.on_echo(echo("a", 13, b"2", b"8", decoded=False))
+    w.offer(A1, chunk(b"1", b"2", b"3"))
+    w.offer(A2, chunk(b"7", b"8", b"9"))
+    assert keys_of(w.on_watermark(mark(A1.high, 14))) == [b"3"]
+    w.on_changes(changes("a", 15, b"9"))
+    assert keys_of(w.on_watermark(mark(A2.high, 16))) == [b"7"]
+
+
+def test_a_truncate_is_the_end_of_every_open_chunk_of_its_table():
+    w = window("a", "b")
+    other = ChunkIdent("run", "b", 1)
+    for ident in (A1, A2, other):
+        w.on_watermark(mark(ident.low, 10))
+        w.offer(ident, chunk(b"1"))
+    w.on_truncate("a")
+    assert (w.emitted(A1), w.emitted(A2), w.emitted(other)) == (LOST, LOST, None)
+
+
 def test_chunks_of_different_tables_overlap():
     w = window("a", "x/y")
     other = ChunkIdent("run", "x/y", 1)
@@ -259,7 +286,12 @@ def test_only_so_many_emitted_chunks_are_remembered(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "progress", [CopyProgress(), CopyProgress(7, b"\x00\xff", True, order_of(2**64 - 1, 2**32 - 1))]
+    "progress",
+    [
+        CopyProgress(),
+        CopyProgress(7, b"\x00\xff", True, order_of(2**64 - 1, 2**32 - 1)),
+        CopyProgress(7, b"c", apart=(Span(b"e", b"g"), Span(b"\x00", None))),
+    ],
 )
 def test_progress_survives_storage(progress):
     assert CopyProgress.load(progress.dump()) == progress
@@ -267,6 +299,30 @@ def test_progress_survives_storage(progress):
 
 def test_a_copy_that_never_started_has_no_progress():
     assert CopyProgress.load(None) == CopyProgress(0, None, False, 0)
+
+
+def test_progress_of_an_older_version_is_read():
+    stored = '{"done_rows": 7, "last_key": "6b", "finished": false, "high": "1f"}'
+    assert CopyProgress.load(stored) == CopyProgress(7, b"k", False, 31)
+
+
+def test_ranges_may_become_durable_in_any_order():
+    spans = [Span(None, b"b"), Span(b"b", b"d"), Span(b"d", b"f"), Span(b"f", b"h"), Span(b"h", None)]
+    for order in permutations(range(5)):
+        progress = CopyProgress()
+        for done, at in enumerate(order):
+            assert not progress.finished
+            progress = CopyProgress.load(progress.with_done(spans[at], at, at).dump())
+            assert _covered(progress.left()) == _covered(spans[i] for i in order[done + 1 :])
+            assert len(progress.apart) <= 2
+        assert (progress.finished, progress.done_rows, progress.high) == (True, 10, 4)
+        assert progress.left() == []
+
+
+def _covered(spans: Iterable[Span]) -> set[bytes]:
+    """The letters that lie in the spans."""
+    letters = [b"%c" % n for n in range(ord("a"), ord("k"))]
+    return {k for s in spans for k in letters if ((s.after or b"") < k and s.goes_on(k)) or k == s.until}
 
 
 def test_which_tables_are_copied_from_where():

@@ -19,12 +19,14 @@ class MemorySnapshot:
     def __init__(self, node: NodeConfig, group: str) -> None:
         self._session = Session(node, group)
 
-    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+    def read_chunk(
+        self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
+    ) -> pa.RecordBatch:
         """See `engine.Snapshot.read_chunk`."""
         database = self._session.database()
         with database.lock:
-            keys = database.tables[self._local(table)].keys_after(after, limit)
-            return self.read_keys(table, keys)
+            keys = database.tables[self._local(table)].keys_after(after, limit + skip)[skip:]
+            return self.read_keys(table, [k for k in keys if until is None or k <= until])
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
         """See `engine.Snapshot.read_keys`."""

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from bson.datetime_ms import DatetimeMS
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
@@ -45,7 +46,9 @@ class MongoSnapshot:
         self._group = group
         self._db = connect(node)
 
-    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+    def read_chunk(
+        self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
+    ) -> pa.RecordBatch:
         """See `engine.Snapshot`.
 
         Raises:
@@ -54,13 +57,14 @@ class MongoSnapshot:
         layout = Layout(table, self._node)
         with translated(self._node.name):
             if _has_text_dates(layout):
-                documents = self._dates(layout, after, limit)
+                documents = self._dates(layout, after, limit + skip)[skip:]
             elif Kind.BYTES in layout.kinds:
-                documents = self._sorted(layout, after, limit)
+                documents = self._sorted(layout, after, limit, skip)
             else:
-                documents = list(self._find(layout, _greater(layout, after), limit))
-        stray = self._stray(layout) if len(documents) < limit else ""
-        return self._batch(layout, documents, stray)
+                documents = list(self._find(layout, _between(layout, after, until), limit, skip))
+        last = until is None and len(documents) < limit
+        rows = self._batch(layout, documents, self._stray(layout) if last else "")
+        return rows if until is None else rows.filter(pc.less_equal(rows.column("_key"), until))
 
     def read_all(self, table: Table, size: ChunkSize, aside: Aside | None = None) -> Iterator[pa.RecordBatch]:
         """See `paging.Streaming`: one cursor, so a server that sorts a range by reading all reads it once.
@@ -116,14 +120,11 @@ class MongoSnapshot:
     def _view(self, layout: Layout) -> Collection[Document]:
         return self._db[layout.collection].with_options(read_concern=ReadConcern("snapshot"))
 
-    def _find(self, layout: Layout, query: Document, limit: int) -> Iterator[Document]:
+    def _find(self, layout: Layout, query: Document, limit: int, skip: int = 0) -> Iterator[Document]:
         if limit <= 0:
             return iter(())
-        return iter(
-            self._view(layout).find(
-                query, layout.projection, sort=[("_id", 1)], limit=limit, batch_size=limit
-            )
-        )
+        found = self._view(layout).find(query, layout.projection, sort=[("_id", 1)], batch_size=limit)
+        return iter(found.skip(skip).limit(limit))
 
     def _dates(self, layout: Layout, after: bytes | None, limit: int) -> list[Document]:
         """Dates, and among them those that are text; of these there are few."""
@@ -138,12 +139,13 @@ class MongoSnapshot:
                 documents += self._find(layout, {"_id": {"$gte": DatetimeMS(YEAR_1)}}, limit)
         return _in_order(layout, documents, after)[:limit]
 
-    def _sorted(self, layout: Layout, after: bytes | None, limit: int) -> list[Document]:
+    def _sorted(self, layout: Layout, after: bytes | None, limit: int, skip: int) -> list[Document]:
         """The next documents in the order of their canonical keys, found by reading every `_id`."""
         ids = [d["_id"] for d in self._view(layout).find({}, {"_id": 1})]
         keys = layout.decode_ids(ids).to_pylist()
         chosen = sorted((k, i) for i, k in enumerate(keys) if k is not None and (after is None or k > after))
-        found = find_ids(self._view(layout), [ids[i] for _, i in chosen[:limit]], layout.projection)
+        wanted = [ids[i] for _, i in chosen[skip : skip + limit]]
+        found = find_ids(self._view(layout), wanted, layout.projection)
         return _in_order(layout, list(found), after)
 
     def _batch(
@@ -199,10 +201,9 @@ def _has_text_dates(layout: Layout) -> bool:
     return len(layout.kinds) == 1 and layout.kinds[0] in DATES
 
 
-def _greater(layout: Layout, after: bytes | None) -> Document:
-    if after is None:
-        return {}
-    return {"_id": {"$gt": layout.encode_ids(pa.array([after], pa.binary()))[0]}}
+def _between(layout: Layout, after: bytes | None, until: bytes | None) -> Document:
+    edges = [(sign, key) for sign, key in (("$gt", after), ("$lte", until)) if key is not None]
+    return {"_id": {s: layout.encode_ids(pa.array([k], pa.binary()))[0] for s, k in edges}} if edges else {}
 
 
 def _in_order(layout: Layout, documents: list[Document], after: bytes | None) -> list[Document]:

@@ -41,16 +41,18 @@ class MysqlSnapshot:
         self._session = Session(parse(node), _SETTINGS)
         self._bound: dict[str, Bound] = {}
 
-    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+    def read_chunk(
+        self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
+    ) -> pa.RecordBatch:
         """See `Snapshot.read_chunk`.
 
         Raises:
             RowsUnreadable: rows cannot be read as rows of this table.
         """
         bound = self._bind(table)
-        where = "" if after is None else f"WHERE {_bounded(bound, after, '>')}"
+        where = f"{_bounded(bound, after, '>')} AND {_bounded(bound, until, '<=')}"
         order = ", ".join(bound.bytewise(i) for i in bound.key)
-        return self._read(bound, f"{where} ORDER BY {order} LIMIT {limit}")
+        return self._read(bound, f"WHERE {where} ORDER BY {order} LIMIT {limit} OFFSET {skip}")
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
         """See `Snapshot.read_keys`; in key order.

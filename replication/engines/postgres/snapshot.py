@@ -52,12 +52,15 @@ class PostgresSnapshot:
         self._session = Session(node)
         self._bound: dict[str, Bound] = {}
 
-    def read_chunk(self, table: Table, after: bytes | None, limit: int) -> pa.RecordBatch:
+    def read_chunk(
+        self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
+    ) -> pa.RecordBatch:
         """See `Snapshot.read_chunk`."""
         bound = self._bind(table)
+        where = f"{_behind(bound, after)} AND {_behind(bound, until, '<=')}"
         query = (
-            f"SELECT {_columns(bound)} FROM {bound.sql} t WHERE {_behind(bound, after)} "
-            f"ORDER BY {_order(bound)} LIMIT {limit}"
+            f"SELECT {_columns(bound)} FROM {bound.sql} t WHERE {where} "
+            f"ORDER BY {_order(bound)} LIMIT {limit} OFFSET {skip}"
         )
         return self._read(bound, query)
 
