@@ -21,7 +21,7 @@ import numpy as np
 
 from actors.remote import Handle
 from actors.watching import Watched
-from replication.backfill import copies
+from replication.copying import copies
 from replication.errors import Transient
 from replication.schema import Table
 from replication.sharding import shards_of
