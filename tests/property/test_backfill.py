@@ -347,7 +347,7 @@ def copy(
     assert world.replica == world.rows
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(initial, actions, st.integers(1, 4))
 def test_the_copy_equals_the_database_whatever_the_interleaving(rows, schedule, workers):
     copy(rows, schedule, workers, ChunkWindow, Backfill)
