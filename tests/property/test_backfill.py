@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import strategies as st
 
 from actors import backfill as reader
 from actors.backfill import Backfill, Surroundings
-from actors.reading import Assignment, Read, steps
 from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.batch import TableRows, apply_schema, pack_versions
 from replication.change import (
@@ -27,13 +24,25 @@ from replication.change import (
     Watermark,
     change_schema,
 )
-from replication.copying import CopyProgress, Span
 from replication.key import encode_keys
 from replication.marker import Marker
 from replication.paging import ChunkSize
 from replication.position import Position, order_of
 from replication.schema import Column, Table, TableMapping, TableSchema
 from replication.types import CanonicalType, Kind
+from tests.property.crew import Crew, Killed
+from tests.property.mutations_copy import (
+    AnyLowOpens,
+    DeafToBareEchoes,
+    DeafToChanges,
+    DeafToEchoes,
+    DeafToTruncate,
+    InAnyOrder,
+    NeverWaits,
+    OneWindow,
+    RemembersWhatIsLost,
+    StopsAtTheLimit,
+)
 
 SCHEMA = TableSchema(
     "t", (Column("id", CanonicalType(Kind.INT64)), Column("v", CanonicalType(Kind.TEXT))), ("id",)
@@ -65,10 +74,6 @@ moves = st.tuples(st.sampled_from([what for what, weight in WEIGHTS.items() for 
 # Without a smallest size most schedules end before the first chunk was read.
 actions = st.lists(moves, max_size=20) | st.lists(moves, min_size=60, max_size=200)
 initial = st.sets(KEYS) | st.sets(KEYS, min_size=6)
-
-
-class Killed(Exception):
-    """The reader's process ended here."""
 
 
 class World:
@@ -250,51 +255,6 @@ class World:
             self.drain()
 
 
-class Crew:
-    """Readers in one thread: a step of one of them is a step of the world."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.workers = 1
-        self.at_work: list[tuple[Iterator[Read | None], Future[Read]]] = []
-        self.stepping: set[int] = set()
-
-    @property
-    def free(self) -> int:
-        return max(0, self.workers - len(self.at_work))
-
-    def submit(self, assignment: Assignment) -> Future[Read]:
-        assert self.free
-        reading: Future[Read] = Future()
-        self.at_work.append((steps(assignment, self.world, self.world), reading))
-        return reading
-
-    def wait(self, seconds: float) -> None:
-        self.world.wait(seconds)
-
-    def step(self, number: int, *, kill: bool = False) -> None:
-        """Let one of those go on who are not in the middle of a step, or end it there."""
-        able = [w for w in self.at_work if id(w[0]) not in self.stepping]
-        if not able:
-            return
-        worker = able[number % len(able)]
-        reader, reading = worker
-        self.stepping.add(id(reader))
-        try:
-            if kill:
-                raise Killed
-            if (read := next(reader)) is not None:
-                self.at_work.remove(worker)
-                reading.set_result(read)
-        except Killed as killed:
-            self.at_work.remove(worker)
-            reading.set_exception(killed)
-            if not kill:  # not this one, but the process that the copy runs in
-                raise
-        finally:
-            self.stepping.discard(id(reader))
-
-
 def chunk(rows: dict[int, str]) -> pa.RecordBatch:
     ids = pa.array(sorted(rows), pa.int64())
     values = pa.array([rows[id] for id in sorted(rows)], pa.utf8())
@@ -351,81 +311,6 @@ def copy(
 @given(initial, actions, st.integers(1, 4))
 def test_the_copy_equals_the_database_whatever_the_interleaving(rows, schedule, workers):
     copy(rows, schedule, workers, ChunkWindow, Backfill)
-
-
-class DeafToChanges(ChunkWindow):
-    def on_changes(self, event: Changes) -> None:
-        pass
-
-
-class DeafToEchoes(ChunkWindow):
-    def on_echo(self, event: Echo) -> None:
-        pass
-
-
-class DeafToBareEchoes(ChunkWindow):
-    def on_echo(self, event: Echo) -> None:
-        self._note(event.rows)
-
-
-class DeafToTruncate(ChunkWindow):
-    def on_truncate(self, table: str) -> None:
-        pass
-
-
-class RemembersWhatIsLost(ChunkWindow):
-    def reset(self) -> None:
-        pass
-
-
-class AnyLowOpens(ChunkWindow):
-    """Takes the high watermark of a chunk without having seen its low one."""
-
-    def on_watermark(self, event: Watermark) -> object:
-        if event.ident.endswith("/high"):
-            super().on_watermark(Watermark(event.ident.replace("/high", "/low"), event.end))
-        return super().on_watermark(event)
-
-
-class OneWindow(ChunkWindow):
-    """Notes what changed in the newest window of the table only."""
-
-    def _add(self, table: str, keys: pa.Array) -> None:
-        windows = [ident for ident in self._open if ident.table == table]
-        if windows:
-            self._open[windows[-1]].changed.append(keys)
-
-
-class StopsAtTheLimit(Backfill):
-    """Takes a range for read although there were more rows in it than asked for."""
-
-    def _take_read(self) -> None:
-        for reading in [r for r in self._reading if r.done() and r.exception() is None]:
-            if self._reading[reading].span.until is not None:
-                read, assignment = reading.result(), self._reading.pop(reading)
-                whole: Future[Read] = Future()
-                whole.set_result(replace(read, rest=None))
-                self._reading[whole] = assignment
-        super()._take_read()
-
-
-class Hasty(CopyProgress):
-    """Takes everything before a durable range for durable."""
-
-    def with_done(self, span: Span, rows: int, high: int) -> CopyProgress:
-        last, finished = max(span.until or b"", self.last_key or b""), self.finished or span.until is None
-        return Hasty(self.done_rows + rows, last, finished, high)
-
-
-class InAnyOrder(Backfill):
-    def _keep(self, progress: CopyProgress) -> None:
-        super()._keep(progress)
-        self.progress = Hasty(*(getattr(self.progress, name) for name in CopyProgress.__slots__))
-
-
-class NeverWaits(Backfill):
-    def _is_durable(self, chunk: object, released: int) -> bool:
-        return chunk.order is not None  # type: ignore[attr-defined]
 
 
 @pytest.mark.mutation
