@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from actors.remote import Handle
 from cluster.node_reader import NodeReader
 from cluster.settling import PATIENCE_SECONDS, TRIES, GroupSettling
+from cluster.verify_progress import ProgressFile, Reached
 from cluster.verify_report import TableResult
 from replication.engine import Engine
 from replication.schema import Table
@@ -53,13 +61,16 @@ class Manner:
         return GroupSettling(self.group, readers, self.tries or TRIES, self.patience)
 
 
-def compare(engines: Sequence[Engine], tables: Sequence[Table], manner: Manner) -> list[TableResult]:
+def compare(
+    engines: Sequence[Engine], tables: Sequence[Table], manner: Manner, book: ProgressFile | None = None
+) -> list[TableResult]:
     """Compare every table, with a progress bar on standard error if that is a terminal.
 
     Args:
         engines: the nodes; differences are told from the first one's view.
         tables: what to compare.
         manner: how.
+        book: says from where to go on, and is told how far it is.
     """
     with ExitStack() as stack:
         readers = [NodeReader(engine) for engine in engines]
@@ -70,18 +81,48 @@ def compare(engines: Sequence[Engine], tables: Sequence[Table], manner: Manner) 
         results = []
         for table in tables:
             total = max(reader.estimate(table) for reader in readers)
-            task = bar.add_task(table.name, total=total or None)
-            result = TableResult(table, limit=manner.limit)
-            told = partial(bar.advance, task)
-            verifier = Verifier(readers, settling, told, sums=manner.sums, chunk_rows=manner.chunk_rows)
-            for reader in readers:
-                reader.begin()
-            for difference in verifier.compare(table):
-                result.add(difference, max(manner.keep, manner.limit))
-            result.chunks = verifier.chunks
-            result.rows = {reader.node: reader.rows for reader in readers}
-            results.append(result)
+            told = partial(bar.advance, bar.add_task(table.name, total=total or None))
+            results.append(_compare_table(table, readers, manner, settling, told, book))
         return results
+
+
+def _compare_table(
+    table: Table,
+    readers: Sequence[NodeReader],
+    manner: Manner,
+    settling: Settling,
+    told: Callable[[int], object],
+    book: ProgressFile | None,
+) -> TableResult:
+    before = book.of(table.name) if book else Reached()
+    result = TableResult(table, limit=manner.limit, counts=before.counts, rows=before.rows)
+    keep = max(manner.keep, manner.limit)
+
+    def reached(key: bytes | None, *, finished: bool = False) -> None:
+        result.rows = {r.node: before.rows.get(r.node, 0) + verifier.rows[r.node] for r in readers}
+        result.chunks = before.chunks.plus(verifier.chunks)
+        if book:
+            kept = [(d.key, d.kind) for d in result.kept if d.key]
+            book.save(table.name, Reached(key, finished, result.rows, result.counts, result.chunks, kept))
+
+    verifier = Verifier(
+        readers,
+        settling,
+        told,
+        sums=manner.sums,
+        chunk_rows=manner.chunk_rows,
+        due=book.due if book else lambda: False,
+        reached=reached,
+    )
+    told(max(before.rows.values(), default=0))
+    result.counts.subtract(kind for _, kind in before.kept)
+    for difference in verifier.look_again(table, [key for key, _ in before.kept]):
+        result.add(difference, keep)
+    if not before.finished:
+        for difference in verifier.compare(table, before.after):
+            result.add(difference, keep)
+    reached(before.after, finished=True)
+    return result
 
 
 def _progress_bar() -> Progress:
@@ -91,6 +132,7 @@ def _progress_bar() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,

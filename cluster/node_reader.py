@@ -28,22 +28,15 @@ class NodeReader:
     def __init__(self, engine: Engine) -> None:
         self.node = engine.node.name
         self.engine = engine.node.engine
-        self.rows = 0
-        """How many rows were compared since `begin`."""
         self.unreadable: dict[bytes, str] = {}
         """See `replication.verify.Rows`."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"verify-{self.node}")
         self._snapshot: Future[Snapshot] = self._thread.submit(engine.snapshot)
 
-    def begin(self) -> None:
-        """Another table follows."""
-        self.rows = 0
-        self.unreadable = {}
-
-    def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """All rows in key order; the first chunk is being read when this returns."""
+    def chunks(self, table: Table, after: bytes | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows in key order; the first chunk is being read when this returns."""
         size = ChunkSize(max_rows=CHUNK_ROWS, max_bytes=CHUNK_BYTES)
-        chunks = read_all(self._snapshot.result(), table, size, self.unreadable.update)
+        chunks = read_all(self._snapshot.result(), table, size, self.unreadable.update, after)
         return self._read_ahead(chunks, self._thread.submit(next, chunks, None))
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
@@ -64,10 +57,6 @@ class NodeReader:
     def sum_range(self, table: Table, after: bytes | None, upto: bytes | None) -> Future[RangeSum]:
         """See `SummingRows`."""
         return self._thread.submit(self._summing().sum_range, table, after, upto)
-
-    def passed_over(self, rows: int) -> None:
-        """See `SummingRows`."""
-        self.rows += rows
 
     def range_chunks(self, table: Table, after: bytes | None, upto: bytes | None) -> Iterator[pa.RecordBatch]:
         """See `SummingRows`."""
@@ -99,5 +88,4 @@ class NodeReader:
     ) -> Iterator[pa.RecordBatch]:
         while (chunk := ahead.result()) is not None:
             ahead = self._thread.submit(next, chunks, None)
-            self.rows += chunk.num_rows
             yield chunk

@@ -123,9 +123,13 @@ def _up_to(chunk: pa.RecordBatch, key: bytes) -> pa.RecordBatch:
 
 
 def read_all(
-    snapshot: Snapshot, table: Table, size: ChunkSize, aside: Aside | None = None
+    snapshot: Snapshot,
+    table: Table,
+    size: ChunkSize,
+    aside: Aside | None = None,
+    after: bytes | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """All rows of a table in key order, the fastest way that the engine has; see `read_chunks`."""
-    if isinstance(snapshot, Streaming):
+    """Rows of a table in key order, the fastest way that the engine has; see `read_chunks`."""
+    if after is None and isinstance(snapshot, Streaming):
         return snapshot.read_all(table, size, aside)
-    return read_chunks(snapshot, table, size, aside)
+    return read_chunks(snapshot, table, size, aside, after)

@@ -10,6 +10,7 @@ it counts.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -40,8 +41,10 @@ class Rows(Node, Protocol):
         out. An empty key if that is what cannot be read.
         """
 
-    def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
-        """All rows in ascending order of `_key`, with the columns of `Snapshot.read_chunk`."""
+    def chunks(self, table: Table, after: bytes | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows, or those with keys greater than `after`, in ascending order of `_key`; with the columns
+        of `Snapshot.read_chunk`.
+        """
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
         """As `Snapshot.read_keys`, without what is no row of the table."""
@@ -60,9 +63,6 @@ class SummingRows(Rows, Protocol):
     def sum_range(self, table: Table, after: bytes | None, upto: bytes | None) -> Future[RangeSum]:
         """See `Summing.sum_range`; all nodes compute at the same time."""
 
-    def passed_over(self, rows: int) -> None:
-        """So many rows are the same everywhere and need not be read."""
-
     def range_chunks(self, table: Table, after: bytes | None, upto: bytes | None) -> Iterator[pa.RecordBatch]:
         """As `chunks`, of the rows with keys greater than `after` and up to `upto`."""
 
@@ -80,6 +80,10 @@ class Chunks:
     summed: int = 0
     read: int = 0
     rows: int = 0
+
+    def plus(self, other: Chunks) -> Chunks:
+        """Both together."""
+        return Chunks(self.summed + other.summed, self.read + other.read, self.rows + other.rows)
 
 
 class Settling(Protocol):
@@ -128,9 +132,12 @@ class Verifier:
         progress: told how many further rows were compared.
         sums: compare by checksums first, where all nodes have them.
         chunk_rows: so many rows of the first node are one checksum.
+        due: whether `reached` is to be told next how far it is.
+        reached: told a key up to which all is settled, once its differences have been taken.
 
     Attributes:
         chunks: of the table that was compared last.
+        rows: by node how many of its rows were compared.
     """
 
     def __init__(
@@ -141,16 +148,25 @@ class Verifier:
         *,
         sums: bool = True,
         chunk_rows: int = CHUNK_ROWS,
+        due: Callable[[], bool] = lambda: False,
+        reached: Callable[[bytes], object] = lambda key: None,
     ) -> None:
         self._nodes = nodes
         self._sums = sums
         self._chunk_rows = chunk_rows
+        self._due = due
+        self._reached = reached
         self.chunks = Chunks()
+        self.rows: Counter[str] = Counter()
         self._settling = settling
         self._progress = progress
 
-    def compare(self, table: Table) -> Iterator[Difference]:
+    def compare(self, table: Table, after: bytes | None = None) -> Iterator[Difference]:
         """Every row that differs, in key order.
+
+        Args:
+            table: the table.
+            after: only rows with greater keys.
 
         Raises:
             Terminal: a node gave its keys out of order, so nothing can be said.
@@ -159,37 +175,51 @@ class Verifier:
         suspects: list[bytes] = []
         most = RECHECK_ROWS
         self.chunks = Chunks()
-        for bound, parts in self._parts(table):
-            found = differing_keys(table, self._nodes, parts)
-            suspects += sorted(found | self._take_unreadable(bound))
-            most = min(most, _most_at_once(parts))
-            count = max(p.num_rows for p in parts)
-            self.chunks.rows += count
-            self._progress(count)
-            while len(suspects) >= most:
+        self.rows = Counter({n.node: 0 for n in self._nodes})
+        for bound, parts in self._parts(table, after):
+            if parts:
+                found = differing_keys(table, self._nodes, parts)
+                suspects += sorted(found | self._take_unreadable(bound))
+                most = min(most, _most_at_once(parts))
+                for node, part in zip(self._nodes, parts, strict=True):
+                    self.rows[node.node] += part.num_rows
+                count = max(p.num_rows for p in parts)
+                self.chunks.rows += count
+                self._progress(count)
+            due = self._due()
+            while len(suspects) >= most or (due and suspects):
                 yield from self._recheck(table, suspects[:most])
                 del suspects[:most]
+            if due:
+                self._reached(bound)
         suspects += sorted(self._take_unreadable())
         for at in range(0, len(suspects), most):
             yield from self._recheck(table, suspects[at : at + most])
         yield from self._without_key(table)
 
-    def _parts(self, table: Table) -> Iterator[tuple[bytes, list[pa.RecordBatch]]]:
-        """The rows to compare, see `_ranges`: all, or those of key ranges whose checksums differ."""
+    def look_again(self, table: Table, keys: Sequence[bytes]) -> Iterator[Difference]:
+        """What differs of some rows by now."""
+        for at in range(0, len(keys), RECHECK_ROWS):
+            yield from self._recheck(table, keys[at : at + RECHECK_ROWS])
+
+    def _parts(self, table: Table, after: bytes | None) -> Iterator[tuple[bytes, list[pa.RecordBatch]]]:
+        """The rows to compare, see `_ranges`: all, or those of key ranges whose checksums differ; of a range
+        whose checksums are the same no rows.
+        """
         nodes = [n for n in self._nodes if isinstance(n, SummingRows)]
         able = self._sums and may_sum(table, [(n.node, n.engine) for n in self._nodes])
         if not able or len(nodes) < len(self._nodes) or not all(n.sums(table) for n in nodes):
-            yield from _ranges([_Stream(n.node, n.chunks(table)) for n in self._nodes])
+            yield from _ranges([_Stream(n.node, n.chunks(table, after)) for n in self._nodes])
             return
-        after: bytes | None = None
         while True:
             upto = nodes[0].boundary(table, after, self._chunk_rows)
             sums = [s.result() for s in [n.sum_range(table, after, upto) for n in nodes]]
             if sums[0].digest is not None and all(s == sums[0] for s in sums):
                 self.chunks.summed += 1
-                for node in nodes:
-                    node.passed_over(sums[0].rows)
+                self.rows.update({n.node: sums[0].rows for n in nodes})
                 self._progress(sums[0].rows)
+                if upto is not None:
+                    yield upto, []
             else:
                 self.chunks.read += 1
                 yield from _ranges([_Stream(n.node, n.range_chunks(table, after, upto)) for n in nodes])

@@ -15,6 +15,9 @@ compares again. Which rows are right, the table's policies say: by default the n
 far as the audit log knows, else the one with the highest priority. A row that some nodes lack is sent to
 them; only with --delete a row is deleted, where the node that decides lacks it.
 
+How far it is, is noted every 20 seconds beside the configuration (FILE.verify), until it has come to its end:
+--resume goes on after an interruption, if neither the nodes nor the tables have changed.
+
 Examples:
   sync-worker verify --table orders
   sync-worker verify --repair
@@ -30,6 +33,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -41,6 +45,7 @@ from replication.schema import Table
 if TYPE_CHECKING:
     from cluster.comparison import Manner
     from cluster.config import GroupConfig
+    from cluster.verify_progress import ProgressFile
     from cluster.verify_report import TableResult
 
 
@@ -59,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tries = "read rows in doubt again so often (10; 3 where no group runs)"
     parser.add_argument("--tries", type=int, metavar="N", help=tries)
+    parser.add_argument("--resume", action="store_true", help="go on where the last one was interrupted")
     parser.add_argument("--rows", action="store_true", help="read every row, where checksums would do")
     parser.add_argument("--repair", action="store_true", help="send the right rows where others are")
     parser.add_argument("--delete", action="store_true", help="with --repair: delete rows, too")
@@ -77,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
     tables = choose(load_tables(config), args.table)
     keep = REPAIRED_AT_ONCE if args.repair else 0
     manner = Manner(args.limit, keep, args.quiet_time, args.tries, sums=not args.rows)
-    results = _verify(args, config, tables, manner)
+    book = _book(args, config, tables)
+    results = _verify(args, config, tables, manner, book)
+    book.remove()
     if args.repair and any(r.differing for r in results) and repair(args, config, results):
         again = [r.table for r in results if r.counts]
         results = _verify(args, config, again, replace(manner, keep=0))
@@ -86,8 +94,24 @@ def run(args: argparse.Namespace) -> int:
     return UNABLE if any(r.counts for r in results) else OK
 
 
+def _book(args: argparse.Namespace, config: GroupConfig, tables: Sequence[Table]) -> ProgressFile:
+    """How far it is: at the start, or where the last one was."""
+    from cluster import verify_progress
+
+    path, of = Path(args.config), verify_progress.fingerprint(config.group, config.nodes, tables)
+    file = path.with_name(path.name + ".verify")
+    book = verify_progress.ProgressFile(file, of, verify_progress.SAVE_SECONDS)
+    if args.resume:
+        book.load()
+    return book
+
+
 def _verify(
-    args: argparse.Namespace, config: GroupConfig, tables: Sequence[Table], manner: Manner
+    args: argparse.Namespace,
+    config: GroupConfig,
+    tables: Sequence[Table],
+    manner: Manner,
+    book: ProgressFile | None = None,
 ) -> list[TableResult]:
     from cluster.comparison import compare
     from cluster.running import observed
@@ -95,7 +119,7 @@ def _verify(
 
     started = time.monotonic()
     with observed(args, config) as parts:
-        results = compare(list(engines_of(config).values()), tables, replace(manner, group=parts))
+        results = compare(list(engines_of(config).values()), tables, replace(manner, group=parts), book)
     if args.json:
         settled_by = {"settled_by": "group" if parts else "quiet time"}
         print(json.dumps(as_json(results) | settled_by, ensure_ascii=False))

@@ -21,6 +21,7 @@ from cluster.cli import main
 from cluster.config import GroupConfig, load
 from cluster.node_reader import NodeReader
 from cluster.topology import load_tables
+from cluster.verify_progress import ProgressFile, Reached
 from replication.engines import load_engine
 from replication.verify import QuietTime, Verifier
 
@@ -216,3 +217,54 @@ def test_a_document_that_is_no_row_is_named(shop, capsys):
     ]
     code, out = shop.verify(capsys, "--json")
     assert json.loads(out)["tables"][0]["unreadable"] == 2
+
+
+@pytest.fixture
+def interrupted(shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shop:
+    """A verify of some differences, ended by Ctrl-C after the first rows."""
+    shop.orders.update_many({"_id": {"$in": [5, 6, 4_500]}}, {"$set": {"name": "wrong"}})
+    shop.mongo["lines"].delete_one({"_id": {"order_id": 2, "code": "z"}})
+
+    def interrupt(self: ProgressFile, table: str, reached: Reached) -> None:
+        save(self, table, reached)
+        assert reached.after is not None
+        raise KeyboardInterrupt
+
+    save = ProgressFile.save
+    with monkeypatch.context() as patch:
+        patch.setattr("cluster.verify_progress.SAVE_SECONDS", 0.0)
+        patch.setattr(ProgressFile, "save", interrupt)
+        assert shop.verify(capsys)[0] == 130
+    return shop
+
+
+def found_by(shop: Shop, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    code, out = shop.verify(capsys, "--json", *options)
+    assert code == 1
+    return {t["table"]: t for t in json.loads(out)["tables"]}
+
+
+def test_an_interrupted_verify_goes_on(interrupted, capsys):
+    interrupted.orders.update_one({"_id": 6}, {"$set": {"name": "order 6"}})  # found before, and mended
+    interrupted.orders.delete_one({"_id": 10})  # passed before
+    found = found_by(interrupted, capsys, "--resume")
+    assert [d["key"]["id"] for d in found["orders"]["differences"]] == [5, 4_500]
+    assert (found["orders"]["different"], found["orders"]["missing"]) == (2, 0)
+    assert found["orders"]["rows"] == {"pg": ROWS, "mongo": ROWS}, "what was passed is not read again"
+    assert found["lines"]["missing"] == 1
+    assert not interrupted.path.with_name("sync.yaml.verify").exists()
+    found = found_by(interrupted, capsys, "--resume")  # there is nothing to go on from
+    assert (found["orders"]["different"], found["orders"]["missing"]) == (2, 1)
+
+
+def test_a_verify_does_not_go_on_with_other_tables(interrupted, capsys):
+    state = interrupted.path.with_name("sync.yaml.verify")
+    before = state.read_text()
+    interrupted.pg.execute("ALTER TABLE orders ADD COLUMN later int")
+    assert main(["verify", "--resume", "-c", str(interrupted.path)]) == 2
+    assert "is of other nodes, tables or columns than are compared now" in capsys.readouterr().err
+    assert state.read_text() == before
+    state.write_text("no JSON")
+    assert main(["verify", "--resume", "-c", str(interrupted.path)]) == 2
+    assert "start over without --resume" in capsys.readouterr().err
+    assert found_by(interrupted, capsys)["orders"]["different"] == 3

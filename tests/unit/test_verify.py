@@ -67,8 +67,8 @@ class Held:
     reads: list[list[bytes]] = field(default_factory=list)
     unreadable: dict[bytes, str] = field(default_factory=dict)
 
-    def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
-        ordered = [self.rows[id] for id in sorted(self.rows)]
+    def chunks(self, table: Table, after: bytes | None = None) -> Iterator[pa.RecordBatch]:
+        ordered = [self.rows[id] for id in sorted(self.rows) if after is None or key(id) > after]
         for at in range(0, len(ordered), self.size):
             yield batch(ordered[at : at + self.size])
 
@@ -254,7 +254,7 @@ def test_progress_counts_the_rows():
 @pytest.mark.parametrize("ids", [[1, 3, 2], [1, 1], [1, 2, 2, 3]])
 def test_keys_out_of_order_are_an_error_and_not_a_difference(ids):
     class Disordered(Held):
-        def chunks(self, table: Table) -> Iterator[pa.RecordBatch]:
+        def chunks(self, table: Table, after: bytes | None = None) -> Iterator[pa.RecordBatch]:
             for at in range(0, len(ids), 2):
                 yield batch([row(id) for id in ids[at : at + 2]])
 
