@@ -163,7 +163,7 @@ class GroupSettling:
             try:
                 if done():
                     return
-            except (Transient, KeyError) as error:
+            except (Transient, TimeoutError, KeyError) as error:
                 log.debug("verify_waits", extra={"error": str(error)})
             if time.monotonic() > deadline:
                 self._gave_up = True
@@ -175,7 +175,7 @@ class GroupSettling:
         """Do a step of a try; whether it came to its end."""
         try:
             step()
-        except (_Unsettled, Transient) as error:
+        except (_Unsettled, Transient, TimeoutError, KeyError) as error:
             log.debug("verify_unsettled", extra={"error": str(error)})
             return False
         return True
