@@ -92,7 +92,7 @@ def test_only_real_differences_count_while_everybody_writes(shop: Shop) -> None:
         dsn = shop.engines[node].node.dsn
         hammers.append(Hammer(open_end(node, dsn), range(first, first + 50)))
         first += 50
-    manner = Manner(limit=1_000, group=lambda: parts_of(shop.pipeline), chunk_rows=20)
+    manner = Manner(limit=1_000, group=lambda: parts_of(shop.pipeline), patience=300, chunk_rows=20)
     try:
         found = [differences(shop, manner) for _ in range(COMPARISONS[len(hammers)])]
     finally:
