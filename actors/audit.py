@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 
 from actors.flushes import Flushes
+from actors.lately import LatelyHeld
 from actors.measured import Measured
 from replication.audit.holds import HoldRecord
 from replication.audit.records import ConflictRecord, decision_records, echoed_decisions
@@ -86,6 +87,7 @@ class AuditLog:
     def __init__(self, writer: AuditWriter) -> None:
         self._writer = writer
         self._flushes = Flushes()
+        self.lately = LatelyHeld()
 
     def measured(self) -> Measured:
         """What it has counted."""
@@ -100,16 +102,22 @@ class AuditLog:
                     self._writer.add_changes(record.node, record.shard, t.table, t.rows)
             elif isinstance(record, DecisionRecords):
                 if self._writer.add_decisions(record.rows):
-                    self._writer.add_holds(record.holds)
+                    self._hold(record.holds)
             elif isinstance(record, ConflictRecords):
                 self._writer.add_conflicts(record.conflicts)
             elif isinstance(record, NoteRecords):
                 self._writer.add_operator(record.kind, record.detail)
+                self.lately.noted(record.kind)
             else:
-                self._writer.add_holds(record.holds)
+                self._hold(record.holds)
         self._writer.flush()
+        self.lately.flushed()
         now = time.monotonic()
         self._flushes.add(self._writer.added - before, now - began, now)
+
+    def _hold(self, holds: Sequence[HoldRecord]) -> None:
+        self._writer.add_holds(holds)
+        self.lately.add(holds)
 
     def prune(self, before: int) -> dict[str, int]:
         """Remove old records; see `AuditWriter.prune`."""

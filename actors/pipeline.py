@@ -38,6 +38,7 @@ class Pipeline:
         shards: how many shards.
         limits: see `Limits`.
         paused: nodes that are paused from the beginning.
+        paused_tables: tables that are.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Pipeline:
         limits: Limits | None = None,
         aside: Aside = NOTHING_ASIDE,
         paused: Sequence[str] = (),
+        paused_tables: Sequence[str] = (),
     ) -> None:
         hand_over_quickly()
         self.limits = limits or Limits()
@@ -70,7 +72,7 @@ class Pipeline:
             self.resolvers.append(
                 Resolver(shard, schemas, targets, self.audit, self.limits, self.fail, findings)
             )
-        self.pause(*paused)
+        self.pause(*paused, tables=paused_tables)
         self.captures = {
             n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail, without(engines, n))
             for n in names
@@ -96,10 +98,10 @@ class Pipeline:
             self.error = error
         self.stopping.set()
 
-    def pause(self, *nodes: str) -> None:
-        """Pause these nodes and no others; see `Resolver.pause`."""
+    def pause(self, *nodes: str, tables: Sequence[str] = ()) -> None:
+        """Pause these nodes and tables and no others; see `Resolver.pause`."""
         for resolver in self.resolvers:
-            resolver.pause(dict.fromkeys(nodes, ""))
+            resolver.pause(dict.fromkeys(nodes, ""), dict.fromkeys(tables, ""))
 
     def stop(self) -> None:
         """Stop reading, finish what is on its way to the databases, close everything."""

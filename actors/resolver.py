@@ -12,58 +12,27 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Protocol
+from types import MappingProxyType
 
 from actors.capture import Ack
 from actors.limits import BatchSize, Lag, Limits
 from actors.measured import Measured
+from actors.needs import Auditor, Target
 from actors.shard_status import ShardStatus
 from actors.tally import Tally
 from actors.watching import Watched, Watches
 from replication.applying import Findings
-from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
-from replication.change import Changes, Echo, LogEvent, SchemaChange, TableChanges, Unreadable
+from replication.batch import Applied, ApplyBatch, Outcome
+from replication.change import Changes, Echo, LogEvent, SchemaChange, Unreadable
 from replication.conflict.batching import echoed_rows, to_apply_batch
 from replication.conflict.decide import Conflict
 from replication.conflict.rows import ChangeRows
 from replication.conflict.shard import Shard
 from replication.errors import Fenced, Superseded
-from replication.marker import Marker
 from replication.schema import TableSchema
 
 log = logging.getLogger(__name__)
-
-
-class Target(Protocol):
-    """An applier, as a resolver needs it."""
-
-    def submit(self, batch: ApplyBatch) -> Future[Applied]:
-        """Apply a batch; the future fails only with a terminal error.
-
-        Batches go in the order they are submitted; one that overtook another after all is answered `EARLY`.
-        """
-
-
-class Auditor(Protocol):
-    """The audit log, as a resolver needs it. Returns a future that is done when the records are durable."""
-
-    def changes(self, node: str, shard: int, tables: Sequence[TableChanges]) -> Future[None]:
-        """Record changes as they were captured."""
-
-    def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
-        """Record what became of a batch."""
-
-    def echoed(self, node: str, marker: Marker, held: Sequence[HeldRow]) -> Future[None]:
-        """Record what became of a predecessor's batch, unless that is on record."""
-
-    def conflicts(self, conflicts: Sequence[Conflict]) -> Future[None]:
-        """Record conflicts."""
-
-    def unreadable(self, node: str, event: Unreadable) -> Future[None]:
-        """Record a change that cannot be read."""
-
-    def schema_change(self, node: str, event: SchemaChange) -> Future[None]:
-        """Record a change of a table itself that the group goes on from."""
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Resolver:
@@ -102,6 +71,7 @@ class Resolver:
         self._lock = threading.RLock()
         self._stopped = False
         self._paused: Mapping[str, str] = {}
+        self._tables: Mapping[str, str] = {}  # those that are paused
         self._refused: frozenset[str] = frozenset()  # those that were paused while it ran
         self._early: set[int] = set()
         self._watches = Watches()
@@ -165,26 +135,33 @@ class Resolver:
         with self._lock:
             return self.shard.awaits(table, key)
 
-    def pause(self, nodes: Mapping[str, str]) -> int:
+    def pause(self, nodes: Mapping[str, str], tables: Mapping[str, str] = NONE) -> int:
         """Pause these nodes and no others: nothing is sent to them, and their logs are not read on.
+
+        Of the tables that are paused nothing is sent to anybody; what is written to them is read on.
 
         What had been read of them is read again after a restart: without that nothing could be sent to
         anybody.
 
         Args:
             nodes: by node since when it is paused.
+            tables: by table since when it is paused, and no others.
 
         Returns:
-            how many batches they have not answered yet.
+            how many batches have not been answered yet, of those nodes, or of all where a table is paused.
         """
         with self._lock:
-            for node in set(self._paused).difference(nodes):
+            resumes = bool(set(self._tables).difference(tables))
+            resumed = {n for n in self.names if resumes and self.shard.held_back(n)}
+            for node in resumed | set(self._paused).difference(nodes):
                 self._lags[node].catch_up()
+            self._tables = dict(tables)
+            self.shard.pause_tables(tables)
             if not self.shard.replaying:
                 self._refused = frozenset(nodes)
             self._paused = dict(nodes)
             self._pump()
-            return sum(len(self.shard.unacked[n]) for n in nodes)
+            return sum(len(self.shard.unacked[n]) for n in (self.names if tables else nodes))
 
     def _refuse_if_halted(self, node: str) -> None:
         """A capture that has read on before it heard of the pause reads that again after it."""
@@ -208,16 +185,22 @@ class Resolver:
             return self.limits.max_backlog if self.shard.backlog(node) < most else 0
         if self._lags[node].look(waiting, enough):
             return self.limits.max_away - self.shard.backlog(node)
-        if self.shard.backlog(node) > self.limits.max_backlog:
+        if self.shard.on_the_way(node) > self.limits.max_backlog:
             return 0
-        return enough - waiting
+        room = enough - waiting
+        return min(room, self.limits.max_away - self.shard.backlog(node)) if self._tables else room
 
     def heartbeat(self) -> None:
-        """Store how far the logs have been read, though nothing is on its way."""
+        """Store how far the logs have been read, though nothing is on its way.
+
+        A node whose last batch left others behind that have no need to be sent any more hears so, too.
+        """
         with self._lock:
             awake = [n for n in self.names if n not in self._paused]
             if awake and self.shard.idle:
-                self._send(awake[0], heartbeat=True)
+                partly = [n for n in awake if n in self.shard.progress.partly]
+                for node in dict.fromkeys([*partly, awake[0]]):
+                    self._send(node, heartbeat=True)
 
     def stop(self) -> None:
         """Send nothing more; what is on its way may finish."""
@@ -233,7 +216,11 @@ class Resolver:
             lags = tuple(n for n in self.names if self._lags[n].since is not None)
             undecided, number = self.shard.undecided, self.shard.config.shard
             paused = dict(self._paused)
-            return ShardStatus(number, self.shard.replaying, backlog, *counts, lags, undecided, paused)
+            held_back = {n: dict(self.shard.parked[n].by_table()) for n in self.names} if self._tables else {}
+            return ShardStatus(
+                number, self.shard.replaying, backlog, *counts, lags, undecided, paused,
+                dict(self._tables), held_back, self.limits.max_away,
+            )  # fmt: skip
 
     def on_applied(self, batch: ApplyBatch, answer: Future[Applied]) -> None:
         """An applier has answered."""

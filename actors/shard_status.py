@@ -18,6 +18,9 @@ class ShardStatus:
         lags: nodes that are away or catch up, and that nobody waits for.
         undecided: keys on hold until somebody resolves their conflict.
         paused: nodes that an operator has paused, and since when.
+        paused_tables: tables that an operator has paused, and since when.
+        held_back: for each node, by paused table, rows that wait for the table to be resumed.
+        most: so many rows wait for one node, and then reading the logs waits, for all tables.
     """
 
     shard: int
@@ -30,3 +33,6 @@ class ShardStatus:
     lags: Sequence[str] = ()
     undecided: int = 0
     paused: Mapping[str, str] = field(default_factory=dict)
+    paused_tables: Mapping[str, str] = field(default_factory=dict)
+    held_back: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    most: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 def _example(**values: Any) -> ConfigDict:
@@ -85,6 +85,9 @@ class Shard(BaseModel):
     lags: list[str]
     undecided: int
     paused: dict[str, str]
+    paused_tables: dict[str, str] = {}
+    held_back: dict[str, dict[str, int]] = {}
+    most: int = 0
 
 
 class Copy(BaseModel):
@@ -135,25 +138,36 @@ class Status(BaseModel):
     nodes: list[Node]
     shards: list[Shard]
     copies: list[Copy]
+    retries: dict[str, Any] | None = None
     waiting: dict[str, Any] | None = None
 
 
 class Nodes(_Asked):
-    """Which nodes."""
+    """Which nodes and tables; at least one of them."""
 
     model_config = _asked(nodes=["mongo"])
-    nodes: list[str] = Field(min_length=1, max_length=3)
+    nodes: list[str] = Field(default=[], max_length=3)
+    tables: list[str] = Field(default=[], max_length=1_000)
+
+    @model_validator(mode="after")
+    def _name_something(self) -> Nodes:
+        if not (self.nodes or self.tables):
+            message = "name nodes, tables, or both"
+            raise ValueError(message)
+        return self
 
 
 class Steered(BaseModel):
-    """Which nodes are paused now, and for which that is new."""
+    """Which nodes and tables are paused now, and for which that is new."""
 
     model_config = _example(
         group="shop", paused={"mongo": "2026-11-26T00:12:31+00:00"}, changed=["mongo"], on_their_way=0
     )
     group: str
     paused: dict[str, str]
+    paused_tables: dict[str, str] = {}
     changed: list[str]
+    changed_tables: list[str] = []
     on_their_way: int
 
 

@@ -15,11 +15,14 @@ from cluster.config_api import ApiConfig, read_api
 from cluster.config_audit import SEALED_BESIDE, AuditConfig, read_audit
 from cluster.config_nodes import read_nodes
 from cluster.config_reader import Problem, Report, Value, compose
+from cluster.config_retries import read_rabbitmq, read_retries
 from cluster.config_tables import read_tables
+from cluster.retries.address import RabbitConfig
 from replication.errors import ConfigError
+from replication.retries import DEFAULT_PLAN, RetryPlan
 from replication.schema import NodeConfig, TableMapping
 
-LATER_SECTIONS = ("kafka", "rabbitmq", "redis", "security")
+LATER_SECTIONS = ("kafka", "redis", "security")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class GroupConfig:
         audit: how the audit log proves itself.
         api: the HTTP interface; None for a group that has none.
         limits: sizes and times.
+        retries: when a row that a node refuses is sent again.
+        rabbitmq: where such rows wait; None for a file beside the audit log.
         source: the file's name as given, for messages.
         lines: line of each path in the file, for messages.
     """
@@ -70,6 +75,8 @@ class GroupConfig:
     api: ApiConfig | None = None
     limits: Limits = Limits()
     audit: AuditConfig = SEALED_BESIDE
+    retries: RetryPlan = DEFAULT_PLAN
+    rabbitmq: RabbitConfig | None = None
     source: str = field(default="", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -153,7 +160,10 @@ def auto_shards(ordering: str) -> int:
     return 1 if ordering == "transaction" or cpus <= 2 else cpus // 2
 
 
-_SECTIONS = ("group", "nodes", "tables", "create_tables", "ordering", "shards", "audit", "api", "limits")
+_SECTIONS = (
+    *("group", "nodes", "tables", "create_tables", "ordering", "shards", "audit", "api", "limits"),
+    *("retries", "rabbitmq"),
+)
 
 
 def _read_group(root: Value) -> GroupConfig | None:
@@ -183,6 +193,8 @@ def _read_group(root: Value) -> GroupConfig | None:
         audit=audit,
         api=read_api(sections["api"], root.report.folder) if "api" in sections else None,
         limits=_read_limits(sections["limits"]) if "limits" in sections else Limits(),
+        retries=read_retries(sections["retries"]) if "retries" in sections else DEFAULT_PLAN,
+        rabbitmq=read_rabbitmq(sections["rabbitmq"]) if "rabbitmq" in sections else None,
         source=root.report.file,
         lines=root.report.lines,
     )

@@ -43,13 +43,12 @@ from cluster.processes import (
 )
 from replication.errors import NodeUnavailable, SyncError
 from replication.marker import Marker
+from replication.retries import RetryStatus
 
 log = logging.getLogger(__name__)
-ASIDE = frozenset({"guard", "give_up", "measured"})
+ASIDE = frozenset({"guard", "give_up", "measured", "open_holds", "held_since", "tell_retries", "retries"})
 """What a part answers beside its work, however long that takes."""
-RENEW_SECONDS = 30.0
-BEGIN_SECONDS = 120.0
-ANSWER_SECONDS = 5.0
+RENEW_SECONDS, BEGIN_SECONDS, ANSWER_SECONDS = 30.0, 120.0, 5.0
 GUARD_SECONDS, SOON_SECONDS = 5.0, 0.5
 STARTS = 3
 """For the first call to a resolver, whose process starts together with those of all other parts."""
@@ -199,11 +198,12 @@ def parts_of(group: str) -> dict[str, RayHandle]:
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What a running group says of itself: its shards, by node its copies, and its ways to the nodes."""
+    """What a running group says of itself: shards, by node its copies, ways to the nodes, retries."""
 
     shards: list[ShardStatus]
     copies: dict[str, list[CopyStatus]]
     guards: list[GuardStatus]
+    retries: RetryStatus | None
 
 
 def ask(address: str, group: str) -> GroupState | None:
@@ -227,7 +227,8 @@ def state_of(handles: Mapping[str, Handle], seconds: float | None = None) -> Gro
     answers = {n: call.result(seconds) for n, call in asked.items()}
     shards = [a for n, a in answers.items() if n.startswith("resolver ")]
     copies = {n.removeprefix("copy "): a for n, a in answers.items() if n.startswith("copy ")}
-    return GroupState(shards, copies, guards) if shards else None
+    retries = handles["audit"].call("retries").result(seconds) if "audit" in handles else None
+    return GroupState(shards, copies, guards, retries) if shards else None
 
 
 def guards_of(handles: Mapping[str, Handle], seconds: float = GUARD_SECONDS) -> list[GuardStatus]:
@@ -281,13 +282,14 @@ class Group:
     def begin(self) -> None:
         """Set the resolvers to work."""
         self.audit.call("health").result(BEGIN_SECONDS)  # from here on commands tell us of pauses
-        paused = read_pauses(self.plan.engines()).since
-        for node, since in paused.items():
-            log.warning("node_paused", extra={"group": self.plan.group, "node": node, "since": since})
+        pauses = read_pauses(self.plan.engines())
+        for kind, since in (("node", pauses.since), ("table", pauses.tables)):
+            for name, at in since.items():
+                log.warning(f"{kind}_paused", extra={"group": self.plan.group, kind: name, "since": at})
         aside = self.audit.call("aside").result(BEGIN_SECONDS)
         for s, resolver in enumerate(self.resolvers):
             own = {n: markers[s] for n, markers in self._markers.items()}
-            resolver.call("begin", own, paused, aside).result(BEGIN_SECONDS)
+            resolver.call("begin", own, pauses, aside).result(BEGIN_SECONDS)
 
     def streaming(self) -> bool:
         """Whether every log is connected."""

@@ -1,4 +1,4 @@
-"""Which nodes an operator has paused: durable, on every node that answers, so that any `up` finds it.
+"""Which nodes and tables an operator has paused: durable, on every node that answers, for any `up` to find.
 
 The newest version counts, so one that some nodes have missed does no harm. A running group is told by the
 command; one that begins, or whose resolvers begin again, reads it.
@@ -21,21 +21,39 @@ NAME = "paused"
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """The paused nodes.
+    """The paused nodes and tables.
 
     Attributes:
         version: grows with each change.
         since: by node since when, ISO 8601 in UTC.
+        tables: by table since when.
     """
 
     version: int = 0
     since: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
 
-    def changed(self, pause: Collection[str], resume: Collection[str], now: str) -> Pauses:
+    def changed(
+        self,
+        pause: Collection[str],
+        resume: Collection[str],
+        now: str,
+        pause_tables: Collection[str] = (),
+        resume_tables: Collection[str] = (),
+    ) -> Pauses:
         """With some more and some fewer; the same if that is so already."""
-        since = {n: s for n, s in self.since.items() if n not in resume}
-        since |= {n: now for n in pause if n not in since}
-        return self if since == self.since else Pauses(self.version + 1, since)
+        since = _changed(self.since, pause, resume, now)
+        tables = _changed(self.tables, pause_tables, resume_tables, now)
+        if (since, tables) == (self.since, self.tables):
+            return self
+        return Pauses(self.version + 1, since, tables)
+
+
+def _changed(
+    known: Mapping[str, str], pause: Collection[str], resume: Collection[str], now: str
+) -> dict[str, str]:
+    since = {n: s for n, s in known.items() if n not in resume}
+    return since | {n: now for n in pause if n not in since}
 
 
 def read_pauses(engines: Mapping[str, Engine]) -> Pauses:
@@ -65,7 +83,7 @@ def store_pauses(engines: Mapping[str, Engine], pauses: Pauses) -> None:
         NodeUnavailable: no node answers.
         Terminal: the group has never run.
     """
-    text = json.dumps({"version": pauses.version, "since": dict(pauses.since)})
+    text = json.dumps({"version": pauses.version, "since": dict(pauses.since), "tables": dict(pauses.tables)})
     stored = False
     for node, engine in engines.items():
         with closing(engine.control()) as control:

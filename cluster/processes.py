@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue, Record
@@ -19,6 +20,7 @@ from actors.backfill import CopyStatus
 from actors.capture import Ack
 from actors.guard import GuardStatus
 from actors.host import CaptureHost, CopyHost, hand_over_quickly
+from actors.lately import Lately
 from actors.limits import Limits
 from actors.measured import Measured
 from actors.pipeline import copied_from, without
@@ -31,7 +33,8 @@ from actors.watching import Watched
 from cluster.audit_log import open_keys, open_writer
 from cluster.config_audit import SEALED_BESIDE, AuditConfig
 from cluster.logs import configure_logging, secrets_of
-from replication.audit.holds import refused_rows
+from cluster.pausing import Pauses
+from replication.audit.holds import open_holds, refused_rows
 from replication.audit.undecided import undecided
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
@@ -40,6 +43,7 @@ from replication.engine import Engine
 from replication.engines import load_engine
 from replication.errors import NodeUnavailable, Transient
 from replication.marker import Marker
+from replication.retries import RetryStatus
 from replication.schema import NodeConfig, Table
 
 
@@ -90,6 +94,7 @@ class AuditProcess(_Part):
     def __init__(self, plan: GroupPlan) -> None:
         super().__init__(plan)
         self._path, self._audit = plan.audit_path, plan.audit
+        self._retries: RetryStatus | None = None
         self._log = AuditLog(open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards))
 
     def write(self, records: Sequence[Record]) -> None:
@@ -109,6 +114,22 @@ class AuditProcess(_Part):
         keys = open_keys(self._path, self._audit)
         open_conflicts = undecided(self._path, keys).values()
         return Aside([(c["table"], c["key"]) for c in open_conflicts], refused_rows(self._path, keys))
+
+    def held_since(self, run: str, after: int) -> Lately:
+        """See `LatelyHeld.since`."""
+        return self._log.lately.since(run, after)
+
+    def open_holds(self) -> list[dict[str, Any]]:
+        """See `holds.open_holds`."""
+        return open_holds(self._path, open_keys(self._path, self._audit))
+
+    def tell_retries(self, status: RetryStatus) -> None:
+        """Keep what whoever sends rows again says of itself."""
+        self._retries = status
+
+    def retries(self) -> RetryStatus | None:
+        """What was told last."""
+        return self._retries
 
     def close(self) -> None:
         """Close the files."""
@@ -158,12 +179,12 @@ class ResolverProcess(_Part):
         self._targets = {n: RemoteTarget(h) for n, h in appliers.items()}
         self._resolver: Resolver | None = None
 
-    def begin(self, markers: Mapping[str, Marker], paused: Mapping[str, str], aside: Aside) -> None:
+    def begin(self, markers: Mapping[str, Marker], pauses: Pauses, aside: Aside) -> None:
         """Start an incarnation from every node's marker. What an earlier one still hears is of no account.
 
         Args:
             markers: by node.
-            paused: see `Resolver.pause`.
+            pauses: see `Resolver.pause`.
             aside: what the audit log says was set aside.
         """
         plan = self._plan
@@ -177,7 +198,7 @@ class ResolverProcess(_Part):
         self._queue.abandon()  # once something could not be written, it takes nothing more
         self._queue = self._open_queue()
         begun = Resolver(shard, self._schemas, self._targets, self._queue, plan.limits, fail, findings)
-        begun.pause(paused)
+        begun.pause(pauses.since, pauses.tables)
         self._error = None
         self._resolver = begun
 
@@ -219,9 +240,9 @@ class ResolverProcess(_Part):
         """See `Resolver.awaits`."""
         return self._begun().awaits(table, key)
 
-    def pause(self, nodes: Mapping[str, str]) -> int:
+    def pause(self, nodes: Mapping[str, str], tables: Mapping[str, str]) -> int:
         """See `Resolver.pause`."""
-        return self._begun().pause(nodes)
+        return self._begun().pause(nodes, tables)
 
     def heartbeat(self) -> None:
         """See `Resolver.heartbeat`."""

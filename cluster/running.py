@@ -7,16 +7,13 @@ database directly.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -25,9 +22,12 @@ from actors.audit import NoteRecords
 from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.recopy import Recopied, Recopy
 from actors.remote import Handle, RemoteCapture, RemoteLog
+from actors.shard_status import ShardStatus
 from cluster.audit_log import open_writer
 from cluster.commands.common import engines_of, present_ray_token, reach
 from cluster.config import GroupConfig
+from cluster.locks import acting_alone
+from cluster.pausing import Pauses
 from cluster.processes import settled
 from replication.audit.store import AuditInUse, read_manifest
 from replication.audit.writer import AuditWriter
@@ -43,7 +43,6 @@ BEAT_SECONDS = 0.1
 ANSWER_SECONDS = 30.0
 SETTLE_SECONDS = 10.0
 PRUNE_SECONDS = 600
-LOCK_FILE = "operator.lock"
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -56,11 +55,13 @@ class RunningGroup:
         engines: node name to engine.
         parts: looks the group's parts up, by name.
         by: who acts, where that is known; put on record with all that is done.
+        meanwhile: called again and again while rows are on their way; what it raises ends that.
     """
 
     engines: Mapping[str, Engine]
     parts: Callable[[], Mapping[str, Handle]]
     by: str = ""
+    meanwhile: Callable[[], object] = lambda: None
 
     def copy_keys(
         self,
@@ -125,8 +126,8 @@ class RunningGroup:
 
             return _patiently(attempt).done_rows
 
-    def pause(self, nodes: Mapping[str, str]) -> int:
-        """Tell the resolvers which nodes are paused; wait until those have answered what was sent to them.
+    def pause(self, pauses: Pauses) -> int:
+        """Tell the resolvers what is paused; wait until the nodes have answered what was sent to them.
 
         A resolver that has not begun reads it when it begins, and is not waited for.
 
@@ -136,7 +137,7 @@ class RunningGroup:
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             try:
-                calls = [r.call("pause", dict(nodes)) for r in self._resolvers()]
+                calls = [r.call("pause", dict(pauses.since), dict(pauses.tables)) for r in self._resolvers()]
                 left: int = sum(c.result(ANSWER_SECONDS) for c in calls)
             except (Transient, TimeoutError):
                 left = 0
@@ -147,16 +148,27 @@ class RunningGroup:
                     return left
             time.sleep(BEAT_SECONDS)
 
+    def lagging(self) -> str:
+        """A node that rows cannot reach soon, since it is away or catches up; empty if there is none."""
+        return next((node for status in self._statuses() for node in status.lags), "")
+
+    def _statuses(self) -> list[ShardStatus]:
+        return [r.call("status").result(ANSWER_SECONDS) for r in self._resolvers()]
+
     def refuse_if_paused(self) -> None:
         """Rows that are copied are durable once every node has them.
 
         Raises:
-            Terminal: a node is paused.
+            Terminal: a node or a table is paused.
         """
-        for status in [r.call("status").result(ANSWER_SECONDS) for r in self._resolvers()]:
+        for status in self._statuses():
             for node, since in status.paused.items():
                 message = f"{node} is paused since {since}, and rows are sent to all nodes or to none"
                 raise Terminal(message, hint=f"go on with: sync-worker resume {node}")
+            for table, since in status.paused_tables.items():
+                message = f"table {table} is paused since {since}, which keeps all logs"
+                hint = f"go on with: sync-worker resume --table {table}"
+                raise Terminal(message, hint=hint)
 
     def note(self, kind: str, detail: Any) -> None:
         """Put what an operator did on record; durable when it returns."""
@@ -179,6 +191,7 @@ class RunningGroup:
         resolvers = self._resolvers()
 
         def wait(seconds: float) -> None:
+            self.meanwhile()
             time.sleep(max(seconds, BEAT_SECONDS))
             settled([r.call("heartbeat") for r in resolvers], ANSWER_SECONDS)
 
@@ -237,7 +250,7 @@ def acting(
     Raises:
         Terminal: it does not run, or another command is at work.
     """
-    with _alone(config.audit_path):
+    with acting_alone(config.audit_path):
         if "audit" not in parts():
             message = f"group {config.group} does not run"
             raise Terminal(message, hint="start it with: sync-worker up")
@@ -255,7 +268,7 @@ def running(args: argparse.Namespace, config: GroupConfig) -> Iterator[RunningGr
     present_ray_token(address)
     from cluster.launch import disconnect, join, parts
 
-    with _alone(config.audit_path):
+    with acting_alone(config.audit_path):
         try:
             if "audit" not in join(address, config.group):
                 message = f"group {config.group} does not run here"
@@ -288,11 +301,11 @@ def observed(
 
 
 def _paused(found: Mapping[str, Handle]) -> bool:
-    """Whether the group can say nothing of changes on their way: it does not run, or nodes are paused."""
+    """Whether the group can say nothing of changes on their way: it does not run, or something is paused."""
     resolvers = [part for name, part in found.items() if name.startswith("resolver ")]
     for status in [r.call("status").result(ANSWER_SECONDS) for r in resolvers]:
-        for node in status.paused:
-            log.warning("verify_counts_what_waits", extra={"paused": node})
+        for name in (*status.paused, *status.paused_tables):
+            log.warning("verify_counts_what_waits", extra={"paused": name})
             return True
     return "audit" not in found
 
@@ -333,21 +346,6 @@ def writer_at_rest(config: GroupConfig) -> Iterator[AuditWriter]:
         yield writer
     finally:
         writer.close(drained=bool(manifest and manifest.drained))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            message = "another command is at work on this group"
-            raise Terminal(message, hint="wait until it has ended") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _patiently(attempt: Callable[[], T]) -> T:

@@ -19,41 +19,68 @@ from replication.errors import ConfigError, Terminal, Transient
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an operator names.
+
+    Attributes:
+        nodes: of the configuration.
+        tables: of the configuration.
+    """
+
+    nodes: Collection[str] = ()
+    tables: Collection[str] = ()
+
+
+NOTHING = Wanted()
+
+
+@dataclass(frozen=True, slots=True)
 class Steered:
     """What came of it.
 
     Attributes:
         since: the nodes that are paused now, and since when.
-        changed: of those that were named, the ones for which it is something new.
-        left: how many transactions paused nodes have not answered.
+        tables: the tables that are.
+        changed: of the nodes that were named, the ones for which it is something new.
+        changed_tables: the same of the tables.
+        left: how many transactions nodes have not answered.
     """
 
     since: Mapping[str, str]
+    tables: Mapping[str, str]
     changed: list[str]
+    changed_tables: list[str]
     left: int
 
 
-def steer(way: Way, pause: Collection[str] = (), resume: Collection[str] = ()) -> Steered:
-    """Pause and resume nodes.
+def steer(way: Way, pause: Wanted = NOTHING, resume: Wanted = NOTHING) -> Steered:
+    """Pause and resume nodes and tables.
 
     Raises:
-        ConfigError: there is no such node.
+        ConfigError: there is no such node or table, or it cannot be paused apart.
         NodeUnavailable: no node answers.
     """
-    _refuse_unknown(way.config, [*pause, *resume])
+    _refuse_unknown(way.config, [*pause.nodes, *resume.nodes], [*pause.tables, *resume.tables])
+    _refuse_to_split(way.config, pause.tables)
     engines = engines_of(way.config)
     before = read_pauses(engines)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    after = before.changed(pause, resume, now)
-    changed = [n for n in (*pause, *resume) if (n in before.since) != (n in after.since)]
-    if changed:
+    after = before.changed(pause.nodes, resume.nodes, now, pause.tables, resume.tables)
+    nodes = _changed([*pause.nodes, *resume.nodes], before.since, after.since)
+    tables = _changed([*pause.tables, *resume.tables], before.tables, after.tables)
+    if nodes or tables:
         store_pauses(engines, after)  # first: resolvers that begin from now on read it
-    records = [("paused" if n in after.since else "resumed", {"node": n}) for n in changed]
-    return Steered(after.since, changed, _tell(way, after, records))
+    records = [("paused" if n in after.since else "resumed", {"node": n}) for n in nodes]
+    records += [("paused" if t in after.tables else "resumed", {"table": t}) for t in tables]
+    return Steered(after.since, after.tables, nodes, tables, _tell(way, after, records))
+
+
+def _changed(names: Sequence[str], before: Collection[str], after: Collection[str]) -> list[str]:
+    return [n for n in names if (n in before) != (n in after)]
 
 
 def _tell(way: Way, pauses: Pauses, records: Sequence[tuple[str, Any]]) -> int:
-    """Tell the running group and put it on record; how many transactions paused nodes have not answered."""
+    """Tell the running group and put it on record; how many transactions nodes have not answered."""
     if not way.runs:
         try:
             note_at_rest(way.config, records)
@@ -63,7 +90,7 @@ def _tell(way: Way, pauses: Pauses, records: Sequence[tuple[str, Any]]) -> int:
             _refuse_elsewhere(way.config)
             return 0
     with way.open() as group:
-        left = group.pause(pauses.since)  # also when nothing is new: the last try may have been cut off
+        left = group.pause(pauses)  # also when nothing is new: the last try may have been cut off
         for kind, detail in records:
             group.note(kind, detail)
     return left
@@ -81,13 +108,28 @@ def _refuse_elsewhere(config: GroupConfig) -> None:
             raise Terminal(message, hint="do it again where its audit log is, or with --address")
 
 
-def _refuse_unknown(config: GroupConfig, nodes: Collection[str]) -> None:
-    names = [n.name for n in config.nodes]
+def _refuse_unknown(config: GroupConfig, nodes: Collection[str], tables: Collection[str]) -> None:
+    known, mapped = [n.name for n in config.nodes], [m.name for m in config.tables]
     for node in nodes:
-        if node in names:
+        if node in known:
             continue
-        if node in {m.name for m in config.tables}:
-            message = f"{node} is a table; in this release nodes can be paused, not tables"
-            raise ConfigError(message, hint=f"name one of: {', '.join(names)}")
+        if node in mapped:
+            message = f"{node} is a table, not a node"
+            raise ConfigError(message, hint=f"name it as a table: --table {node}")
         message = f"no node called '{node}'"
-        raise ConfigError(message, hint=suggest(node, names))
+        raise ConfigError(message, hint=suggest(node, known))
+    for table in tables:
+        if table not in mapped:
+            message = f"no table called '{table}'"
+            raise ConfigError(message, hint=suggest(table, mapped))
+
+
+def _refuse_to_split(config: GroupConfig, tables: Collection[str]) -> None:
+    """A transaction that is to become visible as one cannot wait in part.
+
+    Raises:
+        ConfigError: it would have to.
+    """
+    if tables and config.ordering == "transaction" and len(config.tables) > 1:
+        message = "with ordering: transaction one table cannot be paused: its part would be missing"
+        raise ConfigError(message, hint="pause a node, or choose ordering: key")

@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.fixtures.mongodb",
     "tests.fixtures.postgres",
     "tests.fixtures.mysql",
+    "tests.fixtures.rabbitmq",
     "tests.fixtures.two_nodes",
     "tests.fixtures.sql_engines",
 ]

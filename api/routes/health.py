@@ -74,6 +74,11 @@ def _of_nodes(state: GroupState) -> list[Trouble]:
     for node_name, since in sorted(paused.items()):
         hint = f"go on with: sync-worker resume {node_name}"
         found.append(_trouble("node_paused", node_name, f"an operator has paused it at {since}", hint))
+    tables = {t: since for s in state.shards for t, since in s.paused_tables.items()}
+    for table, since in sorted(tables.items()):
+        hint = f"go on with: sync-worker resume --table {table}"
+        why = f"an operator has paused it at {since}; all logs are kept"
+        found.append(_trouble("table_paused", table, why, hint))
     return found
 
 

@@ -18,7 +18,7 @@ from cluster.commands.audit_query import query_of
 from cluster.commands.backfill import copy_again, source_of
 from cluster.repair import send
 from cluster.replay import make_plan
-from cluster.steering import steer
+from cluster.steering import NOTHING, Wanted, steer
 from cluster.topology import load_tables
 
 router = APIRouter(
@@ -37,23 +37,28 @@ def status(request: Request, who: Principal = VIEWER) -> Status:
     return Status.model_validate(backend.state_json(state))
 
 
-@router.post("/pause", summary="Let nodes be")
+@router.post("/pause", summary="Let nodes or tables be")
 def pause(asked: Nodes, request: Request, who: Principal = OPERATOR) -> Steered:
     """Nothing is applied to them, nothing of them is read on; the others go on. See `sync-worker pause`."""
-    return _steered(request, who, asked.nodes, [])
+    return _steered(request, who, Wanted(asked.nodes, asked.tables), NOTHING)
 
 
-@router.post("/resume", summary="Go on with paused nodes")
+@router.post("/resume", summary="Go on with paused nodes or tables")
 def resume(asked: Nodes, request: Request, who: Principal = OPERATOR) -> Steered:
     """See `sync-worker resume`."""
-    return _steered(request, who, [], asked.nodes)
+    return _steered(request, who, NOTHING, Wanted(asked.nodes, asked.tables))
 
 
-def _steered(request: Request, who: Principal, paused: list[str], resumed: list[str]) -> Steered:
+def _steered(request: Request, who: Principal, paused: Wanted, resumed: Wanted) -> Steered:
     backend: Backend = request.app.state.backend
     found = steer(backend.way(who), paused, resumed)
     return Steered(
-        group=backend.config.group, paused=dict(found.since), changed=found.changed, on_their_way=found.left
+        group=backend.config.group,
+        paused=dict(found.since),
+        paused_tables=dict(found.tables),
+        changed=found.changed,
+        changed_tables=found.changed_tables,
+        on_their_way=found.left,
     )
 
 

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, print, and give the exit code."""
     from cluster import audit_log, mapping
+    from cluster.retries import stores
     from cluster.schema_state import as_agreed, load_states
     from cluster.topology import open_catalogs, read_topology
 
@@ -54,16 +55,18 @@ def run(args: argparse.Namespace) -> int:
             for node, catalog in catalogs.items()
         }
     audit = audit_log.findings(config.audit_path, config.audit)
-    ready = not any(f.level == "error" for found in (*findings.values(), audit) for f in found)
+    broker = stores.findings(config)
+    ready = not any(f.level == "error" for found in (*findings.values(), audit, broker) for f in found)
     if args.json:
-        print_json(as_json(config, topology, findings, ready) | {"audit": [_plain(f) for f in audit]})
+        more = {"audit": [_plain(f) for f in audit], "rabbitmq": [_plain(f) for f in broker]}
+        print_json(as_json(config, topology, findings, ready) | more)
     else:
         from rich.console import Console
 
         # A terminal wraps the cells; what reads a pipe wants its lines whole.
         width = None if sys.stdout.isatty() else _PIPE_WIDTH
         console = Console(highlight=False, soft_wrap=True, width=width)
-        report(config, topology, findings, console, audit)
+        report(config, topology, findings, console, audit, broker)
     return OK if ready else FAILED
 
 
@@ -73,17 +76,19 @@ def report(
     findings: Mapping[str, Sequence[Finding]],
     console: Console,
     audit: Sequence[Finding] = (),
+    broker: Sequence[Finding] = (),
 ) -> None:
-    """Print the mapping of every table, the findings of every node and of the audit log, the verdict."""
+    """Print the mapping of every table, the findings of every node and of all else, the verdict."""
     for table in topology.tables:
         _print_table(config, topology, table, console)
     errors = 0
     for node, found in findings.items():
         console.print(f"{node} ({config.node(node).engine})" + ("" if found else ": nothing to mend"))
         errors += _print_findings(found, console)
-    if audit:
-        console.print("audit log")
-        errors += _print_findings(audit, console)
+    for name, beside in (("audit log", audit), ("RabbitMQ", broker)):
+        if beside:
+            console.print(name)
+            errors += _print_findings(beside, console)
     mend = f"{errors} error{'s' if errors > 1 else ''} to mend first"
     console.print(mend if errors else f"the group '{config.group}' is ready to start: sync-worker up")
 

@@ -1,8 +1,10 @@
 """Rows that are on hold: what a node refuses to take, and what it holds but the others cannot read.
 
-Everything else goes on. A row leaves this list once it was written again, by an application or by `retry`,
-which reads it again where it was written and sends it like any change; the group must run. `discard` takes a
-row off the list and leaves it as it is on every node. Both are on record in the audit log.
+Everything else goes on. A row that `waits` is sent again by itself, with growing pauses, as `retries` in the
+configuration says, and is `dead` after the last try. A row leaves this list once it was written again, by an
+application, by itself or by `retry`, which reads it again where it was written and sends it like any change;
+the group must run. `discard` takes a row off the list and leaves it as it is on every node. Both are on
+record in the audit log.
 
 Examples:
   sync-worker dlq list
@@ -73,7 +75,7 @@ def _list(args: argparse.Namespace) -> int:
     from replication.audit.holds import open_holds
 
     found = [h for h in open_holds(*audit_log(args)) if args.table in (None, h["table"])]
-    head = ("id", "since", "node", "table", "key", "written at", "reason")
+    head = ("id", "since", "node", "table", "key", "written at", "state", "reason")
     print_records(args, found, plain, _row, head, "nothing is on hold")
     return OK
 
@@ -164,4 +166,13 @@ def plain(hold: Hold) -> Hold:
 
 def _row(hold: Hold) -> tuple[str, ...]:
     when = time_text(hold["_recorded"])
-    return hold["id"], when, hold["node"], hold["table"], hold["key_text"], hold["origin"], hold["reason"]
+    names = hold["id"], when, hold["node"], hold["table"], hold["key_text"], hold["origin"]
+    return *names, _state(hold), hold["reason"]
+
+
+def _state(hold: Hold) -> str:
+    """Whether it is sent again by itself."""
+    if hold["origin"] == hold["node"]:
+        return "unreadable"
+    tries = hold["dead_after"]
+    return "waits" if tries is None else f"dead ({tries} tries)"

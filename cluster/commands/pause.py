@@ -1,16 +1,23 @@
-"""Let nodes be: nothing is applied to them, and what applications write there is not read on.
+"""Let nodes or tables be, until 'sync-worker resume'.
 
-The other nodes go on with each other. A paused node is like one that is away: what waits for it is kept in
-memory, `limits.max_away_rows` rows at most, and then the others wait too. All logs are kept from then on and
-take room. The pause outlasts a restart of the group. It ends with 'sync-worker resume', and then the node
-catches up; writes to one row on both sides of the pause are conflicts, and settled as ever.
+Nothing is applied to a paused NODE, and what applications write there is not read on; the other nodes go on
+with each other. It is like a node that is away.
 
-Returns once the node has answered what was on its way to it. It is on record in the audit log, and
-'sync-worker status' shows it. Works whether the group runs or not.
+Nothing of a paused table (--table) goes to any node; all other tables go on. What applications write to it
+is taken on, and sent once it is resumed. With 'ordering: transaction' one of several tables cannot be paused.
+
+Either way what waits is kept in memory, `limits.max_away_rows` rows for each node at most, and then everyone
+waits. All logs are kept from then on, for all tables, and take room; 'sync-worker status' shows since when,
+and how many rows wait. A pause outlasts a restart of the group. Writes to one row on both sides of it are
+conflicts, and settled as ever.
+
+Returns once the nodes have answered what was on its way to them. It is on record in the audit log. Works
+whether the group runs or not.
 
 Examples:
   sync-worker pause mongo
   sync-worker pause mongo my --json
+  sync-worker pause --table orders --table order_lines
 """
 
 from __future__ import annotations
@@ -18,11 +25,19 @@ from __future__ import annotations
 import argparse
 
 from cluster.commands.common import OK, add_address, add_json, load_config, print_json
+from replication.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which nodes."""
-    parser.add_argument("node", nargs="+", metavar="NODE", help="a node of the configuration")
+    """Which nodes and tables."""
+    parser.add_argument("node", nargs="*", metavar="NODE", help="a node of the configuration")
+    parser.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="T",
+        help="a table of the configuration; may be repeated",
+    )
     add_address(parser)
     add_json(parser)
 
@@ -30,15 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pause."""
     from cluster.running import way_of
-    from cluster.steering import steer
+    from cluster.steering import Wanted, steer
 
     config = load_config(args)
-    steered = steer(way_of(args, config), pause=args.node)
+    if not (args.node or args.table):
+        message = "name what to pause: one or more nodes, or --table T"
+        raise ConfigError(message, hint="nodes: " + ", ".join(n.name for n in config.nodes))
+    steered = steer(way_of(args, config), pause=Wanted(args.node, args.table))
     if args.json:
-        print_json({"group": config.group, "paused": dict(steered.since), "on_their_way": steered.left})
+        paused = {"paused": dict(steered.since), "paused_tables": dict(steered.tables)}
+        print_json({"group": config.group, **paused, "on_their_way": steered.left})
         return OK
     for node in args.node:
         print(f"{node}: paused since {steered.since[node]}; go on with: sync-worker resume {node}")
+    for table in args.table:
+        on = f"sync-worker resume --table {table}"
+        print(f"table {table}: paused since {steered.tables[table]}; all logs are kept; go on with: {on}")
     if steered.left:
         print(f"sent before and not answered: {steered.left} transactions; they may still be applied")
     return OK

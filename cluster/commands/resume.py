@@ -1,10 +1,11 @@
-"""Go on with nodes that were paused: what waits for them is applied, and what was written there is read.
+"""Go on with nodes and tables that were paused: what waits is applied, and what was written there is read.
 
 The others do not wait while a node catches up; 'sync-worker status' marks it with (lags) until it has. It is
 on record in the audit log. Works whether the group runs or not.
 
 Examples:
   sync-worker resume mongo
+  sync-worker resume --table orders
   sync-worker resume --all
 """
 
@@ -17,9 +18,16 @@ from replication.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which nodes."""
+    """Which nodes and tables."""
     parser.add_argument("node", nargs="*", metavar="NODE", help="a node of the configuration")
-    parser.add_argument("--all", action="store_true", help="every node that is paused")
+    parser.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="T",
+        help="a table of the configuration; may be repeated",
+    )
+    parser.add_argument("--all", action="store_true", help="every node and table that is paused")
     add_address(parser)
     add_json(parser)
 
@@ -27,19 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resume."""
     from cluster.running import way_of
-    from cluster.steering import steer
+    from cluster.steering import Wanted, steer
 
     config = load_config(args)
-    if not (args.node or args.all):
-        message = "name what to resume: one or more nodes, or --all"
-        raise ConfigError(message, hint="'sync-worker status' shows which are paused")
+    if not (args.node or args.table or args.all):
+        message = "name what to resume: one or more nodes, --table T, or --all"
+        raise ConfigError(message, hint="'sync-worker status' shows what is paused")
     nodes = [n.name for n in config.nodes] if args.all else args.node
-    steered = steer(way_of(args, config), resume=nodes)
+    tables = [m.name for m in config.tables] if args.all else args.table
+    steered = steer(way_of(args, config), resume=Wanted(nodes, tables))
     if args.json:
-        print_json({"group": config.group, "resumed": steered.changed, "paused": dict(steered.since)})
+        resumed = {"resumed": steered.changed, "resumed_tables": steered.changed_tables}
+        paused = {"paused": dict(steered.since), "paused_tables": dict(steered.tables)}
+        print_json({"group": config.group, **resumed, **paused})
         return OK
     for node in nodes if not args.all else steered.changed:
         print(f"{node}: resumed" if node in steered.changed else f"{node}: was not paused")
-    if args.all and not steered.changed:
-        print("no node is paused")
+    for table in tables if not args.all else steered.changed_tables:
+        what = "resumed" if table in steered.changed_tables else "was not paused"
+        print(f"table {table}: {what}")
+    if args.all and not (steered.changed or steered.changed_tables):
+        print("nothing is paused")
     return OK

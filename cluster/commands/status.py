@@ -2,10 +2,11 @@
 
 Asks the group's actors: how far each initial copy is, how many rows wait for each node, and what the
 resolvers have done since they started. Of each node it says whether it answers: its circuit breaker is
-`closed`; `open` while it is away and the pause before the next try lasts; `half-open` during that try. Of a
-group that a changed table has halted it shows why, and of one that waits for a node, for which and since
-when. `up` notes in the audit log's folder where the group runs and what it waits for; --address names the
-Ray cluster where that folder is not at hand.
+`closed`; `open` while it is away and the pause before the next try lasts; `half-open` during that try. It
+says how many rows that a node refused wait to be sent again, and whether RabbitMQ, if configured, is away.
+Of a group that a changed table has halted it shows why, and of one that waits for a node, for which and
+since when. `up` notes in the audit log's folder where the group runs and what it waits for; --address names
+the Ray cluster where that folder is not at hand.
 
 For instance:
   sync-worker status -c sync.yaml --json
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cluster.node_states import NodeState
     from cluster.schema_state import Halt
     from cluster.waiting import Note
+    from replication.retries import RetryStatus
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(state.shards, state.copies)
         _print_nodes(nodes, paused)
+        _print_tables(state.shards)
+        _print_retries(state.retries)
         if note is not None:
             print(f"\n{waiting_text(note)}")
     return OK
@@ -93,12 +97,13 @@ def state_json(config: GroupConfig, state: GroupState, note: Note | None) -> dic
     from cluster.node_states import by_node
 
     paused = {n: since for s in state.shards for n, since in s.paused.items()}
-    found = {
+    found: dict[str, Any] = {
         "group": config.group,
         "nodes": [{**asdict(n), "paused": paused.get(n.node, "")} for n in by_node(state.guards)],
         "shards": [asdict(s) for s in state.shards],
         "copies": copies_json(state.copies),
     }
+    found |= {"retries": asdict(state.retries)} if state.retries else {}
     return found | ({"waiting": _waiting_json(note)} if note else {})
 
 
@@ -116,6 +121,38 @@ def _print_nodes(nodes: Sequence[NodeState], paused: Mapping[str, str]) -> None:
         for n in nodes
     ]
     print_lines(("NODE", "PAUSED SINCE", "BREAKER", "FAILS SINCE", "NEXT TRY", "ERROR"), rows)
+
+
+def _print_tables(shards: Sequence[ShardStatus]) -> None:
+    """The tables that are paused, and what they keep."""
+    tables = {t: since for s in shards for t, since in s.paused_tables.items()}
+    if not tables:
+        return
+    rows = []
+    for table, since in tables.items():
+        waiting = {n: sum(s.held_back[n].get(table, 0) for s in shards) for n in shards[0].held_back}
+        rows.append((table, since, "  ".join(f"{n} {count}" for n, count in waiting.items())))
+    print()
+    print_lines(("TABLE", "PAUSED SINCE", "WAITING"), rows)
+    most = max(s.most for s in shards)
+    print(
+        f"all logs are kept since {min(tables.values())}; once {most:,} rows wait for a node, all tables wait"
+    )
+
+
+def _print_retries(retries: RetryStatus | None) -> None:
+    """What waits to be sent again, if anything does, and a broker that is away."""
+    if retries is None:
+        return
+    store = retries.store
+    if retries.waiting or retries.dead:
+        left = max(0.0, retries.next_try - time.time())
+        waiting = f"{retries.waiting} rows wait for their next try" if retries.waiting else "no row waits"
+        when = f", the first in {left:.0f} s" if retries.waiting else ""
+        print(f"\nretries: {waiting}{when}; {retries.dead} dead letters ('sync-worker dlq list')")
+    if store.away_since:
+        print(f"\nRabbitMQ is away since {store.away_since}; retries are kept in a local file meanwhile")
+        print(f"  {store.error}")
 
 
 def _seconds(node: NodeState) -> str:

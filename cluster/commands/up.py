@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cluster.lease import GroupLease
     from cluster.processes import GroupPlan
     from cluster.ready import Ready
+    from cluster.retrying import Retrier
     from cluster.waiting import Waiting
     from replication.schema import Table
 
@@ -208,7 +209,7 @@ def _run_group(
 
     while not waiting.stopping.is_set():
         plan = _plan(config, with_copies(ready.tables, sources), args)
-        error = _run_incarnation(plan, ready, lease, waiting, interface)
+        error = _run_incarnation(config, plan, ready, lease, waiting, interface)
         if error is None:
             return
         if other := lease.lost:
@@ -243,7 +244,12 @@ def _changed(config: GroupConfig, ready: Ready, error: SchemaChanged, stopping: 
 
 
 def _run_incarnation(
-    plan: GroupPlan, ready: Ready, lease: GroupLease, waiting: Waiting, interface: Interface
+    config: GroupConfig,
+    plan: GroupPlan,
+    ready: Ready,
+    lease: GroupLease,
+    waiting: Waiting,
+    interface: Interface,
 ) -> BaseException | None:
     """Run one incarnation; the error that ended it, or None when it was stopped."""
     from cluster.launch import Group
@@ -252,7 +258,8 @@ def _run_incarnation(
         group = waiting.until("start", lambda: Group(plan))  # without a database no part is made
     except SchemaChanged as changed:
         return changed
-    error = _watch(group, ready, lease, waiting, interface)
+    with closing(_retrier(config, group)) as retrier:
+        error = _watch(group, retrier, ready, lease, waiting, interface)
     if error is None or isinstance(error, SchemaChanged):
         group.stop()
     else:
@@ -260,8 +267,25 @@ def _run_incarnation(
     return error
 
 
+def _retrier(config: GroupConfig, group: Group) -> Retrier:
+    """What sends rows again that a node refuses; it has not begun."""
+    from cluster.retries.stores import open_store
+    from cluster.retrying import Retrier, RetryWork
+
+    parts = {part.name: part for part in group.parts}
+    clear = not config.audit.is_encrypted
+    plan = group.plan
+    work = RetryWork(plan.tables, plan.engines(), parts, config.retries, config.audit_path, clear)
+    return Retrier(work, lambda: open_store(config))
+
+
 def _watch(
-    group: Group, ready: Ready, lease: GroupLease, waiting: Waiting, interface: Interface
+    group: Group,
+    retrier: Retrier,
+    ready: Ready,
+    lease: GroupLease,
+    waiting: Waiting,
+    interface: Interface,
 ) -> BaseException | None:
     """Look after a running incarnation; the error that ended it, or None when it was stopped."""
     from cluster.node_states import NodeWatch
@@ -278,6 +302,7 @@ def _watch(
                 return None
         log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
         interface.begin()
+        retrier.start()
         beat, looked, copying, nodes = 0.0, 0.0, True, NodeWatch()
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
             if (error := _tend(group, lease, waiting)) is not None:

@@ -70,9 +70,19 @@ OVER = "hold_over"
 removed; its detail is otherwise as that of `DISCARDED`."""
 
 
+DEAD_LETTER = "dead_letter"
+"""Kind of the record which says that rows on hold are not sent again by themselves; its detail is a list of
+what `node`, `table` and `key`, hexadecimal, name, and `tries`."""
+
+
+def full_id(node: str, table: str, key: bytes) -> str:
+    """The name of a key that is on hold at a node."""
+    return hashlib.sha256(f"{node}/{table}/{key.hex()}".encode()).hexdigest()
+
+
 def hold_id(node: str, table: str, key: bytes) -> str:
-    """A short name of a key that is on hold at a node, for people to type."""
-    return hashlib.sha256(f"{node}/{table}/{key.hex()}".encode()).hexdigest()[:8]
+    """Its beginning, for people to type."""
+    return full_id(node, table, key)[:8]
 
 
 def open_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]:
@@ -83,8 +93,9 @@ def open_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]
         keys: for a log that is encrypted.
 
     Returns:
-        the fields of `HoldRecord`, `id` (see `hold_id`), `_recorded` (microseconds since 1970) and `times`,
-        how often it was recorded since it was written last.
+        the fields of `HoldRecord`, `id` (see `hold_id`), `_recorded` (microseconds since 1970), `times`,
+        how often it was recorded since it was written last, and `dead_after`: how often it was sent again
+        before it was given up, None while it is not.
     """
     found: Holds = {}
     for batch in read(path, HOLDS, keys) if HOLDS in streams(path) else ():
@@ -92,10 +103,22 @@ def open_holds(path: Path, keys: DataKeys | None = None) -> list[dict[str, Any]]
             at = (hold["node"], hold["table"], hold["key"])
             hold["id"] = hold_id(*at)
             hold["times"] = found.get(at, {}).get("times", 0) + 1
+            hold["dead_after"] = None
             found[at] = hold
     for at in _written_since(path, found, keys) | _discarded_since(path, found, keys) if found else ():
         del found[at]
+    if found:
+        _mark_dead(path, found, keys)
     return sorted(found.values(), key=lambda hold: hold["_recorded"])
+
+
+def _mark_dead(path: Path, holds: Holds, keys: DataKeys | None) -> None:
+    for batch in read(path, OPERATOR, keys) if OPERATOR in streams(path) else ():
+        for row in batch.filter(pc.equal(batch.column("kind"), DEAD_LETTER)).to_pylist():
+            for one in json.loads(row["detail"]):
+                hold = holds.get((one["node"], one["table"], bytes.fromhex(one["key"])))
+                if hold is not None and row["_recorded"] > hold["_recorded"]:
+                    hold["dead_after"] = one["tries"]
 
 
 def refused_rows(path: Path, keys: DataKeys | None = None) -> dict[tuple[str, bytes], list[str]]:

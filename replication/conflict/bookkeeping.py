@@ -16,6 +16,7 @@ from replication.change import Op
 from replication.clock import tick
 from replication.conflict.decide import Conflict
 from replication.conflict.exchange import ShardConfig
+from replication.conflict.parking import Parked
 from replication.conflict.progress import Progress
 from replication.conflict.rows import Arrival, KeyState, Run, SentBatch, at_least
 from replication.conflict.version import Version, stack
@@ -55,6 +56,8 @@ class Bookkeeping:
         self.keys: dict[str, TableKeys] = {t: {} for t in config.policies}
         self.run_queue: dict[str, deque[Run]] = {n: deque() for n in self.nodes}
         self.outbox: dict[str, dict[KeyState, None]] = {n: {} for n in self.nodes}
+        self.parked = {n: Parked() for n in self.nodes}
+        self.paused_tables: frozenset[str] = frozenset()
         self.outstanding: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
         self.unacked: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
         self.unrecorded: dict[tuple[str, int], Arrival] = {}
@@ -78,14 +81,46 @@ class Bookkeeping:
         """Rows that the next batch for `node` will have."""
         return sum(r.live for r in self.run_queue[node]) + len(self.outbox[node])
 
-    def backlog(self, node: str) -> int:
-        """Rows that wait for `node` or that it has not committed yet."""
+    def on_the_way(self, node: str) -> int:
+        """Rows that wait for `node` or that it has not committed yet, without those of paused tables."""
         return self.waiting(node) + sum(b.rows for b in self.unacked[node].values())
+
+    def held_back(self, node: str) -> int:
+        """About how many rows wait for `node` because their table is paused."""
+        return self.parked[node].rows + len(self.parked[node].states)
+
+    def backlog(self, node: str) -> int:
+        """Rows that wait for `node`, for whatever reason, or that it has not committed yet."""
+        return self.on_the_way(node) + self.held_back(node)
 
     @property
     def idle(self) -> bool:
         """Whether no key is on its way."""
         return sum(map(len, self.keys.values())) == len(self.resting)
+
+    # -- a table that is paused ----------------------------------------------------------------
+
+    def pause_tables(self, tables: Iterable[str]) -> None:
+        """Send nothing of these tables, and of all others what waits. Their changes are taken on as ever.
+
+        A batch that leaves such rows behind is one that takes a part; see ADR 8.
+        """
+        self.paused_tables = frozenset(tables)
+        self._sort()
+
+    def _sort(self) -> None:
+        for node, parked in self.parked.items():
+            parked.sort(self.run_queue[node], self.outbox[node], self._parks)
+
+    def _parks(self, item: Run | KeyState) -> bool:
+        """Whether it is not to be sent now."""
+        return (item.rows.table if isinstance(item, Run) else item.table) in self.paused_tables
+
+    def _put_in_line(self, node: str, run: Run) -> None:
+        if self._parks(run):
+            self.parked[node].add(run)
+        else:
+            self.run_queue[node].append(run)
 
     # -- a key on hold -------------------------------------------------------------------------
 
@@ -196,7 +231,7 @@ class Bookkeeping:
     # -- any key on its way --------------------------------------------------------------------
 
     def _want(self, node: str, state: KeyState, *, wanted: bool) -> None:
-        outbox = self.outbox[node]
+        outbox = self.parked[node].states if self._parks(state) else self.outbox[node]
         if wanted and state not in outbox:
             outbox[state] = None
             state.pending += 1

@@ -70,6 +70,11 @@ class Progress:
         if node in self._unread and marker.seq >= self._unread[node]:
             del self._unread[node]
 
+    @property
+    def partly(self) -> list[str]:
+        """Nodes whose logs are kept because the last batch that they have shown left others behind."""
+        return list(self._parts)
+
     def advance(self, node: str, end: Position) -> None:
         """`node`'s log has been processed up to `end`; an older position changes nothing."""
         if end.order > self.position[node].order:

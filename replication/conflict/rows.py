@@ -238,7 +238,7 @@ class SentBatch:
     """A batch on its way to a node, until that node's log has shown it.
 
     Attributes:
-        part: it left rows behind.
+        part: it left rows behind, also because their table is paused.
         shown: the log has shown it, and the answer is still to come.
         recorded: what became of it is on record.
         kept: rows of an initial copy that the node did not take, because it holds a row there: whether it

@@ -137,6 +137,7 @@ class Shard(Bookkeeping):
         cut, resume, absorbed, echoed = self.progress.vectors()
         batch = SentBatch(node, self.seq, cut, resume)
         batch.take(queue, outbox, rows)
+        batch.part |= bool(self.parked[node])
         if not batch.part:
             self.reached[node] = cut
         marker = Marker(
@@ -176,7 +177,7 @@ class Shard(Bookkeeping):
             known.update(dict.fromkeys(piece.keys, run))
             for other in self.nodes:
                 if other != node:
-                    self.run_queue[other].append(run)
+                    self._put_in_line(other, run)
         arrival.live += len(lone)
         for index in met:
             self._write(node, rows, index, arrival)

@@ -47,7 +47,7 @@ def test_a_pause_outlasts_restarts_and_is_on_record(servers: Servers) -> None:
         assert "my is paused since" in refused
         now = bed.ends["my"].rows().keys() - {k for w in bed.writers for k in (*w.own, *w.shared)}
         assert now == held, "nothing came to it"
-        assert tell(bed, "resume", "--all") == {"group": "chaos", "resumed": ["my"], "paused": {}}
+        assert tell(bed, "resume", "--all")["resumed"] == ["my"]
         bed.moves()
         assert not paused(bed)
         bed.finish()

@@ -21,6 +21,7 @@ from cluster.config_audit import AuditConfig
 from replication.audit.reader import read
 
 SECRET = "Tr0ub4dor-and-3"
+RABBIT_SECRET = "c0rrect-horse-battery"
 
 
 @pytest.fixture
@@ -44,12 +45,14 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
         f'  mongo: {{engine: mongodb, dsn: "{mongodb_db}", priority: 10}}\n'
         "tables:\n  orders: {key: [id], initial: {from: pg}}\ncreate_tables: true\n"
         'audit: {path: audit, key: "${AUDIT_KEY}"}\n'
+        'rabbitmq: {url: "amqp://sync:${RABBIT_PASSWORD}@127.0.0.1:1/%2F"}\n'  # nobody is there
     )
     key = secrets.token_hex(32)
     env = {
         **os.environ,
         "PG_DSN": with_secret(postgres_db),
         "AUDIT_KEY": key,
+        "RABBIT_PASSWORD": RABBIT_SECRET,
         "RAY_TMPDIR": str(ray_folder),
     }
     with psycopg.connect(postgres_db, autocommit=True) as sql:
@@ -64,9 +67,10 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
         said.append(run("up", config, env))
     said.append(run("check", config, {**env, "PG_DSN": f"postgresql://u:{SECRET}@127.0.0.1:1/none"}))
     assert any('"copy_finished"' in text for text in said)
+    assert "rabbitmq: AMQPConnectionError" in said[0], "check tells of it"
     files = [f for folder in (tmp_path / "audit", ray_folder) for f in folder.rglob("*") if f.is_file()]
     assert any("worker" in f.name for f in files), "the logs of the actors were not found"
-    for secret in (SECRET, key):
+    for secret in (SECRET, key, RABBIT_SECRET):
         leaks = [str(f) for f in files if secret.encode() in f.read_bytes()]
         assert not leaks
         assert not [text for text in said if secret in text]

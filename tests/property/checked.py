@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from replication.change import Op
 from replication.conflict.decide import Decision
-from replication.conflict.rows import Arrival, KeyState
+from replication.conflict.rows import Arrival, KeyState, Run
 from replication.conflict.shard import Shard
 from replication.conflict.version import Version
 from tests.property.databases import FIELDS, TABLE, Cell, Row, Rows, Write
 
 
 class CheckedShard(Shard):
-    """The product's shard, with ground truth carried along for the checks."""
+    """The product's shard, with ground truth carried along for the checks.
 
+    `pauses` stands for paused tables: keys that share a run with one of them are of the same table.
+    """
+
+    pauses: frozenset[bytes] = frozenset()
     covers: dict[int, tuple[Version, tuple[frozenset[int], ...]]]
     truth: dict[tuple[str, int, bytes], Write]
+
+    def pause_keys(self, keys: frozenset[bytes]) -> None:
+        self.pauses = keys
+        self._sort()
+
+    def _parks(self, item: Run | KeyState) -> bool:
+        keys = {item.key} if isinstance(item, KeyState) else set(item.rows.keys)
+        return not self.pauses.isdisjoint(keys)
 
     def covered(self, key: bytes, version: Version) -> tuple[frozenset[int], ...]:
         if id(version) in self.covers:

@@ -110,9 +110,11 @@ class HoldingSchedule(Schedule):
     def finish(self) -> None:
         """Let the logs be released up to their end."""
         super().quiesce()
-        if (batch := self.form(self.names[0], heartbeat=True)) is not None:
-            self.in_flight.append((self.names[0], batch))
-        super().quiesce()
+        for nodes in (self.shard.progress.partly, self.names[:1]):
+            for node in nodes:
+                if (batch := self.form(node, heartbeat=True)) is not None:
+                    self.in_flight.append((node, batch))
+            super().quiesce()
 
     def alike(self) -> list[bytes]:
         return [key for key in self.keys if not self.open.get(key)]

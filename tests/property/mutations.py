@@ -8,6 +8,7 @@ from typing import Any
 
 from replication.change import Op
 from replication.conflict.decide import Decision
+from replication.conflict.parking import Parked
 from replication.conflict.progress import Progress
 from replication.conflict.rows import Arrival, KeyState, Run, SentBatch
 from replication.conflict.version import Version
@@ -192,6 +193,26 @@ class PartClaimsEverything(CheckedShard):
         return outgoing
 
 
+class PausedRowsCountAsSent(CheckedShard):
+    """A batch that leaves behind what is paused has the cut of one that took all."""
+
+    def form_batch(self, node: str, *args: Any, **kwargs: Any) -> Any:
+        parked, self.parked[node] = self.parked[node], Parked()
+        outgoing = super().form_batch(node, *args, **kwargs)
+        self.parked[node] = parked
+        return outgoing
+
+
+class ResumedRowsAreLost(CheckedShard):
+    """What waited for a paused table is gone when it is resumed."""
+
+    def pause_keys(self, keys: frozenset[bytes]) -> None:
+        for parked in self.parked.values():
+            parked.runs.clear()
+            parked.states.clear()
+        super().pause_keys(keys)
+
+
 class PartTeachesNothing(CheckedShard):
     """The echo of a batch that left others behind does not say what its node has seen of its own keys."""
 
@@ -328,14 +349,16 @@ class Mutation:
     first: int = 0
 
 
-def mutation(kind: type, *policies: str, filtered: bool = False, first: int = 0) -> Mutation:
+def mutation(
+    kind: type, *policies: str, filtered: bool = False, first: int = 0, pauses: bool = False
+) -> Mutation:
     names = policies or ("last_write_wins",)
 
     def build(seed: int) -> Scenario:
         nodes = 2 + seed % 2
         if issubclass(kind, Database):
             return Scenario(seed, nodes, names, database=kind)
-        return Scenario(seed, nodes, names, shard=kind, filtered=filtered)
+        return Scenario(seed, nodes, names, shard=kind, filtered=filtered, pauses=pauses)
 
     return Mutation(kind.__name__, build, first)
 
@@ -355,6 +378,8 @@ MUTATIONS = [
     mutation(ReleasedWhenCommitted),
     mutation(ReleasedBeforeItIsOnRecord),
     mutation(PartClaimsEverything),
+    mutation(PausedRowsCountAsSent, pauses=True),
+    mutation(ResumedRowsAreLost, pauses=True),
     mutation(PartTeachesNothing),
     mutation(PartIsNotReadAgain),
     mutation(ReplayForgetsAbsorbed),

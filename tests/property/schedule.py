@@ -50,6 +50,7 @@ class Scenario:
     database: type[Database] = Database
     pipeline: int = 2
     filtered: bool = False
+    pauses: bool = False
 
 
 class Schedule:
@@ -96,6 +97,9 @@ class Schedule:
         self.unconfirmed: list[tuple[str, int]] = []
         self.crashes = 0
         self.fetched = False
+        self.luck = random.Random(f"pauses {scenario.seed}")
+        self.paused: frozenset[bytes] = frozenset()
+        self.sent_beside = 0
         self.shard = self.start()
 
     def start(self) -> CheckedShard:
@@ -106,11 +110,12 @@ class Schedule:
         config = ShardConfig(
             "g", 0, 1, {n: i for i, n in enumerate(self.names)}, {TABLE: load_policies(self.s.policies)},
             self.s.pipeline,
-            1 if self.sizes[0] else 100,
+            1 if self.sizes[0] or self.s.pauses else 100,
             {(self.filtered, TABLE): self.strays},
         )  # fmt: skip
         shard = self.s.shard(config, epoch, {n: db.marker for n, db in self.dbs.items()}, self.held())
         shard.covers, shard.truth = {}, self.truth
+        shard.pause_keys(self.paused)
         for n, position in shard.progress.position.items():
             assert position.order >= self.released[n], f"{self.s}: {n}'s log is released, and needed"
         return shard
@@ -202,6 +207,8 @@ class Schedule:
         rows = [(k, v, self.shard.value(k, v)) for k, v in versions(outgoing)]
         copies = [r for r in outgoing.runs if r.copied]
         keys = frozenset(k for r in copies for k in r.rows.keys) - {k for _, k, _ in outgoing.versions}
+        assert self.paused.isdisjoint(k for k, _, _ in rows), f"{self.s}: it is paused"
+        self.sent_beside += bool(rows) and bool(self.shard.parked[node])
         return Sent(outgoing.marker, rows, keys if copies else None)
 
     def commit(self) -> None:
@@ -281,6 +288,8 @@ class Schedule:
             action, node = self.rng.random(), self.rng.choice(self.names)
             if self.answers and self.rng.random() < 0.5:
                 self.answer()
+            if self.s.pauses and self.luck.random() < 0.05:
+                self.pause()
             if self.copies and self.rng.random() < 0.03:
                 self.copy(self.names[0])
             if action < self.busy:
@@ -307,7 +316,14 @@ class Schedule:
         self.check()
         return self
 
+    def pause(self) -> None:
+        """Pause some keys, and resume all others."""
+        self.paused = frozenset(k for k in self.keys if self.luck.random() < 0.4)
+        self.shard.pause_keys(self.paused)
+
     def quiesce(self) -> None:
+        self.paused = frozenset()
+        self.shard.pause_keys(self.paused)
         if self.copies:  # one that is not cut short
             self.copy(self.names[0])
         for _ in range(300):

@@ -20,17 +20,19 @@ CHUNK = 500
 
 
 def explore(
-    policies: tuple[str, ...], base: int, count: int, *, filtered: bool = False
-) -> tuple[int, int, int]:
-    """Run `count` schedules; returns how many writes, conflicts and crashes they had."""
-    writes = conflicts = crashes = 0
+    policies: tuple[str, ...], base: int, count: int, *, filtered: bool = False, pauses: bool = False
+) -> tuple[int, int, int, int]:
+    """Run `count` schedules; their writes, conflicts, crashes, and batches sent beside what is paused."""
+    writes = conflicts = crashes = beside = 0
     for seed in range(base, base + count):
-        scenario = Scenario(seed, 2 + seed % 2, policies, pipeline=1 + seed % 3, filtered=filtered)
+        more = {"pipeline": 1 + seed % 3, "filtered": filtered, "pauses": pauses}
+        scenario = Scenario(seed, 2 + seed % 2, policies, **more)
         done = schedule_of(scenario).run()
         writes += len(done.writes)
         conflicts += len(done.conflicts)
         crashes += done.crashes
-    return writes, conflicts, crashes
+        beside += done.sent_beside
+    return writes, conflicts, crashes, beside
 
 
 def fails(mutation: Mutation, schedules: int) -> bool:
@@ -53,16 +55,23 @@ def test_a_node_with_a_filter_holds_what_matches(policies: tuple[str, ...]) -> N
     check_all(policies, SCHEDULES // 10, filtered=True)
 
 
-def check_all(policies: tuple[str, ...], each: int, *, filtered: bool = False) -> None:
+@pytest.mark.parametrize("policies", POLICIES, ids=lambda p: p[0])
+def test_paused_tables_wait_and_others_do_not(policies: tuple[str, ...]) -> None:
+    """Whatever is paused and resumed when, and whoever crashes in between."""
+    assert check_all(policies, SCHEDULES // 100, pauses=True) > SCHEDULES // 500
+
+
+def check_all(policies: tuple[str, ...], each: int, **more: bool) -> int:
     """Run `each` schedules, and see that there was something to check."""
     bases = range(0, each, CHUNK)
     counts = [min(CHUNK, each - b) for b in bases]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        totals = list(pool.map(partial(explore, policies, filtered=filtered), bases, counts))
-    writes, conflicts, crashes = (sum(column) for column in zip(*totals, strict=True))
+        totals = list(pool.map(partial(explore, policies, **more), bases, counts))
+    writes, conflicts, crashes, beside = (sum(column) for column in zip(*totals, strict=True))
     assert writes > each * 10, "the schedules hardly wrote"
     assert conflicts > each, "the schedules hardly met a conflict"
     assert crashes > each, "the schedules hardly crashed"
+    return beside
 
 
 @pytest.mark.parametrize("mutation", [*MUTATIONS, *HOLD_MUTATIONS], ids=lambda m: m.name)

@@ -29,7 +29,7 @@ from cluster.logs import (
     redact,
     secrets_of,
 )
-from replication.audit.holds import HoldRecord
+from replication.audit.holds import DEAD_LETTER, HoldRecord
 from replication.audit.records import DECISION_SCHEMA
 from replication.audit.writer import AuditWriter
 from replication.errors import NodeUnavailable
@@ -217,14 +217,25 @@ def test_rows_on_hold_are_listed_until_they_are_written_again(
     assert cli.main(["dlq", "list", "--audit", str(folder)]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[:5] == ["id", "since", "node", "table", "key"]
-    assert [r.split(maxsplit=6)[2:] for r in rows] == [
-        ["mongo", "orders", "l", "mongo", "qty: not a number"],
-        ["mongo", "orders", "k", "pg", "still too long"],
+    assert [r.split(maxsplit=7)[2:] for r in rows] == [
+        ["mongo", "orders", "l", "mongo", "unreadable", "qty: not a number"],
+        ["mongo", "orders", "k", "pg", "waits", "still too long"],
     ]
     assert cli.main(["dlq", "list", "--audit", str(folder), "--json", "--table", "orders"]) == 0
     assert [(h["key"], h["times"]) for h in json.loads(capsys.readouterr().out)] == [("6c", 1), ("6b", 2)]
-    assert cli.main(["audit", "tail", "--audit", str(folder), "-n", "1"]) == 0
-    assert capsys.readouterr().out.endswith("  hold      orders k of pg for mongo: still too long\n")
+    given_up = [{"node": "mongo", "table": "orders", "key": "6b", "tries": 6}]
+    with closing(AuditWriter(folder, "shop", count(1_850_000_000_000_000).__next__)) as audit:
+        audit.add_operator(DEAD_LETTER, given_up)
+    assert cli.main(["dlq", "list", "--audit", str(folder)]) == 0
+    assert "  dead (6 tries)  still too long" in capsys.readouterr().out
+    assert cli.main(["dlq", "list", "--audit", str(folder), "--json"]) == 0
+    assert [h["dead_after"] for h in json.loads(capsys.readouterr().out)] == [None, 6]
+    assert cli.main(["audit", "tail", "--audit", str(folder), "-n", "2"]) == 0
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[0]
+        .endswith("  hold      orders k of pg for mongo: still too long")
+    )
     decision = [["mongo"], [0], [2], [8], ["orders"], [2], [b"k"], ["pg"], [1], [0], [5], ["committed"]]
     with closing(AuditWriter(folder, "shop", count(1_900_000_000_000_000).__next__)) as audit:
         columns = [pa.array(v, f.type) for v, f in zip(decision, DECISION_SCHEMA, strict=True)]

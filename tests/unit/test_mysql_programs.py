@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.servers.mysql_programs import CACHE_VARIABLE, NoMysql, cache_folder, find_program
+from cluster.servers.debian import CACHE_VARIABLE, cache_folder
+from cluster.servers.mysql_programs import NoMysql, find_program
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -89,6 +90,32 @@ def test_heartbeats_go_to_a_node_that_is_not_paused() -> None:
     bed.resolver.pause({"a": SINCE, "b": SINCE})
     bed.resolver.heartbeat()
     assert len(bed.target.asked) == 1
+
+
+def test_of_a_paused_table_nothing_is_sent_until_it_is_resumed() -> None:
+    bed = Bed()
+    assert bed.resolver.pause({}, {"t": SINCE}) == 0
+    bed.write(2)
+    bed.write(3)
+    assert sent(bed) == []
+    status = bed.resolver.status()
+    assert (status.paused_tables, status.held_back["b"], status.backlog["b"]) == ({"t": SINCE}, {"t": 2}, 2)
+    assert status.changes == 2, "what is written is on record"
+    bed.resolver.pause({})
+    assert sent(bed) == [("b", [2, 3])]
+    assert bed.resolver.status().lags == ("b",)
+    assert bed.resolver.status().held_back == {}
+
+
+def test_everyone_waits_once_very_much_of_a_paused_table_does() -> None:
+    bed = Bed()
+    bed.resolver.pause({}, {"t": SINCE})
+    most = bed.resolver.limits.max_away
+    ack = bed.resolver.feed("a", [insert(*range(2, 5_002))], EPOCH)
+    assert not ack.paused
+    assert ack.room <= most - 5_000
+    bed.resolver.limits = replace(bed.resolver.limits, max_away=5_000)
+    assert bed.resolver.feed("a", [], EPOCH).paused
 
 
 def test_a_node_that_was_paused_lags_until_it_has_caught_up() -> None:

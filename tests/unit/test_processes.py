@@ -11,6 +11,7 @@ import pytest
 from actors.limits import Limits
 from actors.shards import Aside
 from cluster import launch
+from cluster.pausing import Pauses
 from cluster.processes import GroupPlan, ResolverProcess
 from replication.errors import NodeUnavailable, SyncError, Terminal
 from replication.marker import Marker
@@ -45,14 +46,14 @@ def test_a_resolver_that_a_passing_error_ended_waits_to_begin_again(
     assert resolver.epoch() == 0
     start = Position(order_of(1, 0), "")
     markers = {n: Marker("g", 0, 1, EPOCH, 0, resume=dict.fromkeys("ab", start)) for n in "ab"}
-    resolver.begin(markers, {}, Aside())
+    resolver.begin(markers, Pauses(), Aside())
     assert resolver.epoch() == EPOCH
     resolver.feed("a", [insert(2)], EPOCH)
     applier.asked[0].set_exception(error)
     assert resolver.epoch() == at_work
     with pytest.raises(type(error)):
         resolver.health()
-    resolver.begin(markers, {}, Aside())
+    resolver.begin(markers, Pauses(), Aside())
     assert resolver.epoch() == EPOCH
     assert resolver.health()
     resolver.close()

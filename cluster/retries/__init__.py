@@ -1,0 +1,1 @@
+"""Where rows that are to be sent again wait: a file beside the audit log, or RabbitMQ."""
