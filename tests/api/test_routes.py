@@ -80,6 +80,29 @@ def test_a_node_is_paused_and_resumed_under_the_name_of_who_did_it(bed: Bed) -> 
         assert [json.loads(r["detail"]) for r in bed.records(kind)] == [{"by": "alice", "node": "b"}]
 
 
+def test_a_table_is_paused_and_resumed(bed: Bed) -> None:
+    client = bed.client("operator")
+    paused = client.post("/sync/pause", json={"tables": ["orders"]})
+    assert paused.status_code == 200, paused.text
+    assert (list(paused.json()["paused_tables"]), paused.json()["changed_tables"]) == (["orders"], ["orders"])
+    bed.write("a", 1, "one")
+
+    def held_back() -> int:
+        [shard] = client.get("/sync/status").json()["shards"]
+        return shard["held_back"]["b"].get("orders", 0)
+
+    bed.wait_for(lambda: held_back() == 1)
+    assert client.get("/health").json()["troubles"][0]["what"] == "table_paused"
+    assert bed.databases["b"].rows("orders") == []
+    refused = client.post("/sync/pause", json={"tables": ["nix"]})
+    assert (refused.status_code, refused.json()["detail"]) == (422, "no table called 'nix'")
+    assert client.post("/sync/pause", json={}).status_code == 422
+    assert client.post("/sync/resume", json={"tables": ["orders"]}).json()["paused_tables"] == {}
+    bed.wait_row("b", 1, "one")
+    for kind in ("paused", "resumed"):
+        assert [json.loads(r["detail"]) for r in bed.records(kind)] == [{"by": "alice", "table": "orders"}]
+
+
 def test_another_command_at_work_is_a_conflict(bed: Bed) -> None:
     from api.access import Principal, Role
 
