@@ -64,6 +64,12 @@ class Summing(Protocol):
         """The rows with keys greater than `after` and up to `upto`; None is no bound."""
 
 
+def in_order(table: Table) -> tuple[list[int], list[int]]:
+    """The indexes of the columns as a row's text has them: first those without a length, then the others."""
+    sized = [c.type.kind in SIZED or c.type.kind is Kind.BYTES for c in table.schema.columns]
+    return [i for i, s in enumerate(sized) if not s], [i for i, s in enumerate(sized) if s]
+
+
 def may_sum(table: Table, nodes: Collection[tuple[str, str]]) -> bool:
     """Whether equal checksums of these nodes' rows mean that `compare_rows` would find no difference.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from replication.engines.postgres.columns import Bound
-from replication.summing import CLOCKS, PRINTED, SIZED, SUMMED
+from replication.summing import CLOCKS, PRINTED, SIZED, SUMMED, in_order
 from replication.types import Kind
 
 _LOCAL: dict[Kind, frozenset[Kind]] = {
@@ -25,8 +25,10 @@ def sums(bound: Bound) -> bool:
 
 def row_text(bound: Bound) -> str:
     """A row's text as SQL."""
-    names = [f"t.{name}" for name in bound.names(range(len(bound.columns)))]
-    texts = [f"CASE WHEN {n} IS NULL THEN '~' ELSE {_text(bound, i, n)} END" for i, n in enumerate(names)]
+    plain, sized = in_order(bound.table)
+    indexes = [*plain, *sized]
+    names = zip(indexes, (f"t.{name}" for name in bound.names(indexes)), strict=True)
+    texts = [f"CASE WHEN {n} IS NULL THEN '~' ELSE {_text(bound, i, n)} END" for i, n in names]
     return " || '|' || ".join(texts)
 
 
