@@ -13,6 +13,7 @@ from api.backend import Backend
 from cluster.commands.common import engines_of
 from cluster.config import load
 from cluster.topology import create_missing_tables, open_catalogs, read_topology
+from replication.audit.stream import Rolling
 from replication.audit.writer import AuditWriter
 from replication.engines.memory import drop_database, open_database
 from tests.fixtures.api_bed import ORDERS, Bed, Keys, write_config
@@ -22,7 +23,7 @@ from tests.fixtures.parts import parts_of
 @pytest.fixture
 def more_api() -> str:
     """Further settings of the interface, for tests that need others."""
-    return ""
+    return "rate: {subject: 1000000, address: 1000000}"  # tests ask until something has happened
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def bed(tmp_path: Path, more_api: str, request: pytest.FixtureRequest) -> Iterat
     with open_catalogs(config) as catalogs:
         topology = read_topology(config, catalogs)
         create_missing_tables(config, catalogs, topology)
-    writer = AuditWriter(config.audit_path, "shop", lambda: time.time_ns() // 1000)
+    often = Rolling(head_seconds=0)  # a signed head with every flush
+    writer = AuditWriter(config.audit_path, "shop", lambda: time.time_ns() // 1000, rolling=often)
     pipeline = Pipeline("shop", engines_of(config), topology.tables, writer)
     try:
         backend = Backend(config, lambda: parts_of(pipeline))
