@@ -48,6 +48,14 @@ class CopyStatus:
     rows_per_second: float
     finished: bool
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it will take at this pace; None where that is not known."""
+        left = self.estimate - self.rows
+        if self.finished or left < 0 or not self.estimate or not self.rows_per_second:
+            return None
+        return left / self.rows_per_second
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:

@@ -21,6 +21,7 @@ from actors.reading import Capture as CopySource
 from actors.reading import LocalReader, Reader, ReaderPool
 from actors.truncate import Truncation
 from replication.backfill import Chunk, ChunkIdent
+from replication.copying import CopyProgress, state_name
 from replication.engine import Engine
 from replication.errors import NodeUnavailable, Transient
 from replication.schema import Table
@@ -35,6 +36,8 @@ PAUSED_SECONDS = 0.02
 """Between two questions whether a target that is behind has caught up; it has a batch at work meanwhile."""
 HALTED_SECONDS = 0.3
 """The same for a node that an operator has paused."""
+AWAIT_SECONDS = 0.2
+"""Between two questions whether a node's copy has finished."""
 SWITCH_SECONDS = 0.0001
 Fail = Callable[[BaseException], None]
 
@@ -168,6 +171,10 @@ def _of_node(error: Transient, engine: Engine) -> bool:
     return isinstance(error, NodeUnavailable) and error.node == engine.node.name
 
 
+def _rank(engine: Engine) -> tuple[int, str]:
+    return -engine.node.priority, engine.node.name
+
+
 class _Stopped(Exception):
     """The host stops."""
 
@@ -184,6 +191,7 @@ class CopyHost:
         retry_max: longest pause between two tries, seconds.
         workers: how many readers read at once.
         hire: makes the readers after the first, by number; by default all are of this process.
+        others: the engines of the other nodes.
     """
 
     def __init__(
@@ -196,8 +204,10 @@ class CopyHost:
         retry_max: float,
         workers: int = 1,
         hire: Callable[[int], Reader] | None = None,
+        others: Mapping[str, Engine] | None = None,
     ) -> None:
         self._engine = engine
+        self._ahead = [e for e in (others or {}).values() if _rank(e) < _rank(engine)]
         self._tables = tables
         self._capture = capture
         self._hire = hire
@@ -258,7 +268,18 @@ class CopyHost:
         self.finished = not waiting
         self._pool.close()
 
+    def _await_better(self, table: Table) -> None:
+        """Where all nodes are copied from, wait for those whose rows are to win.
+
+        Their rows must not be replaced before they are read.
+        """
+        for engine in self._ahead if table.mapping.initial == "merge" else ():
+            with closing(engine.control()) as store:
+                while not CopyProgress.load(store.get_state(state_name(table.name))).finished:
+                    self._wait(AWAIT_SECONDS)
+
     def _copy(self, table: Table) -> None:
+        self._await_better(table)
         around = Surroundings(self._capture, self._released, self._wait, time.monotonic, self._report)
         with closing(self._engine.snapshot()) as snapshot, closing(self._engine.control()) as store:
             copying = Backfill(table, uuid.uuid4().hex, snapshot, store, around, readers=self._pool)

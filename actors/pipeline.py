@@ -86,6 +86,7 @@ class Pipeline:
                 self.fail,
                 self.limits.retry_max,
                 self.limits.copy_workers,
+                others=without(engines, n),
             )
             for n, own_tables in copied_from(tables, names).items()
         ]

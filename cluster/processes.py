@@ -345,6 +345,7 @@ class CopyProcess(_Part):
             limits.retry_max,
             limits.copy_workers,
             partial(hire, plan, node, capture),
+            without(engines, node),
         )
 
     def guard(self) -> GuardStatus:

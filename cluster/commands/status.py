@@ -20,6 +20,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from cluster.commands.common import (
@@ -246,6 +247,13 @@ def _marks(shard: ShardStatus, node: str) -> str:
     return " (lags)" if node in shard.lags else ""
 
 
+def time_left(copy: CopyStatus) -> str:
+    """How long a copy will take, as in `1:05:00`; `?` where that is not known."""
+    if copy.finished:
+        return ""
+    return "?" if copy.seconds_left is None else str(timedelta(seconds=round(copy.seconds_left)))
+
+
 def copies_json(copies: dict[str, list[CopyStatus]]) -> list[dict[str, object]]:
     """The copies as JSON values."""
     return [{"node": node, **asdict(c)} for node, statuses in copies.items() for c in statuses]
@@ -269,6 +277,7 @@ def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> No
             f"{c.rows:,}",
             f"{c.estimate:,}" if c.estimate else "?",
             f"{c.rows_per_second:,.0f}",
+            time_left(c),
             "finished" if c.finished else "copying",
         )
         for node, statuses in copies.items()
@@ -276,4 +285,4 @@ def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> No
     ]
     if copying:
         print()
-        print_lines(("TABLE", "FROM", "ROWS", "OF ABOUT", "ROWS/S", "STATE"), copying)
+        print_lines(("TABLE", "FROM", "ROWS", "OF ABOUT", "ROWS/S", "LEFT", "STATE"), copying)

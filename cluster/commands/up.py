@@ -55,6 +55,8 @@ CHECK_SECONDS = 0.5
 COPYING_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 START_SECONDS = 0.05
+TELL_SECONDS = 5.0
+"""So often the log says how far the copies are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -303,7 +305,7 @@ def _watch(
         log.info("group_ready", extra={"group": plan.group, "nodes": sorted(plan.engines())})
         interface.begin()
         retrier.start()
-        beat, looked, copying, nodes = 0.0, 0.0, True, NodeWatch()
+        beat, looked, copying, nodes, told = 0.0, 0.0, True, NodeWatch(), time.monotonic()
         while not stopping.wait(COPYING_SECONDS if copying else CHECK_SECONDS):
             if (error := _tend(group, lease, waiting)) is not None:
                 return error
@@ -311,6 +313,9 @@ def _watch(
                 looked = time.monotonic()
                 nodes.look(group.guards())
             copied = group.copied()
+            if not copied and time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                _tell_copies(group)
             if copying and copied and group.copies:
                 log.info("copy_finished", extra={"group": plan.group})
             copying = not copied
@@ -322,6 +327,17 @@ def _watch(
     except TimeoutError:  # a process that hangs, or a machine with too much to do: make all of them again
         return NodeUnavailable("a part of the group does not answer")
     return None
+
+
+def _tell_copies(group: Group) -> None:
+    from cluster.commands.status import time_left
+
+    for node, copy in group.copies.items():
+        for c in copy.call("status").result():
+            if not c.finished:
+                done = {"rows": c.rows, "of_about": c.estimate}
+                pace = {"rows_per_second": round(c.rows_per_second), "left": time_left(c)}
+                log.info("copy_progress", extra={"table": c.table, "from": node, **done, **pace})
 
 
 def _tend(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException | None:

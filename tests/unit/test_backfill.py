@@ -4,6 +4,8 @@ from itertools import permutations
 import pyarrow as pa
 import pytest
 
+from actors.backfill import CopyStatus
+from cluster.commands.status import time_left
 from replication.backfill import LOST, Chunk, ChunkIdent, ChunkWindow
 from replication.batch import TableRows, apply_schema, pack_versions
 from replication.change import (
@@ -369,3 +371,17 @@ def test_chunks_grow_with_narrow_rows_and_shrink_with_wide_ones():
     assert size.rows in (1, 2)
     size.learn(rows(b"x" * (4 << 20)))
     assert size.rows == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "left"),
+    [
+        (CopyStatus("t", 1_000, 3_000, 0.5, False), "1:06:40"),
+        (CopyStatus("t", 1_000, 0, 10.0, False), "?"),
+        (CopyStatus("t", 0, 3_000, 0.0, False), "?"),
+        (CopyStatus("t", 3_500, 3_000, 10.0, False), "?"),
+        (CopyStatus("t", 3_000, 3_000, 10.0, True), ""),
+    ],
+)
+def test_how_long_a_copy_will_take(status: CopyStatus, left: str) -> None:
+    assert time_left(status) == left
