@@ -47,7 +47,7 @@ docs: $(STAMP)  ## make docs/types.md and docs/metrics.md from the code
 
 lock: $(STAMP)  ## resolve pyproject.toml again
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --universal --all-extras --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --extra demo --extra dev --no-emit-index-url --no-annotate --no-header --python-version 3.11 -o requirements.lock pyproject.toml
 
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)

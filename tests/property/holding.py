@@ -18,7 +18,8 @@ from replication.conflict.policy import MANUAL
 from replication.conflict.rows import KeyState
 from tests.property.checked import CheckedShard
 from tests.property.databases import EMPTY, FIELDS, TABLE, Rows, Sent, Write
-from tests.property.schedule import Scenario, Schedule
+from tests.property.scenario import Scenario
+from tests.property.schedule import Schedule
 
 
 class HoldingSchedule(Schedule):

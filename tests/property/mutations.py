@@ -8,14 +8,14 @@ from typing import Any
 
 from replication.change import Op
 from replication.conflict.decide import Decision
-from replication.conflict.parking import Parked
 from replication.conflict.progress import Progress
 from replication.conflict.rows import Arrival, KeyState, Run, SentBatch
 from replication.conflict.version import Version
 from replication.marker import Marker
 from tests.property.checked import CheckedShard
 from tests.property.databases import FIELDS, Database, Kept, Rows, Sent
-from tests.property.schedule import Scenario
+from tests.property.mutations_pause import PausedRowsCountAsSent, ResumedRowsAreLost
+from tests.property.scenario import Scenario
 
 
 class NoEpochFence(Database):
@@ -191,26 +191,6 @@ class PartClaimsEverything(CheckedShard):
             marker = replace(outgoing.marker, cut=outgoing.marker.own_cut, weighed={})
             outgoing = replace(outgoing, marker=marker)
         return outgoing
-
-
-class PausedRowsCountAsSent(CheckedShard):
-    """A batch that leaves behind what is paused has the cut of one that took all."""
-
-    def form_batch(self, node: str, *args: Any, **kwargs: Any) -> Any:
-        parked, self.parked[node] = self.parked[node], Parked()
-        outgoing = super().form_batch(node, *args, **kwargs)
-        self.parked[node] = parked
-        return outgoing
-
-
-class ResumedRowsAreLost(CheckedShard):
-    """What waited for a paused table is gone when it is resumed."""
-
-    def pause_keys(self, keys: frozenset[bytes]) -> None:
-        for parked in self.parked.values():
-            parked.runs.clear()
-            parked.states.clear()
-        super().pause_keys(keys)
 
 
 class PartTeachesNothing(CheckedShard):

@@ -20,7 +20,7 @@ crashes: else the column that was left out can still end up different.)
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 from replication.change import Op
@@ -32,25 +32,7 @@ from replication.marker import Marker
 from replication.position import Position
 from tests.property.checked import CheckedShard
 from tests.property.databases import EMPTY, FIELDS, TABLE, Cell, Database, Records, Row, Rows, Sent, Write
-
-
-@dataclass(frozen=True)
-class Shown(EchoedRow):
-    """What an echo shows of a row, and for the mutations whether the node's filter excludes it."""
-
-    outside: bool = False
-
-
-@dataclass(frozen=True)
-class Scenario:
-    seed: int
-    nodes: int
-    policies: tuple[str, ...] = ("last_write_wins",)
-    shard: type[CheckedShard] = CheckedShard
-    database: type[Database] = Database
-    pipeline: int = 2
-    filtered: bool = False
-    pauses: bool = False
+from tests.property.scenario import Scenario, Shown
 
 
 class Schedule:

@@ -12,7 +12,7 @@ import pytest
 from tests.property.holding import schedule_of
 from tests.property.mutations import MUTATIONS, Mutation
 from tests.property.mutations_hold import HOLD_MUTATIONS
-from tests.property.schedule import Scenario
+from tests.property.scenario import Scenario
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "21000"))
 POLICIES = [("last_write_wins",), ("source_priority",), ("merge_fields", "last_write_wins"), ("manual",)]

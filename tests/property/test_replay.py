@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.property.schedule import Scenario, Schedule
+from tests.property.scenario import Scenario
+from tests.property.schedule import Schedule
 
 
 def send(schedule: Schedule, node: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster import config
 from cluster.config import GroupConfig, InvalidConfig, Limits, auto_shards, load
-from cluster.config_api import ApiConfig, AuthConfig, TlsConfig
+from cluster.config_api import ApiConfig
 from replication.errors import ConfigError
 from replication.schema import NodeConfig, TableMapping
 
@@ -82,27 +82,6 @@ def test_the_whole_file_is_read() -> None:
         api=ApiConfig("127.0.0.2", 4001),
         limits=Limits(batch_rows=500, heartbeat_seconds=2.5),
     )
-
-
-def test_the_whole_interface_is_read() -> None:
-    text = """\
-api:
-  host: 0.0.0.0
-  port: 8443
-  development: true
-  auth: {jwks: keys.json, issuer: i, audience: a, leeway_seconds: 0, roles_claim: groups}
-  tls: {certificate: /etc/tls.crt, key: tls.key}
-  cors: ["https://app.example.com"]
-  max_body_bytes: 1000
-  rate: {subject: 5, address: 6}
-"""
-    auth = AuthConfig("/srv/keys.json", "i", "a", 0, "groups")
-    tls = TlsConfig(Path("/etc/tls.crt"), Path("/srv/tls.key"))
-    origins = ("https://app.example.com",)
-    expected = ApiConfig("0.0.0.0", 8443, auth, tls, origins, True, 1000, 5, 6)
-    assert read(MINIMAL + text).api == expected
-    assert expected.url == "https://0.0.0.0:8443"
-    assert read(MINIMAL + "api:\n").api == ApiConfig("127.0.0.1", 3001)
 
 
 def test_defaults() -> None:
