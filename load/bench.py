@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from load import bench_audit, bench_binlog, bench_flow, bench_mysql, bench_ray, bench_stages
+from load import bench_audit, bench_binlog, bench_copy, bench_flow, bench_mysql, bench_ray, bench_stages
 from load.bench_bed import Bed, Line, Sizes
 
 QUICK = 10
@@ -102,6 +102,7 @@ def _stages(bed: Bed, sizes: Sizes, bare: dict[str, float]) -> list[Stage]:
         drain("postgres -> postgres", "postgres"),
         drain("postgres -> memory"),
         Stage(("initial copy",), lambda: [bench_flow.copy(bed, sizes, bare["postgres"])], needs="postgres"),
+        Stage(bench_copy.NAMES, lambda: bench_copy.measure(bed, sizes)),
         Stage(("latency p50", "latency p99"), lambda: bench_flow.latency(bed, sizes)),
         Stage(("latency p50 on Ray", "latency p99 on Ray"), lambda: bench_ray.latency(bed, sizes)),
         Stage(bench_ray.FAULTS, lambda: bench_ray.faults(bed, sizes)),

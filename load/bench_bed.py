@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Self
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
+from actors.limits import Limits
 from actors.pipeline import Pipeline, prepare
 from cluster.servers.mysql import MysqlServer
 from cluster.servers.postgres import PostgresServer
@@ -173,12 +175,14 @@ class Group:
         source: the engine of `a`, `postgres` or `mysql`.
         target: the engine of `b`.
         initial: the node whose rows are copied at the start, or `none`.
+        port: where the group reaches `a`, if not where `left` says.
     """
 
     bed: Bed
     target: str = "postgres"
     initial: str = "none"
     source: str = "postgres"
+    port: int = 0
     left: str = ""
     right: str = ""
     engines: dict[str, Engine] = field(default_factory=dict)
@@ -198,7 +202,7 @@ class Group:
                 stack.callback(drop_database, "bench")
             stack.callback(self.stop)
             nodes = [
-                NodeConfig("a", self.source, self.left, 20),
+                NodeConfig("a", self.source, _through(self.left, self.port), 20),
                 NodeConfig("b", self.target, self.right, 10),
             ]
             self.engines = {n.name: load_engine(n, GROUP) for n in nodes}
@@ -221,11 +225,11 @@ class Group:
         else:
             fill(self.left, 1, rows)
 
-    def start(self) -> Pipeline:
+    def start(self, limits: Limits | None = None) -> Pipeline:
         """Start a pipeline; its audit log is a new one."""
         folder = Path(tempfile.mkdtemp(prefix="audit-", dir=self.bed.folder))
         writer = AuditWriter(folder, GROUP, lambda: time.time_ns() // 1000)
-        self.pipeline = Pipeline(GROUP, self.engines, self.tables, writer)
+        self.pipeline = Pipeline(GROUP, self.engines, self.tables, writer, limits=limits)
         return self.pipeline
 
     def stop(self) -> None:
@@ -246,6 +250,13 @@ class Group:
             if self.pipeline.stopping.wait(0.01) or time.monotonic() > deadline:
                 message = f"the target did not get all rows: {self.pipeline.error!r}"
                 raise TimeoutError(message) from self.pipeline.error
+
+
+def _through(dsn: str, port: int) -> str:
+    """The same address at another port of this machine."""
+    parts = urlsplit(dsn)
+    account, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{account}{at}127.0.0.1:{port}")) if port else dsn
 
 
 class Sampler(threading.Thread):

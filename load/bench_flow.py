@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from pymysql.connections import Connection
 
+from actors.limits import Limits
 from cluster.servers.mysql_programs import NoMysql
 from load.bench_bed import FILL, Bed, Group, Line, Sampler, Sizes, fill, percentile
 from replication.batch import Applied, ApplyBatch
@@ -40,7 +41,7 @@ def drain(bed: Bed, sizes: Sizes, bare: float, way: str, goal: float = 0.0) -> l
     try:
         with Group(bed, target, source=source) as group:
             group.fill(sizes.rows)
-            elapsed, sampler = _timed(group, sizes)
+            elapsed, sampler = timed(group, sizes)
     except NoMysql as error:
         return [Line(name, str(error))]
     rate = sizes.rows / elapsed
@@ -58,17 +59,18 @@ def copy(bed: Bed, sizes: Sizes, bare: float) -> Line:
     """The initial copy of a table that nobody writes to."""
     with Group(bed, initial="a") as group:
         group.fill(sizes.rows)
-        elapsed, sampler = _timed(group, sizes)
+        elapsed, sampler = timed(group, sizes)
     rate = sizes.rows / elapsed
     return Line(
         "initial copy", f"{rate:,.0f} rows/s", f"{rate / bare:.2f}" if bare else "", limit=sampler.verdict()
     )
 
 
-def _timed(group: Group, sizes: Sizes) -> tuple[float, Sampler]:
+def timed(group: Group, sizes: Sizes, limits: Limits | None = None) -> tuple[float, Sampler]:
+    """Start the group, and stop it once the target has every row: seconds, and who took the processor."""
     with closing(_Arrived(group, sizes.rows)) as arrived, Sampler() as sampler:
         began = time.perf_counter()
-        group.start()
+        group.start(limits)
         group.wait(arrived.last, sizes.patience)
         group.wait(arrived.every, sizes.patience)
         elapsed = time.perf_counter() - began

@@ -6,7 +6,7 @@ from pymysql.connections import Connection
 
 TRANSACTION = 1_000
 """Rows of one transaction of an application."""
-OPTIONS = ("--innodb-buffer-pool-size=512M", "--innodb-redo-log-capacity=1G")
+OPTIONS = ("--innodb-buffer-pool-size=512M", "--innodb-redo-log-capacity=1G", "--local-infile=ON")
 DDL = """CREATE TABLE {} (id bigint PRIMARY KEY, name varchar(100) NOT NULL, qty int, price decimal(12,2),
  at timestamp(6) NULL, flag boolean, note varchar(200))"""
 _FILL = """INSERT INTO bench

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -165,3 +166,19 @@ def test_close_frees_the_port_and_ends_the_thread(server: EchoServer) -> None:
     with pytest.raises(OSError) as refused:
         connect(proxy)
     assert refused.value.errno == errno.ECONNREFUSED
+
+
+def test_everything_arrives_later_and_in_order(proxy: FaultProxy) -> None:
+    proxy.delay(0.05)
+    with connect(proxy) as client:
+        began = time.monotonic()
+        assert exchange(client, b"there and back") == b"there and back"
+        assert time.monotonic() - began >= 0.1
+        sender = threading.Thread(target=client.sendall, args=(LARGE,))
+        sender.start()
+        assert receive(client, len(LARGE)) == LARGE
+        sender.join()
+        proxy.delay(0)
+        assert exchange(client, b"soon") == b"soon"
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
