@@ -214,7 +214,7 @@ def test_no_node_ever_shows_a_wrong_sum(servers: Servers, banks: dict[str, Bank]
         stack.callback(clerks.stop)
         order = random.Random(start)
         parts = [p for n in dsns for p in (f"capture {n}", f"applier {n}/0")] + ["resolver 0", "audit"]
-        for part in order.sample(parts, min(len(parts), int(os.environ.get("KILLS", "3")))):
+        for part in order.sample(parts, min(len(parts), int(os.environ.get("KILLS", "2")))):
             wait_for(lambda part=part: up.kill(part))
             flows(banks)
         wait_for(lambda: clerks.errors or min(*clerks.moves.values(), *clerks.looks.values()) > 60)

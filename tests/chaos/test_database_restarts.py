@@ -1,7 +1,7 @@
 """Case 22, database_restarts: databases stopped and started under load, connections cut and stalled.
 
 Writers reach the databases directly; the group goes through proxies. STALL says for how many seconds a
-connection stands still (3 by default).
+connection stands still (1 by default).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.chaos.conftest import SHAPES, Servers
 from tests.fixtures.ends import through
 from tests.fixtures.proxy import FaultProxy
 
-STALL = float(os.environ.get("STALL", "3"))
+STALL = float(os.environ.get("STALL", "1"))
 
 
 @pytest.fixture

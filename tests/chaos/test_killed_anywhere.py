@@ -2,7 +2,7 @@
 
 `kill -9` of any of our processes and of Ray's daemons at any moment, or a stop and a late awakening.
 
-KILLS says how often (8 by default, 6 on three nodes), SEED in which order, NODES of which group, STALL how
+KILLS says how often (6 by default, 5 on three nodes), SEED in which order, NODES of which group, STALL how
 long a process stands still at most. With KILLS, what each fault took is printed.
 """
 
@@ -19,7 +19,7 @@ from load.processes import DAEMONS
 from tests.chaos.bed import Bed, seed
 from tests.chaos.conftest import SHAPES, Servers
 
-STALL = float(os.environ.get("STALL", "3"))
+STALL = float(os.environ.get("STALL", "2"))
 KILLS = os.environ.get("KILLS")
 
 
@@ -35,7 +35,7 @@ def test_killed_anywhere(servers: Servers, capsys: pytest.CaptureFixture[str]) -
     try:
         bed.start()
         bed.moves()
-        for _ in range(int(KILLS or (8 if len(bed.ends) == 2 else 6))):
+        for _ in range(int(KILLS or (6 if len(bed.ends) == 2 else 5))):
             left = left or order.sample(faults, len(faults))
             verb, part = left.pop()
             print(f"{verb} {part}")
