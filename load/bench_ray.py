@@ -169,9 +169,17 @@ def _await(dsn: str, first: int, count: int, patience: float, look: Callable[[],
         TimeoutError: it has not in time.
     """
     deadline = time.monotonic() + patience
-    query = "SELECT count(*) FROM bench WHERE id >= %s AND id < %s"
+    last = "SELECT EXISTS (SELECT FROM bench WHERE id = %s)"  # the others came before it, or soon will
+    every = "SELECT count(*) FROM bench WHERE id >= %s AND id < %s"
+    end = first + count
     with closing(psycopg.connect(dsn, autocommit=True)) as c:
-        while c.execute(query, [first, first + count]).fetchone() != (count,):
+
+        def arrived() -> bool:
+            if c.execute(last, [end - 1]).fetchone() != (True,):
+                return False
+            return c.execute(every, [first, end]).fetchone() == (count,)
+
+        while not arrived():
             if time.monotonic() > deadline:
                 message = "the target did not get all rows"
                 raise TimeoutError(message)
