@@ -38,6 +38,8 @@ HALTED_SECONDS = 0.3
 """The same for a node that an operator has paused."""
 AWAIT_SECONDS = 0.2
 """Between two questions whether a node's copy has finished."""
+ONE_READER = frozenset({"mongodb"})
+"""Engines that one reader reads for a copy, however many were asked for; see ADR 13."""
 SWITCH_SECONDS = 0.0001
 Fail = Callable[[BaseException], None]
 
@@ -211,7 +213,7 @@ class CopyHost:
         self._tables = tables
         self._capture = capture
         self._hire = hire
-        self._pool = ReaderPool(self._reader, workers)
+        self._pool = ReaderPool(self._reader, self._allowed(workers))
         self._copying: Backfill | None = None
         self._released = released
         self._fail = fail
@@ -236,12 +238,15 @@ class CopyHost:
 
     def resize(self, workers: int) -> None:
         """Let so many readers read at once from now on."""
-        self._pool.resize(workers)
+        self._pool.resize(self._allowed(workers))
 
     @property
     def workers(self) -> int:
         """How many readers read at once."""
         return self._pool.workers
+
+    def _allowed(self, workers: int) -> int:
+        return 1 if self._engine.node.engine in ONE_READER else workers
 
     def _reader(self, number: int) -> Reader:
         if number and self._hire is not None:

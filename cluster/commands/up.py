@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=worker_count,
         default=1,
         metavar="N",
-        help="how many processes read for an initial copy at once, of each node that is read (default: 1)",
+        help="how many processes read for an initial copy at once, of each node but MongoDB (default: 1)",
     )
 
 

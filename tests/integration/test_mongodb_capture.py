@@ -112,13 +112,12 @@ def test_reading_resumes_in_a_transaction(node: Node) -> None:
     whole = change_rows(node.read())
     assert len({row["_hi"] for row in whole[:4]}) == 1
     assert [row["_lo"] for row in whole[:4]] == list(range(1, 5))
-    for size in (1, 3):
-        with node.source() as source:
-            parts = of_type(node.drain(source, max_rows=size), Changes)
-        for at, part in enumerate(parts):
-            rest = [row for later in parts[at + 1 :] for row in change_rows([later])]
-            assert change_rows(node.read(part.end)) == rest
-            assert change_rows(node.read(Position(part.end.order))) == rest
+    with node.source() as source:
+        parts = of_type(node.drain(source, max_rows=2), Changes)
+    for at, part in enumerate(parts):
+        rest = [row for later in parts[at + 1 :] for row in change_rows([later])]
+        assert change_rows(node.read(part.end)) == rest
+        assert change_rows(node.read(Position(part.end.order))) == rest
 
 
 def test_reading_starts_at_the_beginning_of_the_log(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.fixtures.shop import Shop
 from tests.fixtures.writer import Writer
 
 ROWS = 3_000
-PATIENCE = 240.0
+PATIENCE = 120.0
 PAIRS = [("pg", "mongo"), ("my", "pg"), ("mongo", "my")]
 
 
@@ -56,6 +56,7 @@ def test_several_readers_copy_a_table_that_is_written_to_at_both_ends(
             for i, (n, dsn) in enumerate(dsns.items())
         ]
         (copy,) = shop.pipeline.copies
+        assert copy.workers == (1 if source == "mongo" else 4)
         shop.wait_for(lambda: copy.finished, PATIENCE)
         assert all(w.error is None for w in writers)
         for writer in writers:
