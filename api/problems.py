@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,6 +9,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.requests import HTTPConnection
 from fastapi.responses import Response
@@ -126,13 +126,17 @@ def refuse_unknown(asked: HTTPConnection) -> None:
     Raises:
         Refusal: there is one.
     """
-    known = list(inspect.signature(asked.scope["endpoint"]).parameters)
-    known = [name for name in known if name not in ("request", "response", "websocket", "who", "id")]
+    known = _query_names(asked.scope["route"].dependant)
     for name in asked.query_params:
         if name not in known:
             raise Refusal(422, f"nothing here is called {name[:100]!r}", hint=suggest(name, known))
         if len(asked.query_params.getlist(name)) > 1:
             raise Refusal(422, f"{name} is given twice", hint="one value each")
+
+
+def _query_names(route: Dependant) -> list[str]:
+    """The names in the query that a route takes, itself or by what it depends on."""
+    return [p.alias for p in route.query_params] + [n for d in route.dependencies for n in _query_names(d)]
 
 
 class Faults:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -12,6 +11,7 @@ from fastapi.responses import Response
 
 from api.access import Principal, Role, at_least
 from api.backend import Backend
+from api.filters import Cursor, Filters
 from api.models import Records
 from api.problems import Refusal, documented
 from cluster.commands.audit_query import query_of
@@ -21,7 +21,6 @@ from replication.errors import ConfigError
 
 router = APIRouter(prefix="/audit", tags=["audit"], responses=documented(401, 403, 422, 429, 503))
 AUDITOR = at_least(Role.AUDITOR)
-Text = Annotated[str | None, Query(max_length=1_000)]
 MOST = 1_000
 
 
@@ -38,32 +37,13 @@ def with_ids(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @router.get("/logs", summary="Records, page by page", response_model=Records)
 def logs(
     request: Request,
-    since: Text = None,
-    until: Text = None,
-    table: Text = None,
-    key: Text = None,
-    op: Literal["insert", "update", "delete", "read"] | None = None,
-    node: Text = None,
-    kind: Literal["change", "decision", "conflict", "hold", "operator"] | None = None,
-    actor: Literal["application", "resolver", "operator"] | None = None,
-    outcome: Text = None,
+    chosen: Filters,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 100,
-    cursor: Annotated[str | None, Query(max_length=8_000)] = None,
+    cursor: Cursor = None,
     who: Principal = AUDITOR,
 ) -> Response:
     """Oldest first; see `sync-worker audit query`. `next` is the `cursor` of the next page."""
     backend: Backend = request.app.state.backend
-    chosen = Namespace(
-        since=since,
-        until=until,
-        table=table,
-        key=key,
-        op=op,
-        node=node,
-        kind=kind,
-        actor=actor,
-        outcome=outcome,
-    )
     found, after = page(backend.config.audit_path, query_of(chosen), limit, cursor, backend.keys())
     return as_json({"records": with_ids(found), "next": after})
 

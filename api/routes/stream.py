@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from argparse import Namespace
-from typing import Annotated, Literal
 
 import anyio
-from fastapi import APIRouter, Query, WebSocket
+from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from api.access import BEARER, Principal, Role, may
 from api.backend import Backend
+from api.filters import Cursor, Filters
 from api.problems import Refusal, refuse_unknown
 from api.stream import MESSAGE_RECORDS, Listener, PageOf, Window
 from cluster.commands.audit_query import query_of
@@ -25,39 +24,19 @@ router = APIRouter(prefix="/audit", tags=["audit"])
 REFUSED, WRONG, BROKEN, FULL = 1008, 1007, 1011, 1013
 """Codes that a WebSocket is closed with (RFC 6455)."""
 MOST_CLIENTS = 200
-Text = Annotated[str | None, Query(max_length=1_000)]
 
 
 @router.websocket("/stream")
 async def stream(
     websocket: WebSocket,
-    since: Text = None,
-    until: Text = None,
-    table: Text = None,
-    key: Text = None,
-    op: Literal["insert", "update", "delete", "read"] | None = None,
-    node: Text = None,
-    kind: Literal["change", "decision", "conflict", "hold", "operator"] | None = None,
-    actor: Literal["application", "resolver", "operator"] | None = None,
-    outcome: Text = None,
-    cursor: Annotated[str | None, Query(max_length=8_000)] = None,
+    chosen: Filters,
+    cursor: Cursor = None,
 ) -> None:
     """Records from now on, or after a `cursor`; the client answers each message with any message."""
     backend: Backend = websocket.app.state.backend
     try:
         who = may(Role.AUDITOR, websocket)
         refuse_unknown(websocket)
-        chosen = Namespace(
-            since=since,
-            until=until,
-            table=table,
-            key=key,
-            op=op,
-            node=node,
-            kind=kind,
-            actor=actor,
-            outcome=outcome,
-        )
         query, places = query_of(chosen), places_of(cursor) if cursor else None
     except (Refusal, ConfigError):
         await websocket.close(REFUSED)

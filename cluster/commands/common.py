@@ -63,6 +63,13 @@ def add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", metavar="ADDRESS", help=text)
 
 
+def add_steered(parser: argparse.ArgumentParser) -> None:
+    """The nodes and tables that `pause` and `resume` name."""
+    parser.add_argument("node", nargs="*", metavar="NODE", help="a node of the configuration")
+    text = "a table of the configuration; may be repeated"
+    parser.add_argument("--table", action="append", default=[], metavar="T", help=text)
+
+
 def worker_count(text: str) -> int:
     """How many processes are to read for a copy."""
     from actors.reading import MOST_WORKERS

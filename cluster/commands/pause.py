@@ -24,20 +24,13 @@ from __future__ import annotations
 
 import argparse
 
-from cluster.commands.common import OK, add_address, add_json, load_config, print_json
+from cluster.commands.common import OK, add_address, add_json, add_steered, load_config, print_json
 from replication.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which nodes and tables."""
-    parser.add_argument("node", nargs="*", metavar="NODE", help="a node of the configuration")
-    parser.add_argument(
-        "--table",
-        action="append",
-        default=[],
-        metavar="T",
-        help="a table of the configuration; may be repeated",
-    )
+    add_steered(parser)
     add_address(parser)
     add_json(parser)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 
 from actors.backfill import Backfill
 from actors.limits import Limits
+from load.processes import find
 from replication.copying import CopyProgress, state_name
 from replication.paging import ChunkSize
 from tests.fixtures.commands import config_text, read_until, sync_worker
@@ -138,12 +138,7 @@ def test_up_replaces_a_reader_that_is_killed(postgres_db: str, mysql_db: str, tm
 def kill_reader(pid: int) -> None:
     """Kill the second reader, which the copy cannot end without."""
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        for child in psutil.Process(pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if "reader pg/1" in " ".join(child.cmdline()):
-                    child.kill()
-                    return
+    while (reader := find(pid, "reader pg/1")) is None:
+        assert time.monotonic() < deadline, "no reader was started"
         time.sleep(0.05)
-    message = "no reader was started"
-    raise AssertionError(message)
+    reader.kill()
