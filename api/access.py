@@ -9,8 +9,9 @@ from enum import IntEnum
 from typing import Any
 
 import anyio.to_thread
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.requests import HTTPConnection
+from fastapi.responses import Response
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
@@ -20,6 +21,7 @@ from api.denials import Denial, Denials
 from api.problems import Refusal, answer, refusal_of
 from api.tokens import TokenRefused, Verifier
 from cluster.config_api import ApiConfig, is_loopback
+from replication.audit.access import NotForRole
 from replication.errors import SyncError
 
 OPEN = frozenset({"/health", "/health/live"})
@@ -195,6 +197,30 @@ def may(role: Role, asked: HTTPConnection) -> Principal:
         denials.add(denial(asked, "role", subject, f"needs {role.name.lower()}"))
         raise Refusal(403, f"this needs the role {role.name.lower()}", hint="ask for a token with that role")
     return principal
+
+
+def deny_values(asked: HTTPConnection, error: NotForRole) -> Refusal:
+    """Put on record that somebody asked for what their role does not see; gives the answer."""
+    principal: Principal | None = asked.state.principal
+    denials: Denials = asked.app.state.backend.denials
+    denials.add(denial(asked, "column", principal.subject if principal else "", error.message))
+    return Refusal(403, error.message, hint=error.hint)
+
+
+def install(app: FastAPI) -> None:
+    """Let that be answered with 403, and errors so that they tell nobody more than their role sees."""
+
+    @app.exception_handler(NotForRole)
+    def refused(asked: Request, error: NotForRole) -> Response:
+        return answer(deny_values(asked, error))
+
+    @app.exception_handler(SyncError)
+    def failed(asked: Request, error: SyncError) -> Response:
+        refusal = refusal_of(error)
+        who: Principal | None = getattr(asked.state, "principal", None)
+        if error.node and who and (words := asked.app.state.backend.words(who)).limited:
+            refusal.detail = f"{error.node}: {words.withheld}"  # a node's own words can quote a row
+        return answer(refusal)
 
 
 def at_least(role: Role) -> Any:

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.middleware import Middleware
 
-from api import problems
+from api import access, problems
 from api.access import Gate
 from api.backend import Backend
 from api.guards import BodyLimit, Headers
@@ -54,6 +54,7 @@ def create_app(backend: Backend) -> FastAPI:
     )
     app.state.backend = backend
     problems.install(app)
+    access.install(app)
     for part in (health, metrics, sync, stream):
         app.include_router(part.router)
     for part in (audit, conflicts, dlq):

@@ -12,13 +12,14 @@ from api.denials import Denials
 from api.metrics import Requests
 from api.operations import Operations
 from api.stream import Hub
-from cluster.audit_log import open_keys
+from cluster.audit_log import open_keys, open_view
 from cluster.commands.status import state_json
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
 from cluster.launch import GroupState, state_of
 from cluster.running import Way, acting
 from cluster.waiting import read_note
+from replication.audit.access import View
 from replication.audit.feed import Feed
 from replication.audit.keys import Keyring
 
@@ -57,6 +58,14 @@ class Backend:
     def state_json(self, state: GroupState) -> dict[str, Any]:
         """The same as `status --json` prints it."""
         return state_json(self.config, state, read_note(self.config.audit_path))
+
+    def view(self, who: Principal) -> View:
+        """What somebody sees of the records: everything that shows a row or a key goes through it."""
+        return open_view(self.config, who.role.name.lower())
+
+    def words(self, who: Principal) -> View:
+        """The same for texts alone, for which no key is needed."""
+        return View(who.role.name.lower(), self.config.audit.access)
 
     def keys(self) -> Keyring | None:
         """The keys that open the audit log, where it is encrypted."""

@@ -26,7 +26,7 @@ class Denial:
     """A request that was refused.
 
     Attributes:
-        reason: `no token`, `token`, `role`, `rate`, `keys`, `host` or `origin`.
+        reason: `no token`, `token`, `role`, `column`, `rate`, `keys`, `host` or `origin`.
         subject: who asked, where that is known.
         address: where it came from.
         method: GET, POST, ... or WEBSOCKET.

@@ -250,7 +250,7 @@ class ConflictModel(BaseModel):
     id: str
     state: Literal["open", "resolved", "decided"]
     table: str
-    key: str
+    key: str | None
     key_text: str
     kind: str
     winner: str
@@ -292,7 +292,7 @@ class Hold(BaseModel):
     id: str
     node: str
     table: str
-    key: str
+    key: str | None
     key_text: str
     origin: str
     reason: str

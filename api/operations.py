@@ -6,10 +6,11 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from replication.audit.access import Treatment, View
 from replication.errors import SyncError
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Operation:
         progress: how far it is.
         result: what came of it.
         error, hint: why it has failed, and what to do about it.
+        node: whose words the error is, if a node's.
     """
 
     kind: str
@@ -44,6 +46,16 @@ class Operation:
     result: Any = None
     error: str = ""
     hint: str = ""
+    node: str = ""
+
+    def shown(self, view: View) -> dict[str, Any]:
+        """Its fields as a view shows them: without a key that was asked for, and without a node's words."""
+        fields = {name: value for name, value in asdict(self).items() if name != "node"}
+        if "key" in self.asked and view.of_key(self.asked.get("table")) is not Treatment.CLEAR:
+            fields["asked"] = self.asked | {"key": view.withheld}
+        if self.node:
+            fields["error"] = f"{self.node}: {view.text(None, self.error)}"
+        return fields
 
 
 class Operations:
@@ -77,8 +89,7 @@ class Operations:
         try:
             operation.result = work(operation)
         except SyncError as error:
-            where = f"{error.node}: " if error.node else ""
-            operation.error, operation.hint = f"{where}{error.message}", error.hint
+            operation.node, operation.error, operation.hint = error.node or "", error.message, error.hint
         except Exception as error:
             log.exception("operation_failed", extra={"kind": operation.kind})
             operation.error = f"this should not happen: {type(error).__name__}"

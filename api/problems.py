@@ -102,10 +102,6 @@ def install(app: FastAPI) -> None:
     def refused(_: Request, error: Refusal) -> Response:
         return answer(error)
 
-    @app.exception_handler(SyncError)
-    def failed(_: Request, error: SyncError) -> Response:
-        return answer(refusal_of(error))
-
     @app.exception_handler(TimeoutError)
     def late(_: Request, error: TimeoutError) -> Response:
         return answer(Refusal(503, "a part of the group does not answer", headers={"Retry-After": "5"}))

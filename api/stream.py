@@ -12,17 +12,17 @@ takes whatever it is given.)
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import anyio.to_thread
 import numpy as np
 import orjson
 
+from replication.audit.access import EVERYTHING, View
 from replication.audit.feed import Added, Feed
+from replication.audit.printing import printable
 from replication.audit.query import Query, cursor_of
-from replication.audit.reader import printable
 
 UNANSWERED = 32
 """So many messages may be on their way to a client."""
@@ -32,32 +32,47 @@ RING_BYTES = 16 << 20
 POLL_SECONDS = 0.05
 
 
-@dataclass(slots=True)
 class Batch:
-    """Records that came at once, as texts that all clients share."""
+    """Records that came at once, as texts that all clients share whose roles see the same.
 
-    added: Added
-    texts: list[bytes] = field(default_factory=list)
-    size: int = 0
+    Args:
+        added: the records.
+        views: as whom there are listeners.
+    """
 
-    @classmethod
-    def of(cls, added: Added) -> Batch:
-        """The batch of what was added."""
-        texts = []
-        for number, entry in enumerate(printable(added.stream, added.rows), added.place):
-            ident = {"_id": f"{added.stream}/{number}", "stream": entry.pop("stream"), "_record": number}
-            texts.append(orjson.dumps({**ident, **entry}))
-        return cls(added, texts, sum(map(len, texts)))
+    def __init__(self, added: Added, views: Iterable[View] = (EVERYTHING,)) -> None:
+        self.added = added
+        self.count = added.rows.num_rows
+        self._texts: dict[str, list[bytes]] = {}
+        for view in views:
+            self._as(view)
+        self.size = sum(len(text) for texts in self._texts.values() for text in texts)
 
     def wanted(self, query: Query, start: int) -> list[bytes]:
         """The texts of records from a place on that a query means."""
         skip = max(0, start - self.added.place)
-        if skip >= len(self.texts) or not query.wants(self.added.stream):
+        if skip >= self.count or not query.wants(self.added.stream):
             return []
+        texts = self._as(query.view)
         if (mask := query.mask(self.added.stream, self.added.rows)) is None:
-            return self.texts[skip:]
+            return texts[skip:]
         chosen = np.flatnonzero(np.asarray(mask.fill_null(False)))
-        return [self.texts[i] for i in chosen if i >= skip]
+        return [texts[i] for i in chosen if i >= skip]
+
+    def _as(self, view: View) -> list[bytes]:
+        """The texts as a role sees them; made here for one whose first listener has come since."""
+        role = view.role if view.limited else ""
+        if role not in self._texts:
+            self._texts[role] = list(self._printed(view))
+        return self._texts[role]
+
+    def _printed(self, view: View) -> Iterator[bytes]:
+        stream = self.added.stream
+        for number, entry in enumerate(
+            printable(stream, view.rows(stream, self.added.rows)), self.added.place
+        ):
+            ident = {"_id": f"{stream}/{number}", "stream": entry.pop("stream"), "_record": number}
+            yield orjson.dumps({**ident, **entry})
 
 
 class Hub:
@@ -71,7 +86,7 @@ class Hub:
     def __init__(self, open_feed: Callable[[], Feed], most: int = RING_RECORDS) -> None:
         self._open_feed = open_feed
         self._most = most
-        self._clients = 0
+        self._clients: Counter[View] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._ring: deque[Batch] = deque()
         self._records = self._bytes = 0
@@ -80,9 +95,9 @@ class Hub:
         self.places: dict[str, int] = {}
         self.changed = asyncio.Event()
 
-    async def join(self) -> None:
+    async def join(self, view: View = EVERYTHING) -> None:
         """Somebody listens; returns once the end of the log is known."""
-        self._clients += 1
+        self._clients[view] += 1
         if self._task is None or self._task.done():
             feed = await anyio.to_thread.run_sync(self._open_feed)
             if self._task is None or self._task.done():
@@ -92,9 +107,10 @@ class Hub:
                 self.first = self.next
                 self._task = asyncio.get_running_loop().create_task(self._run(feed))
 
-    def leave(self) -> None:
+    def leave(self, view: View = EVERYTHING) -> None:
         """Somebody listens no more."""
-        self._clients -= 1
+        self._clients[view] -= 1
+        self._clients += Counter()  # keeps those that are left
 
     def batch(self, number: int) -> Batch:
         """A batch that is kept."""
@@ -108,7 +124,7 @@ class Hub:
     async def _run(self, feed: Feed) -> None:
         try:
             while self._clients:
-                if found := await anyio.to_thread.run_sync(_read, feed):
+                if found := await anyio.to_thread.run_sync(_read, feed, list(self._clients)):
                     self._keep(found)
                     self.places = dict(feed.places)
                     self._tell()
@@ -123,19 +139,19 @@ class Hub:
     def _keep(self, found: list[Batch]) -> None:
         for batch in found:
             self._ring.append(batch)
-            self._records += len(batch.texts)
+            self._records += batch.count
             self._bytes += batch.size
             self.next += 1
         while self._ring and (self._records > self._most or self._bytes > RING_BYTES):
             oldest = self._ring.popleft()
-            self._records -= len(oldest.texts)
+            self._records -= oldest.count
             self._bytes -= oldest.size
             self.first += 1
 
 
-def _read(feed: Feed) -> list[Batch]:
+def _read(feed: Feed, views: Iterable[View]) -> list[Batch]:
     found = sorted(feed.new(), key=lambda a: a.rows.column("_recorded")[0].as_py())
-    return [Batch.of(added) for added in found]
+    return [Batch(added, views) for added in found]
 
 
 PageOf = Callable[[str], tuple[list[dict[str, object]], str]]
@@ -192,7 +208,7 @@ class Listener:
         texts: list[bytes] = []
         while number < self._hub.next and len(texts) < MESSAGE_RECORDS:
             batch = self._hub.batch(number)
-            stream, end = batch.added.stream, batch.added.place + len(batch.texts)
+            stream, end = batch.added.stream, batch.added.place + batch.count
             texts += batch.wanted(self._query, self._places.get(stream, 0))
             self._places[stream] = max(end, self._places.get(stream, 0))
             number += 1

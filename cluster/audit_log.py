@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from cluster.audit_token import TokenMasterKey, TokenSigner
+from cluster.config import GroupConfig
 from cluster.config_audit import AuditConfig
+from replication.audit.access import EVERY, EVERYTHING, View
 from replication.audit.heads import Signer, SoftwareSigner
 from replication.audit.keys import Keyring, SoftwareMasterKey, refuse_clear
+from replication.audit.query import columns
+from replication.audit.records import CHANGES
 from replication.audit.stream import Rolling
 from replication.audit.writer import AuditWriter
 from replication.engine import Finding
@@ -84,6 +89,27 @@ def open_keys(path: Path, audit: AuditConfig) -> Keyring | None:
     if audit.token and audit.token.key:
         return Keyring(path, TokenMasterKey(audit.token))
     return Keyring(path, SoftwareMasterKey(audit.key)) if audit.key else None
+
+
+def open_view(config: GroupConfig, role: str) -> View:
+    """What a role sees of the log's records.
+
+    Raises:
+        ConfigError: the key that columns are hashed with cannot be read.
+    """
+    rules = config.audit.access
+    if not View(role, rules).limited:
+        return EVERYTHING
+    keys = open_keys(config.audit_path, config.audit)
+    return View(role, rules, keys.hashing_key() if keys else b"")
+
+
+def unknown_columns(config: GroupConfig, table: str, known: Collection[str]) -> list[str]:
+    """The columns that `audit.access` names, and that are neither known nor were ever on record."""
+    named = [c for c in config.audit.access[table].columns if c != EVERY] if config.audit.access else []
+    missing = [c for c in named if c not in known]
+    recorded = columns(config.audit_path, f"{CHANGES}/{table}").names if missing else []
+    return [c for c in missing if c not in recorded]
 
 
 def key_from_file(name: str) -> str:

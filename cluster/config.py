@@ -180,7 +180,7 @@ def _read_group(root: Value) -> GroupConfig | None:
     ordering = (
         sections["ordering"].choice(("key", "transaction")) if "ordering" in sections else None
     ) or "key"
-    audit_path, audit = read_audit(sections.get("audit"), root.report.folder)
+    audit_path, audit = read_audit(sections.get("audit"), root.report.folder, tables)
     create = sections["create_tables"].boolean() if "create_tables" in sections else None
     return GroupConfig(
         group=group or "",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.audit_token import TokenConfig
+from cluster.config_access import read_access
 from cluster.config_reader import Value
+from replication.audit.access import Rules
+from replication.schema import TableMapping
 
 DEFAULT_PATH = "data/audit"
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
@@ -23,12 +26,14 @@ class AuditConfig:
         signing_key: file with the key that signs tree heads; None for one that is kept beside the log.
         token: a hardware token with the one key, the other, or both.
         head_seconds: how long after a head the next one is signed.
+        access: what roles see of which column; None where everybody sees everything.
     """
 
     key: str = field(default="", repr=False)
     signing_key: Path | None = None
     head_seconds: int = 60
     token: TokenConfig | None = None
+    access: Rules | None = None
 
     @property
     def is_encrypted(self) -> bool:
@@ -46,22 +51,28 @@ SEALED_BESIDE = AuditConfig()
 """What a configuration without the section has."""
 
 
-def read_audit(value: Value | None, folder: Path) -> tuple[Path, AuditConfig]:
+def read_audit(
+    value: Value | None, folder: Path, tables: Sequence[TableMapping] = ()
+) -> tuple[Path, AuditConfig]:
     """The log's folder, and the rest; relative paths are relative to `folder`."""
     if value is None:
         return folder / DEFAULT_PATH, SEALED_BESIDE
-    fields = value.record(("path", "key", "signing_key", "head_seconds", "pkcs11"))
+    fields = value.record(("path", "key", "signing_key", "head_seconds", "pkcs11", "access"))
     path = fields["path"].text() if "path" in fields else None
     signing = fields["signing_key"].text() if "signing_key" in fields else None
     seconds = fields["head_seconds"].integer(1, 86_400) if "head_seconds" in fields else None
     key = fields["key"].secret("a key") if "key" in fields else None
     if key is not None and not _KEY.fullmatch(key):
         fields["key"].complain("not 64 hexadecimal digits", "make one: openssl rand -hex 32")
+    token = _read_token(fields, folder) if "pkcs11" in fields else None
+    encrypted = "key" in fields or bool(token and token.key)
+    access = read_access(fields["access"], tables, encrypted=encrypted) if "access" in fields else None
     return folder / (path or DEFAULT_PATH), AuditConfig(
         key=key or "",
         signing_key=folder / signing if signing else None,
         head_seconds=seconds or SEALED_BESIDE.head_seconds,
-        token=_read_token(fields, folder) if "pkcs11" in fields else None,
+        token=token,
+        access=access,
     )
 
 

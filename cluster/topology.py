@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
+from cluster.audit_log import unknown_columns
 from cluster.config import GroupConfig, InvalidConfig
 from cluster.config_nodes import UNDECLARED_ENGINES
 from cluster.config_reader import Problem, suggest
@@ -109,6 +110,7 @@ def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topol
         node, schema = declaring[0]
         problems += [*_check(config, mapping, node, schema), *_check_filters(config, mapping, schema)]
         problems += _check_rest(config, mapping, node, schema)
+        problems += _check_access(config, mapping, node, schema)
         if mapping.initial in missing and mapping.name in missing[mapping.initial]:
             message = f"{mapping.initial} has no table {mapping.names[mapping.initial]}"
             problems.append(
@@ -187,6 +189,16 @@ def _check_rest(
     elif (column := schema.column(mapping.rest)).type.kind is not Kind.JSON or column.generated:
         message = f"the column '{mapping.rest}' is {column.type.kind}{', generated' * column.generated}"
         yield config.problem(path, message, "name a json column that can be written")
+
+
+def _check_access(
+    config: GroupConfig, mapping: TableMapping, node: str, schema: TableSchema
+) -> Iterator[Problem]:
+    """A column whose name is wrong would stay in clear."""
+    for name in unknown_columns(config, mapping.name, [column.name for column in schema.columns]):
+        message = f"{node} has no column '{name}' in {mapping.names[node]}, and it was never on record"
+        hint = suggest(name, [column.name for column in schema.columns])
+        yield config.problem(f"audit.access.{mapping.name}.{name}", message, hint)
 
 
 def _check(config: GroupConfig, mapping: TableMapping, node: str, schema: TableSchema) -> Iterator[Problem]:

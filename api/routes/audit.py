@@ -15,7 +15,8 @@ from api.filters import Cursor, Filters
 from api.models import Records
 from api.problems import Refusal, documented
 from cluster.commands.audit_query import query_of
-from replication.audit.proofs import newest_head, prove_record
+from replication.audit.access import NotForRole
+from replication.audit.proofs import is_sealed, newest_head, prove_record
 from replication.audit.query import page
 from replication.errors import ConfigError
 
@@ -44,7 +45,8 @@ def logs(
 ) -> Response:
     """Oldest first; see `sync-worker audit query`. `next` is the `cursor` of the next page."""
     backend: Backend = request.app.state.backend
-    found, after = page(backend.config.audit_path, query_of(chosen), limit, cursor, backend.keys())
+    query = query_of(chosen, backend.view(who))
+    found, after = page(backend.config.audit_path, query, limit, cursor, backend.keys())
     return as_json({"records": with_ids(found), "next": after})
 
 
@@ -67,6 +69,12 @@ def proof(id: str, request: Request, who: Principal = AUDITOR) -> Response:
     if not number.isascii() or not number.isdigit() or len(number) > 18:
         raise Refusal(422, "this is no record's _id", hint="GET /audit/logs gives it with each record")
     try:
-        return as_json(prove_record(backend.config.audit_path, stream, int(number)))
+        proof = prove_record(backend.config.audit_path, stream, int(number))
+        if backend.view(who).limited and not is_sealed(proof):
+            message = "the proof of a record that was stored in clear shows all of it"
+            raise NotForRole(message, hint="ask for a token with a role that sees every column")
+        return as_json(proof)
+    except NotForRole:
+        raise
     except ConfigError as error:
         raise Refusal(404, error.message, hint=error.hint) from error

@@ -12,13 +12,14 @@ from api.access import Principal, Role, at_least
 from api.backend import Backend
 from api.models import ConflictModel, Conflicts, ResolveAsked
 from api.problems import Refusal, documented
-from cluster.commands.conflicts import conflict_id, find, image_of, plain, state_of
+from cluster.commands.conflicts import find, image_of, seen, state_of
 from cluster.resolve import plan
 from cluster.topology import load_tables
+from replication.audit.access import View
 from replication.audit.query import Query as AuditQuery
 from replication.audit.query import page
 from replication.audit.undecided import undecided
-from replication.errors import ConfigError
+from replication.errors import ConfigError, Terminal
 
 router = APIRouter(
     prefix="/conflicts", tags=["conflicts"], responses=documented(400, 401, 403, 413, 422, 429, 503)
@@ -38,21 +39,21 @@ def conflicts(
 ) -> Conflicts:
     """Oldest first. `state=open` gives all that await a decision, in one page."""
     backend: Backend = request.app.state.backend
-    folder, keys = backend.config.audit_path, backend.keys()
+    folder, keys, view = backend.config.audit_path, backend.keys(), backend.view(who)
     awaiting = undecided(folder, keys)
     if state == "open":
         mine = [c for c in awaiting.values() if table in (None, c["table"])]
-        return Conflicts(conflicts=[_model(c, awaiting) for c in mine])
+        return Conflicts(conflicts=[_model(c, awaiting, view) for c in mine])
     found, after = page(folder, AuditQuery(kind="conflict", table=table), limit, cursor, keys)
-    return Conflicts(conflicts=[_model(c, awaiting) for c in found], next=after)
+    return Conflicts(conflicts=[_model(c, awaiting, view) for c in found], next=after)
 
 
 @router.get("/{id}", summary="One conflict", responses=documented(404))
 def conflict(id: str, request: Request, who: Principal = AUDITOR) -> ConflictModel:
     """Both versions, the winner and the policy."""
     backend: Backend = request.app.state.backend
-    keys = backend.keys()
-    return _model(_found(backend, id), undecided(backend.config.audit_path, keys))
+    keys, view = backend.keys(), backend.view(who)
+    return _model(_found(backend, id, view), undecided(backend.config.audit_path, keys), view)
 
 
 @router.post("/{id}/resolve", summary="Decide an open conflict", responses=documented(404, 409))
@@ -61,10 +62,10 @@ def resolve(id: str, asked: ResolveAsked, request: Request, who: Principal = OPE
     are resolved by it, too.
     """
     backend: Backend = request.app.state.backend
-    awaiting = undecided(backend.config.audit_path, backend.keys())
-    chosen = [c for c in awaiting.values() if conflict_id(c["ident"]) == id]
+    awaiting, view = undecided(backend.config.audit_path, backend.keys()), backend.view(who)
+    chosen = [c for c in awaiting.values() if seen(c, view)["id"] == id]
     if not chosen:
-        state = state_of(_found(backend, id), awaiting)
+        state = state_of(_found(backend, id, view), awaiting)
         raise Refusal(
             409, f"the conflict is {state}", hint="GET /conflicts?state=open gives what can be resolved"
         )
@@ -73,8 +74,13 @@ def resolve(id: str, asked: ResolveAsked, request: Request, who: Principal = OPE
     steps = plan(tables, chosen, awaiting.values(), asked.take, given)
     with backend.way(who).open() as group:
         for step in steps:
-            step.carry_out(group)
-    return Conflicts(conflicts=[_model(c, ()) for step in steps for c in step.conflicts])
+            try:
+                step.carry_out(group)
+            except Terminal as error:  # it may quote the row
+                if view.is_clear(step.table.name):
+                    raise
+                raise Refusal(409, f"the row of {step.node} cannot be taken", hint=error.hint) from error
+    return Conflicts(conflicts=[_model(c, (), view) for step in steps for c in step.conflicts])
 
 
 def _text(value: str | int | bool | None) -> str | None:
@@ -83,17 +89,18 @@ def _text(value: str | int | bool | None) -> str | None:
     )
 
 
-def _found(backend: Backend, ident: str) -> dict[str, Any]:
+def _found(backend: Backend, ident: str, view: View) -> dict[str, Any]:
     hint = "GET /conflicts gives the IDs"
     if not _ID.fullmatch(ident):
         raise Refusal(404, "no such conflict", hint=hint)
     try:
-        return find(backend.config.audit_path, backend.keys(), ident)
+        return find(backend.config.audit_path, backend.keys(), ident, view)
     except ConfigError as error:
         raise Refusal(404, "no such conflict", hint=hint) from error
 
 
-def _model(conflict: dict[str, Any], awaiting: Container[str]) -> ConflictModel:
-    sides = {side: image_of(conflict, side) for side in ("left", "right")}
-    found = {k: v for k, v in plain(conflict).items() if not k.endswith("_image")}
+def _model(conflict: dict[str, Any], awaiting: Container[str], view: View) -> ConflictModel:
+    shown = seen(conflict, view)
+    sides = {side: image_of(shown, side) for side in ("left", "right")}
+    found = {k: v for k, v in shown.items() if not k.endswith("_image")}
     return ConflictModel(**found, **sides, state=state_of(conflict, awaiting))  # type: ignore[arg-type]

@@ -9,12 +9,13 @@ import anyio
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from api.access import BEARER, Principal, Role, may
+from api.access import BEARER, Principal, Role, deny_values, may
 from api.backend import Backend
 from api.filters import Cursor, Filters
 from api.problems import Refusal, refuse_unknown
 from api.stream import MESSAGE_RECORDS, Listener, PageOf, Window
 from cluster.commands.audit_query import query_of
+from replication.audit.access import NotForRole
 from replication.audit.query import Places, page, places_of
 from replication.audit.query import Query as AuditQuery
 from replication.errors import ConfigError, SyncError
@@ -37,7 +38,11 @@ async def stream(
     try:
         who = may(Role.AUDITOR, websocket)
         refuse_unknown(websocket)
-        query, places = query_of(chosen), places_of(cursor) if cursor else None
+        query, places = query_of(chosen, backend.view(who)), places_of(cursor) if cursor else None
+    except NotForRole as error:
+        deny_values(websocket, error)
+        await websocket.close(REFUSED)
+        return
     except (Refusal, ConfigError):
         await websocket.close(REFUSED)
         return
@@ -48,10 +53,10 @@ async def stream(
     await websocket.accept(subprotocol=BEARER if offered.startswith(BEARER) else None)
     backend.requests.streams += 1
     try:
-        await backend.hub.join()
+        await backend.hub.join(query.view)
         await _talk(websocket, backend, who, query, places)
     finally:
-        backend.hub.leave()
+        backend.hub.leave(query.view)
         backend.requests.streams -= 1
 
 

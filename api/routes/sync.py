@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -34,7 +33,10 @@ def status(request: Request, who: Principal = VIEWER) -> Status:
     state = backend.state()
     if state is None:
         raise Refusal(503, f"group {backend.config.group} does not run", hint="start it: sync-worker up")
-    return Status.model_validate(backend.state_json(state))
+    found, words = backend.state_json(state), backend.words(who)
+    for told in (*found["nodes"], *([found["waiting"]] if "waiting" in found else [])):
+        told["error"] = words.text(None, told["error"])  # a node's own words can quote a row
+    return Status.model_validate(found)
 
 
 @router.post("/pause", summary="Let nodes or tables be")
@@ -80,9 +82,8 @@ def backfill(
 
         return {"rows": copy_again(way, table, node, report)}
 
-    return _begun(
-        backend, response, Operation("backfill", who.subject, {"table": table.name, "source": node}), work
-    )
+    operation = Operation("backfill", who.subject, {"table": table.name, "source": node})
+    return _begun(backend, who, response, operation, work)
 
 
 @router.post("/replay", status_code=202, summary="Apply again what is on record")
@@ -94,7 +95,7 @@ def replay(
     if not any((asked.since, asked.until, asked.key)):
         raise Refusal(422, "replay what?", hint="say since, until or key; GET /audit/logs shows changes")
     chosen = Namespace(**asked.model_dump(), kind="change", actor=None, outcome=None)
-    query, way = query_of(chosen), backend.way(who)
+    query, way = query_of(chosen, backend.view(who)), backend.way(who)
 
     def work(operation: Operation) -> Any:
         plan = make_plan(backend.config, load_tables(backend.config), query)
@@ -102,20 +103,22 @@ def replay(
         return {"left_alone": dict(plan.left), "done": send(way, plan, "replay") if plan.steps else []}
 
     said = asked.model_dump(exclude_none=True)
-    return _begun(backend, response, Operation("replay", who.subject, said), work)
+    return _begun(backend, who, response, Operation("replay", who.subject, said), work)
 
 
-def _begun(backend: Backend, response: Response, operation: Operation, work: Any) -> OperationModel:
+def _begun(
+    backend: Backend, who: Principal, response: Response, operation: Operation, work: Any
+) -> OperationModel:
     backend.operations.begin(operation, work)
     response.headers["Location"] = f"/sync/operations/{operation.id}"
-    return OperationModel.model_validate(asdict(operation))
+    return OperationModel.model_validate(operation.shown(backend.words(who)))
 
 
 @router.get("/operations", summary="What was begun here")
 def operations(request: Request, who: Principal = VIEWER) -> list[OperationModel]:
     """The newest last. The audit log has all that was ever begun."""
     backend: Backend = request.app.state.backend
-    return [OperationModel.model_validate(asdict(o)) for o in backend.operations.all()]
+    return [OperationModel.model_validate(o.shown(backend.words(who))) for o in backend.operations.all()]
 
 
 @router.get("/operations/{id}", summary="How far an operation is", responses=documented(404))
@@ -126,4 +129,4 @@ def operation(id: str, request: Request, who: Principal = VIEWER) -> OperationMo
         raise Refusal(
             404, "no such operation", hint="those of a process that was restarted are in the audit log"
         )
-    return OperationModel.model_validate(asdict(found))
+    return OperationModel.model_validate(found.shown(backend.words(who)))

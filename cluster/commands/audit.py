@@ -5,6 +5,7 @@ read; no database is needed, and a group may be running.
 
 `query` gives records page by page, oldest first: its `next` is the `--cursor` that goes on, also with what is
 recorded later. `export` writes a file for each stream. `_record` is a record's place in its stream.
+With `--as ROLE` they and `tail` show what `audit.access` lets that role see.
 
 `verify` checks every record, segment and signed head, and names the first that is not what was written.
 What was cut off at the end together with its heads shows only against a head that was kept elsewhere: `head`
@@ -23,6 +24,7 @@ Examples:
   sync-worker audit tail -f --table orders --kind change
   sync-worker audit query --table orders --key 42 --since 2026-11-25T12:00
   sync-worker audit export --format csv --out folder --kind decision --outcome held
+  sync-worker audit export --as auditor --format jsonl --out - --table orders
   sync-worker audit verify
   sync-worker audit head > /somewhere/else/head.json
   sync-worker audit verify --head /somewhere/else/head.json --public-key signer.pem
@@ -45,7 +47,16 @@ from cluster.commands import audit_keys as keeping
 from cluster.commands import audit_proofs as proving
 from cluster.commands import audit_prune as removing
 from cluster.commands import audit_query as asking
-from cluster.commands.common import OK, add_audit_folder, add_json, audit_log, print_json, time_text
+from cluster.commands.common import (
+    OK,
+    add_audit_folder,
+    add_json,
+    add_role,
+    audit_log,
+    audit_view,
+    print_json,
+    time_text,
+)
 
 KINDS = ("change", "decision", "conflict", "hold", "operator")
 _POLL_SECONDS = 0.5
@@ -58,6 +69,7 @@ def add_tail_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", dest="follow", action="store_true", help="go on with what is added")
     parser.add_argument("--table", metavar="T", help="only of this table")
     parser.add_argument("--kind", choices=KINDS, help="only of this kind")
+    add_role(parser)
     add_audit_folder(parser)
     add_json(parser)
 
@@ -94,7 +106,7 @@ def run_tail(args: argparse.Namespace) -> int:
     from replication.audit.reader import Filter, Follower
 
     folder, keys = audit_log(args)
-    follower = Follower(folder, Filter(args.table, args.kind), keys)
+    follower = Follower(folder, Filter(args.table, args.kind), keys, audit_view(args))
     _show(follower.last(args.count), args.json)
     while args.follow:
         time.sleep(_POLL_SECONDS)

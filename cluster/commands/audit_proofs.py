@@ -154,8 +154,8 @@ def _as_json(found: Verified) -> dict[str, Any]:
 
 
 def _verify_proof(args: argparse.Namespace, trusted: Sequence[bytes]) -> int:
+    from replication.audit.printing import printable
     from replication.audit.proofs import ProofWrong, check
-    from replication.audit.reader import printable
 
     try:
         proof = json.loads(_read(args.proof))

@@ -10,12 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from cluster.commands.common import OK, add_audit_folder, add_json, audit_log, print_json
+from cluster.commands.common import (
+    OK,
+    add_audit_folder,
+    add_json,
+    add_role,
+    audit_log,
+    audit_view,
+    print_json,
+)
 from replication.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from replication.audit.access import View
     from replication.audit.keys import Keyring
     from replication.audit.query import Query
 
@@ -48,6 +57,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     add_filters(parser)
     parser.add_argument("-n", dest="count", type=int, default=100, metavar="N", help="at most (default: 100)")
     parser.add_argument("--cursor", metavar="C", help="go on after an earlier answer: what it gave as next")
+    add_role(parser)
     add_audit_folder(parser)
     add_json(parser)
 
@@ -59,6 +69,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="a file for each stream goes here; with jsonl also -"
     )
+    add_role(parser)
     add_audit_folder(parser)
     add_json(parser)
 
@@ -69,7 +80,7 @@ def run_query(args: argparse.Namespace) -> int:
     from replication.audit.query import page
 
     folder, keys = audit_log(args)
-    found, after = page(folder, query_of(args), args.count, args.cursor, keys)
+    found, after = page(folder, query_of(args, audit_view(args)), args.count, args.cursor, keys)
     if args.json:
         print_json({"records": found, "next": after})
         return OK
@@ -82,7 +93,7 @@ def run_query(args: argparse.Namespace) -> int:
 def run_export(args: argparse.Namespace) -> int:
     """Write records to files."""
     folder, keys = audit_log(args)
-    query = query_of(args)
+    query = query_of(args, audit_view(args))
     if args.out == "-":
         return _to_output(args, folder, query, keys)
     target = Path(args.out)
@@ -116,8 +127,9 @@ def _to_output(args: argparse.Namespace, folder: Path, query: Query, keys: Keyri
     return OK
 
 
-def query_of(args: argparse.Namespace) -> Query:
-    """What the options of `add_filters` ask for."""
+def query_of(args: argparse.Namespace, view: View | None = None) -> Query:
+    """What the options of `add_filters` ask for, and as whom; without a view, everything is seen."""
+    from replication.audit.access import EVERYTHING
     from replication.audit.query import Query
     from replication.change import Op
 
@@ -131,6 +143,7 @@ def query_of(args: argparse.Namespace) -> Query:
         node=args.node,
         actor=args.actor,
         outcome=args.outcome,
+        view=view or EVERYTHING,
     )
 
 
@@ -158,8 +171,11 @@ def _export(folder: Path, stream: str, query: Query, keys: Keyring | None, targe
 
     from replication.audit.query import batches, columns
 
-    schema = pa.schema([("_record", pa.int64()), *columns(folder, stream)])
-    parts = (_as(schema, places, rows) for places, rows in batches(folder, stream, query, keys=keys))
+    whole, show = columns(folder, stream), query.view.rows
+    shown = show(stream, pa.RecordBatch.from_pylist([], schema=whole)).schema
+    schema = pa.schema([("_record", pa.int64()), *shown])
+    found = batches(folder, stream, query, keys=keys)
+    parts = (_as(schema, places, show(stream, rows)) for places, rows in found)
     first = next(parts, None)
     if first is None:
         return 0
@@ -180,7 +196,7 @@ def _as(schema: pa.Schema, places: Any, rows: pa.RecordBatch) -> pa.RecordBatch:
     """Rows with exactly these columns."""
     import pyarrow as pa
 
-    from replication.audit.reader import printable_column
+    from replication.audit.printing import printable_column
 
     arrays = []
     for f in schema:
@@ -217,7 +233,7 @@ def _sink(form: str, file: BinaryIO, stream: str, schema: pa.Schema) -> Iterator
     elif form == "jsonl":
         import orjson
 
-        from replication.audit.reader import printable
+        from replication.audit.printing import printable
 
         yield lambda rows: file.writelines(orjson.dumps(e) + b"\n" for e in printable(stream, rows))
     else:

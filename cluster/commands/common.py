@@ -14,9 +14,11 @@ from cluster.logs import LEVELS, configure_logging, secrets_of
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
+    from replication.audit.access import View
     from replication.audit.keys import Keyring
     from replication.engine import Engine
 
+ROLES = ("viewer", "auditor", "operator", "admin")
 OK = 0
 FAILED = 1
 """What was checked does not hold."""
@@ -153,6 +155,36 @@ def audit_log(args: argparse.Namespace) -> tuple[Path, Keyring | None]:
     key = key_from_file(args.key_file) if args.key_file else ""
     configure_logging(args.log_level, frozenset({key} - {""}))
     return folder, open_keys(folder, AuditConfig(key=key))
+
+
+def add_role(parser: argparse.ArgumentParser) -> None:
+    """`--as ROLE`, for commands that show records."""
+    text = "as this role sees it by audit.access (default: everything, since you hold the key)"
+    parser.add_argument("--as", dest="role", choices=ROLES, help=text)
+
+
+def audit_view(args: argparse.Namespace) -> View:
+    """What the command is to show of the records.
+
+    Raises:
+        ConfigError: the rules are not at hand, or name a column that is not there.
+    """
+    from cluster.audit_log import open_view, unknown_columns
+    from replication.audit.access import EVERYTHING
+    from replication.errors import ConfigError
+
+    if args.role is None:
+        return EVERYTHING
+    if args.audit:
+        message = f"--as {args.role}: the rules are in the configuration, which --audit leaves unread"
+        raise ConfigError(message, hint="leave --audit out, and name the configuration with -c FILE")
+    config = load_config(args)
+    for table in config.audit.access or ():
+        if (config.audit_path / "changes" / table).is_dir():
+            for column in unknown_columns(config, table, ()):
+                message = f"audit.access.{table}.{column}: no such column is on record"
+                raise ConfigError(message, hint="'sync-worker check' names the columns that there are")
+    return open_view(config, args.role)
 
 
 class Listing(NamedTuple):

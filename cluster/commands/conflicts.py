@@ -33,7 +33,9 @@ from cluster.commands.common import (
     add_audit_folder,
     add_choice,
     add_json,
+    add_role,
     audit_log,
+    audit_view,
     choose,
     engines_of,
     load_config,
@@ -44,6 +46,7 @@ from cluster.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from replication.audit.access import View
     from replication.audit.keys import Keyring
 
 Conflict = dict[str, Any]
@@ -61,6 +64,7 @@ def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", dest="count", type=int, default=20, metavar="N", help="so many (default: 20)")
     parser.add_argument("--table", metavar="T", help="only of this table")
     parser.add_argument("--open", action="store_true", help="only what awaits 'resolve', and all of that")
+    add_role(parser)
     add_audit_folder(parser)
     add_json(parser)
 
@@ -69,6 +73,7 @@ def add_show_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `conflicts show`."""
     parser.add_argument("id", metavar="ID", help="as 'conflicts list' shows it; the beginning will do")
     parser.add_argument("--now", action="store_true", help="ask the nodes what they hold now, too")
+    add_role(parser)
     add_audit_folder(parser)
     add_json(parser)
 
@@ -100,21 +105,27 @@ def conflict_id(ident: str) -> str:
     return hashlib.sha256(ident.encode()).hexdigest()[:8]
 
 
+def seen(conflict: Conflict, view: View) -> Conflict:
+    """A conflict as `plain` has it, as a view shows it."""
+    return view.entry("conflicts", plain(conflict))
+
+
 def _list(args: argparse.Namespace) -> int:
     from replication.audit.reader import Filter, tail
     from replication.audit.undecided import undecided
 
     folder, keys = audit_log(args)
-    awaiting = undecided(folder, keys)
+    awaiting, view = undecided(folder, keys), audit_view(args)
     if args.open:
         found = [c for c in awaiting.values() if args.table in (None, c["table"])]
     else:
         found = tail(folder, args.count, Filter(table=args.table, kind="conflict"), keys)
     for conflict in found:
         conflict["state"] = state_of(conflict, awaiting)
+    found = [seen(conflict, view) for conflict in found]
     head = ("id", "recorded", "table", "key", "kind", "writes", "winner", "policy")
     none = "nothing awaits a decision" if args.open else "no conflicts on record"
-    print_records(args, found, plain, _row, head, none)
+    print_records(args, found, dict, _row, head, none)
     return OK
 
 
@@ -161,15 +172,21 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def _show(args: argparse.Namespace) -> int:
     from replication.audit.undecided import undecided
+    from replication.errors import ConfigError
 
-    conflict = find(*audit_log(args), args.id)
+    view = audit_view(args)
+    conflict = find(*audit_log(args), args.id, view)
     state = conflict["state"] = state_of(conflict, undecided(*audit_log(args)))
+    if args.now and not view.is_clear(conflict["table"]):
+        message = f"what the nodes hold now is not for the role {view.role}"
+        raise ConfigError(message, hint="leave out --now, or --as")
     now = _held_now(args, conflict) if args.now else {}
+    conflict = seen(conflict, view)
     if args.json:
         images = {f"{s}_image": image_of(conflict, s) for s in ("left", "right")}
-        print_json(plain(conflict) | images | ({"now": now} if args.now else {}))
+        print_json(conflict | images | ({"now": now} if args.now else {}))
         return OK
-    print(f"conflict  {conflict_id(conflict['ident'])}, recorded {time_text(conflict['_recorded'])}")
+    print(f"conflict  {conflict['id']}, recorded {time_text(conflict['_recorded'])}")
     print(f"row       {conflict['table']} {conflict['key_text']}")
     print(f"kind      {conflict['kind']}")
     print(f"winner    {conflict['winner'] or f'nobody: {state}'}")
@@ -185,7 +202,7 @@ def _show(args: argparse.Namespace) -> int:
     print()
     print_lines(head, [(_mark(row), *row[1:]) for row in rows])
     if state == "open":
-        print(f"\ndecide with: sync-worker conflicts resolve {conflict_id(conflict['ident'])} --take NODE")
+        print(f"\ndecide with: sync-worker conflicts resolve {conflict['id']} --take NODE")
     return OK
 
 
@@ -203,8 +220,8 @@ def _held_now(args: argparse.Namespace, conflict: Conflict) -> dict[str, dict[st
     return held
 
 
-def find(folder: Path, keys: Keyring | None, wanted: str) -> Conflict:
-    """The conflict whose name, or its beginning, is `wanted`.
+def find(folder: Path, keys: Keyring | None, wanted: str, view: View) -> Conflict:
+    """The conflict whose name, as a view shows it, or its beginning, is `wanted`; as it is recorded.
 
     Raises:
         ConfigError: there is none, or several.
@@ -214,7 +231,8 @@ def find(folder: Path, keys: Keyring | None, wanted: str) -> Conflict:
 
     found = []
     for conflict in entries(folder, KINDS["conflict"], keys):
-        if conflict["ident"] == wanted or conflict_id(conflict["ident"]).startswith(wanted):
+        shown = seen(conflict, view)
+        if shown["ident"] == wanted or shown["id"].startswith(wanted):
             found.append(conflict)
     if len(found) != 1:
         message = f"{len(found) or 'no'} conflicts have an ID that begins with {wanted!r}"
@@ -255,7 +273,7 @@ def _row(conflict: Conflict) -> tuple[str, ...]:
     sides = f"{conflict['left_node']} {time_text(conflict['left_ts'])}, "
     sides += f"{conflict['right_node']} {time_text(conflict['right_ts'])}"
     return (
-        conflict_id(conflict["ident"]),
+        conflict["id"],
         time_text(conflict["_recorded"]),
         conflict["table"],
         conflict["key_text"],

@@ -29,7 +29,9 @@ from cluster.commands.common import (
     add_audit_folder,
     add_choice,
     add_json,
+    add_role,
     audit_log,
+    audit_view,
     choose,
     load_config,
     print_json,
@@ -40,6 +42,7 @@ from cluster.commands.common import (
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
     from cluster.running import RunningGroup, Way
+    from replication.audit.access import View
 
 Hold = dict[str, Any]
 ON_HOLD = Listing("rows on hold", "dlq list")
@@ -48,6 +51,7 @@ ON_HOLD = Listing("rows on hold", "dlq list")
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `dlq list`."""
     parser.add_argument("--table", metavar="T", help="only of this table")
+    add_role(parser)
     add_audit_folder(parser)
     add_json(parser)
 
@@ -74,9 +78,11 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from replication.audit.holds import open_holds
 
+    view = audit_view(args)
     found = [h for h in open_holds(*audit_log(args)) if args.table in (None, h["table"])]
+    found = [seen(hold, view) for hold in found]
     head = ("id", "since", "node", "table", "key", "written at", "state", "reason")
-    print_records(args, found, plain, _row, head, "nothing is on hold")
+    print_records(args, found, dict, _row, head, "nothing is on hold")
     return OK
 
 
@@ -162,6 +168,11 @@ def _named(hold: Hold) -> dict[str, str]:
 def plain(hold: Hold) -> Hold:
     """A row on hold as JSON has it."""
     return {**hold, "key": hold["key"].hex()}
+
+
+def seen(hold: Hold, view: View) -> Hold:
+    """The same as a view shows it."""
+    return view.entry("holds", plain(hold))
 
 
 def _row(hold: Hold) -> tuple[str, ...]:

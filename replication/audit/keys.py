@@ -27,6 +27,8 @@ from replication.errors import ConfigError
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
+HASHING = "hashing"
+"""In the place of a stream: what the key is for that columns are hashed with, see `access`."""
 KEY_HINT = "make one: openssl rand -hex 32"
 
 
@@ -141,6 +143,19 @@ class Keyring:
             self._write()
         return self._current[stream]
 
+    def hashing_key(self) -> bytes:
+        """The key that columns are hashed with.
+
+        Raises:
+            AuditKeyMissing: the log's writer has not made it yet.
+        """
+        if HASHING not in self._current:
+            self._read()
+        if HASHING not in self._current:
+            message = f"{self._root / store.KEYS} has no key to hash columns with"
+            raise AuditKeyMissing(message, hint="it is made when the group starts: sync-worker up")
+        return self.data_key(self._current[HASHING])
+
     def check(self) -> None:
         """Open every stream's newest key.
 
@@ -151,11 +166,12 @@ class Keyring:
             self.data_key(ident)
 
     def rotate(self) -> int:
-        """Make a new key for every stream, for the segments to come; gives how many."""
-        for stream in list(self._current):
+        """Make a new key for every stream, for the segments to come; gives how many. Hashes stay."""
+        streams = [stream for stream in self._current if stream != HASHING]
+        for stream in streams:
             self._add(stream)
         self._write()
-        return len(self._current)
+        return len(streams)
 
     def rewrap(self, master: MasterKey) -> int:
         """Wrap all keys, also those of old segments, by another master key; gives how many."""

@@ -24,7 +24,7 @@ from replication.audit.merkle import (
     leaf_hash,
 )
 from replication.audit.rows import decode_rows
-from replication.audit.stored import LEAF, Form, place_of, schema_from, schema_text
+from replication.audit.stored import LEAF, SEALED, Form, place_of, schema_from, schema_text
 from replication.audit.verify import read_heads
 from replication.errors import ConfigError, Terminal
 
@@ -92,6 +92,11 @@ def prove_record(root: Path, stream: str, index: int) -> dict[str, Any]:
     }
     check(proof)
     return proof
+
+
+def is_sealed(proof: Mapping[str, Any]) -> bool:
+    """Whether what applications wrote is encrypted in the proof of a record."""
+    return SEALED in schema_from(proof["columns"]).names
 
 
 def prove_growth(root: Path, old: Head) -> dict[str, Any]:

@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.audit import evidence, store
-from replication.audit.reader import KINDS, printable, streams
+from replication.audit.access import EVERYTHING, View
+from replication.audit.printing import printable
+from replication.audit.reader import KINDS, streams
 from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR
 from replication.audit.stored import DataKeys, Form
 from replication.errors import ConfigError
@@ -60,6 +62,10 @@ class Query:
         node: at this node.
         actor: one of `ACTORS`.
         outcome: decisions with this outcome.
+        view: as whom; a key is asked for as the view shows it.
+
+    Raises:
+        NotForRole: a key is asked for that the view does not show.
     """
 
     table: str | None = None
@@ -71,10 +77,12 @@ class Query:
     node: str | None = None
     actor: str | None = None
     outcome: str | None = None
+    view: View = EVERYTHING
     _keys: tuple[bytes, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         if self.key is not None:
+            self.view.may_ask(self.table)
             object.__setattr__(self, "_keys", _canonical(self.key))
 
     def streams(self, path: Path) -> list[str]:
@@ -113,11 +121,21 @@ class Query:
         if self.node is not None:
             found.append(reduce(pc.or_, [pc.equal(rows.column(n), self.node) for n in _NODES[kind]]))
         if self.key is not None:
-            is_key = pc.is_in(rows.column(_KEY[kind]), value_set=pa.array(self._keys, pa.binary()))
-            if "key_text" in rows.schema.names and kind != CHANGES:
-                is_key = pc.or_(is_key, pc.equal(rows.column("key_text"), self.key))
-            found.append(is_key)
+            found.append(self._has_key(stream, rows))
         return reduce(pc.and_, found) if found else None
+
+    def _has_key(self, stream: str, rows: pa.RecordBatch) -> pa.BooleanArray:
+        kind, _, table = stream.partition("/")
+        keys = rows.column(_KEY[kind])
+        texts = rows.column("key_text") if kind != CHANGES and "key_text" in rows.schema.names else None
+        if self.view.limited:
+            tables = [table] * len(keys) if kind == CHANGES else rows.column(_TABLE[kind]).to_pylist()
+            shown = [""] * len(keys) if texts is None else texts.to_pylist()
+            columns = zip(tables, keys.to_pylist(), shown, strict=True)
+            wanted = self.key or ""
+            return pa.array([self.view.has_key(t, k, wanted, self._keys, text) for t, k, text in columns])
+        is_key = pc.is_in(keys, value_set=pa.array(self._keys, pa.binary()))
+        return is_key if texts is None else pc.or_(is_key, pc.equal(texts, self.key))
 
 
 def _canonical(text: str) -> tuple[bytes, ...]:
@@ -152,7 +170,7 @@ def _wider(left: pa.DataType, right: pa.DataType) -> pa.DataType:
 def batches(
     path: Path, stream: str, query: Query, start: int = 0, keys: DataKeys | None = None
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """The records of one stream that are meant, from the place `start` on, and the place of each."""
+    """The records of one stream that are meant, as recorded, from `start` on, and the place of each."""
     folder = store.stream_folder(path, stream)
     place = store.pruned_rows(folder)
     for file in store.segments(folder):
@@ -199,7 +217,8 @@ def _entries(
     path: Path, stream: str, query: Query, start: int, keys: DataKeys | None
 ) -> Iterator[dict[str, Any]]:
     for places, rows in batches(path, stream, query, start, keys):
-        for place, entry in zip(places.tolist(), printable(stream, rows), strict=True):
+        shown = printable(stream, query.view.rows(stream, rows))
+        for place, entry in zip(places.tolist(), shown, strict=True):
             yield {"stream": entry.pop("stream"), "_record": place, **entry}
 
 

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replication.audit import store
+from replication.audit.access import EVERYTHING, View
+from replication.audit.printing import printable
 from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR
 from replication.audit.stored import DataKeys
 
@@ -87,11 +89,19 @@ class Follower:
         path: the audit log's folder.
         only: which records.
         keys: for a log that is encrypted.
+        view: as whom.
     """
 
-    def __init__(self, path: Path, only: Filter | None = None, keys: DataKeys | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        only: Filter | None = None,
+        keys: DataKeys | None = None,
+        view: View = EVERYTHING,
+    ) -> None:
         self._path = path
         self._keys = keys
+        self._view = view
         self._only = only or Filter()
         self._cursors: dict[str, Cursor] = {}
 
@@ -106,7 +116,7 @@ class Follower:
                     break
                 rows = self._only.rows(stream, batch)
                 newest = rows.slice(max(0, rows.num_rows - missing))
-                found += printable(stream, newest)
+                found += printable(stream, self._view.rows(stream, newest))
                 missing -= newest.num_rows
         found.sort(key=_recorded)
         return found[-count:] if count else []
@@ -118,7 +128,8 @@ class Follower:
             if stream not in self._cursors:
                 self._cursors[stream] = self._cursor(stream)
             for batch in self._cursors[stream].new():
-                found += printable(stream, self._only.rows(stream, batch))
+                rows = self._view.rows(stream, self._only.rows(stream, batch))
+                found += printable(stream, rows)
         found.sort(key=_recorded)
         return found
 
@@ -127,13 +138,17 @@ class Follower:
 
 
 def tail(
-    path: Path, count: int, only: Filter | None = None, keys: DataKeys | None = None
+    path: Path,
+    count: int,
+    only: Filter | None = None,
+    keys: DataKeys | None = None,
+    view: View = EVERYTHING,
 ) -> list[dict[str, Any]]:
     """The newest `count` records of all streams together, oldest first.
 
     Each is the record's columns and, first, `stream`. Bytes are hexadecimal text, times ISO text.
     """
-    return Follower(path, only, keys).last(count)
+    return Follower(path, only, keys, view).last(count)
 
 
 class Cursor:
@@ -191,25 +206,3 @@ def _older(files: list[store.SegmentFile], keys: DataKeys | None) -> Iterator[pa
 def _recorded(entry: dict[str, Any]) -> int:
     recorded: int = entry["_recorded"]
     return recorded
-
-
-def printable(stream: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows as dictionaries that JSON can hold."""
-    names = batch.schema.names
-    columns = [printable_column(column) for column in batch.columns]
-    return [
-        {"stream": stream, **dict(zip(names, values, strict=True))} for values in zip(*columns, strict=True)
-    ]
-
-
-def printable_column(column: pa.Array) -> list[Any]:
-    """A column's values as JSON can hold them."""
-    if pa.types.is_binary(column.type):
-        return [None if v is None else v.hex() for v in column.to_pylist()]
-    if pa.types.is_temporal(column.type):
-        try:
-            return list(column.cast(pa.utf8()).to_pylist())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            width = pa.int32() if pa.types.is_date32(column.type) else pa.int64()
-            return list(column.cast(width).to_pylist())
-    return list(column.to_pylist())

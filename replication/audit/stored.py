@@ -36,8 +36,9 @@ from replication.audit.segment import AuditDamaged, Header
 from replication.errors import ConfigError
 
 LEAF = "_leaf"
-_SALT, _NR, _SEALED = "_salt", "_nr", "_sealed"
-_OPENING = [pa.field(_SALT, pa.binary()), pa.field(_NR, pa.uint32()), pa.field(_SEALED, pa.binary())]
+SEALED = "_sealed"
+_SALT, _NR = "_salt", "_nr"
+_OPENING = [pa.field(_SALT, pa.binary()), pa.field(_NR, pa.uint32()), pa.field(SEALED, pa.binary())]
 _INFO = b"sync-worker audit batch"
 
 
@@ -149,10 +150,10 @@ class Form:
         return [*clear, *opening, pa.array(sealed, pa.binary())]
 
     def _opened(self, stored: pa.RecordBatch) -> list[bytes]:
-        about = encode_rows([stored.column(f.name) for f in stored.schema if f.name not in (LEAF, _SEALED)])
+        about = encode_rows([stored.column(f.name) for f in stored.schema if f.name not in (LEAF, SEALED)])
         ciphers: dict[bytes, AESGCM] = {}
         rows = []
-        columns = [stored.column(name).to_pylist() for name in (_SALT, _NR, _SEALED)]
+        columns = [stored.column(name).to_pylist() for name in (_SALT, _NR, SEALED)]
         for salt, nr, sealed, row in zip(*columns, about, strict=True):
             cipher = ciphers.get(salt) or ciphers.setdefault(salt, self._cipher(salt))
             try:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from replication.audit import evidence, store
 from replication.audit.heads import Signer, SignerUnavailable
 from replication.audit.holds import HOLD_SCHEMA, HoldRecord
-from replication.audit.keys import Keyring, MasterKey, refuse_clear
+from replication.audit.keys import HASHING, Keyring, MasterKey, refuse_clear
 from replication.audit.records import (
     CHANGES,
     CONFLICT_SCHEMA,
@@ -271,6 +271,7 @@ class AuditWriter:
     def _open(self) -> None:
         if self._keys is not None:
             self._keys.check()
+            self._keys.current(HASHING)
         else:
             refuse_clear(self._root)
         manifest = store.read_manifest(self._root)

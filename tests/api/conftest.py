@@ -10,6 +10,7 @@ import pytest
 
 from actors.pipeline import Pipeline
 from api.backend import Backend
+from cluster.audit_log import open_keys
 from cluster.commands.common import engines_of
 from cluster.config import load
 from cluster.topology import create_missing_tables, open_catalogs, read_topology
@@ -27,6 +28,12 @@ def more_api() -> str:
 
 
 @pytest.fixture
+def more_audit() -> str:
+    """Further settings of the audit log, with a comma in front."""
+    return ""
+
+
+@pytest.fixture
 def away(tmp_path: Path) -> Iterator[Backend]:
     """A group that does not run, and has no `api.auth`."""
     backend = Backend(load(write_config(tmp_path, auth=False)), dict)
@@ -35,10 +42,10 @@ def away(tmp_path: Path) -> Iterator[Backend]:
 
 
 @pytest.fixture
-def bed(tmp_path: Path, more_api: str, request: pytest.FixtureRequest) -> Iterator[Bed]:
+def bed(tmp_path: Path, more_api: str, more_audit: str, request: pytest.FixtureRequest) -> Iterator[Bed]:
     keys = Keys(tmp_path)
     policy = getattr(request, "param", "last_write_wins")
-    config = load(write_config(tmp_path, more_api, policy))
+    config = load(write_config(tmp_path, more_api, policy, audit=more_audit))
     names = {n.name: n.dsn.removeprefix("memory://") for n in config.nodes}
     databases = {n: open_database(name) for n, name in names.items()}
     databases["a"].create_table(ORDERS)
@@ -46,7 +53,10 @@ def bed(tmp_path: Path, more_api: str, request: pytest.FixtureRequest) -> Iterat
         topology = read_topology(config, catalogs)
         create_missing_tables(config, catalogs, topology)
     often = Rolling(head_seconds=0)  # a signed head with every flush
-    writer = AuditWriter(config.audit_path, "shop", lambda: time.time_ns() // 1000, rolling=often)
+    opening = open_keys(config.audit_path, config.audit)
+    writer = AuditWriter(
+        config.audit_path, "shop", lambda: time.time_ns() // 1000, rolling=often, keys=opening
+    )
     pipeline = Pipeline("shop", engines_of(config), topology.tables, writer)
     try:
         backend = Backend(config, lambda: parts_of(pipeline))

@@ -165,7 +165,8 @@ def test_no_key_is_named_with_its_remedy(log: Path) -> None:
 
 def test_an_altered_key_is_named(log: Path) -> None:
     keys = store.read_keys(log)
-    keys[0]["wrapped"] = keys[0]["wrapped"][:-2] + ("00" if keys[0]["wrapped"][-2:] != "00" else "01")
+    [key] = [k for k in keys if k["stream"] == "holds"]
+    key["wrapped"] = key["wrapped"][:-2] + ("00" if key["wrapped"][-2:] != "00" else "01")
     store.write_keys(log, keys)
     with pytest.raises(AuditKeyMissing, match="was altered"):
         read_all(log)
@@ -194,10 +195,10 @@ def test_a_payload_on_another_row_is_not_read(log: Path) -> None:
 
 def test_data_keys_rotate_and_old_segments_stay_readable(log: Path) -> None:
     with opened(log, rolling=ROLLING, keys=ring(log)) as audit:
-        before = len(store.read_keys(log))
+        before = len(store.streams(log))
         assert audit.rotate_keys() == before
         audit.add_changes("pg", 0, "orders", changes([30]))
-    assert len(store.read_keys(log)) == 2 * before
+    assert len(store.read_keys(log)) == 2 * before + 1, "columns are hashed with one key for ever"
     assert notes(log) == [f"note {n}" for n in range(1, 31)]
     segments = [
         evidence.stored_segment(f) for f in store.segments(store.stream_folder(log, "changes/orders"))
