@@ -10,16 +10,20 @@ durable is stored on the node that is read, so a copy that was killed goes on wh
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
+from actors.measured import Recent
+from actors.promptness import Heed
 from actors.reading import Assignment, Capture, Inline, Read, Readers
 from replication.backfill import LOST, ChunkIdent
 from replication.copying import CopyProgress, Span, state_name
 from replication.engine import Snapshot, StateStore
+from replication.pacing import USUAL_BOUNDS, Pace
 from replication.paging import ChunkSize, last_key, readable
 from replication.schema import Table
 
@@ -28,6 +32,9 @@ AHEAD = 1
 UNCONFIRMED = 256
 """Chunks that were emitted and are not durable."""
 POLL_SECONDS = 0.05
+LOOK_SECONDS = 1.0
+"""Between two looks at how the nodes bear it."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,12 @@ class CopyStatus:
         table: canonical table name.
         rows: rows that were read and emitted, over all starts of this copy.
         estimate: about how many rows there are; 0 when unknown.
-        rows_per_second: since this start.
+        rows_per_second: of the last minute.
         finished: everything is durable.
+        workers: so many readers read for it.
+        held_to: rows per second that it is held to, so that changes are not late; None if it is not held.
+        because: why it is held.
+        slowed: how often it was slowed down.
     """
 
     table: str
@@ -47,14 +58,16 @@ class CopyStatus:
     estimate: int
     rows_per_second: float
     finished: bool
+    workers: int = 1
+    held_to: float | None = None
+    because: str = ""
+    slowed: int = 0
 
     @property
     def seconds_left(self) -> float | None:
         """How long it will take at this pace; None where that is not known."""
-        left = self.estimate - self.rows
-        if self.finished or left < 0 or not self.estimate or not self.rows_per_second:
-            return None
-        return left / self.rows_per_second
+        left, pace = self.estimate - self.rows, min(self.rows_per_second, self.held_to or self.rows_per_second)
+        return left / pace if not self.finished and left >= 0 and self.estimate and pace else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,7 @@ class Surroundings:
         wait: blocks for so many seconds, or until the copy is stopped.
         clock: seconds, monotonic.
         report: takes every change of the status.
+        heed: what to heed; asked once a second.
     """
 
     capture: Capture
@@ -74,6 +88,7 @@ class Surroundings:
     wait: Callable[[float], object]
     clock: Callable[[], float]
     report: Callable[[CopyStatus], object] = lambda status: None
+    heed: Callable[[], Heed] = Heed
 
 
 @dataclass(slots=True)
@@ -97,6 +112,7 @@ class Backfill:
         around: see `Surroundings`.
         size: how large chunks are.
         readers: read the ranges.
+        pace: how fast it may read.
     """
 
     def __init__(
@@ -108,6 +124,7 @@ class Backfill:
         around: Surroundings,
         size: ChunkSize | None = None,
         readers: Readers | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._table = table
         self._run = run
@@ -116,6 +133,10 @@ class Backfill:
         self._around = around
         self._size = size or ChunkSize()
         self._readers = readers or Inline(snapshot, around.capture)
+        self._pace = pace or Pace(USUAL_BOUNDS)
+        self._lately = Recent()
+        self._seen_rows = 0
+        self._next_look = float("-inf")
         self._reading: dict[Future[Read], Assignment] = {}
         self._sent: list[_Sent] = []
         self._todo: deque[Span] = deque()
@@ -137,15 +158,17 @@ class Backfill:
         if self.progress.finished:
             return self.progress
         estimate = self._snapshot.estimate_rows(self._table)
-        started, before = self._around.clock(), self.progress.done_rows
+        self._seen_rows = self.progress.done_rows
+        self._lately.add(0, self._around.clock())
         self._rewind()
         try:
             while not self._stopped and not self.progress.finished:
+                self._heed()
                 if not self._assign():
                     (self._readers.wait if self._reading else self._around.wait)(POLL_SECONDS)
                 self._take_read()
                 self._collect()
-                self._report(estimate, started, before)
+                self._report(estimate)
         finally:
             self._around.capture.end(self._table.name)
         return self.progress
@@ -161,6 +184,21 @@ class Backfill:
         self._reading.clear()
         self._todo = deque(self.progress.left())
 
+    def _heed(self) -> None:
+        """Be slower or faster, and as many as somebody has asked for."""
+        now = self._around.clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        heed = self._around.heed()
+        if heed.workers not in (None, self._readers.workers):
+            self._readers.resize(heed.workers or 1)
+        held = self._pace.rate is not None
+        self._pace.look(heed.load, self._lately.rate(now), now)
+        if held is not (self._pace.rate is not None):
+            detail = {"table": self._table.name, "because": self._pace.because}
+            log.warning("copy_at_full_speed" if held else "copy_slowed_down", extra=detail)
+
     def _assign(self) -> bool:
         """Give readers work; whether there was any."""
         given = False
@@ -168,28 +206,31 @@ class Backfill:
             given = True
             self._number += 1
             ident = ChunkIdent(self._run, self._table.name, self._number)
-            assignment = Assignment(ident, self._table, self._next_span(), self._size.rows)
+            rows = self._pace.rows(self._size.rows)
+            assignment = Assignment(ident, self._table, self._next_span(rows), rows)
+            self._pace.take(rows, self._around.clock())
             self._reading[self._readers.submit(assignment)] = assignment
         return given
 
     def _may_read(self) -> bool:
         flying = len(self._reading) + sum(chunk.order is None for chunk in self._sent)
         room = flying < self._readers.workers + AHEAD and len(self._sent) < UNCONFIRMED
-        return bool(self._todo) and room and self._readers.free > 0
+        ready = self._pace.ready(self._around.clock())
+        return bool(self._todo) and room and ready and self._readers.free > 0
 
-    def _next_span(self) -> Span:
-        """What the next reader is to read: with others beside it, no more than one chunk."""
+    def _next_span(self, rows: int) -> Span:
+        """What the next reader is to read: with others beside it, no more than one chunk of so many rows."""
         span = self._todo.popleft()
         if self._readers.workers > 1:
-            end = self._end_of_chunk(span)
+            end = self._end_of_chunk(span, rows)
             if end is not None and span.goes_on(end):
                 self._todo.appendleft(Span(end, span.until))
                 return Span(span.after, end)
         return span
 
-    def _end_of_chunk(self, span: Span) -> bytes | None:
+    def _end_of_chunk(self, span: Span, rows: int) -> bytes | None:
         """The key of the chunk's last row; None where there is less to read, or the row is none."""
-        skip = self._size.rows - 1
+        skip = rows - 1
         read = partial(self._snapshot.read_chunk, self._table, span.after, 1, until=span.until, skip=skip)
         row, _ = readable(read, lambda unreadable: None)
         return last_key(row) if row.num_rows else None
@@ -237,8 +278,20 @@ class Backfill:
     def _is_durable(self, chunk: _Sent, released: int) -> bool:
         return chunk.order is not None and released >= chunk.order
 
-    def _report(self, estimate: int, started: float, before: int) -> None:
+    def _report(self, estimate: int) -> None:
         rows = self.progress.done_rows + sum(c.rows for c in self._sent if c.order is not None)
-        seconds = self._around.clock() - started
-        speed = (rows - before) / seconds if seconds > 0 else 0.0
-        self._around.report(CopyStatus(self._table.name, rows, estimate, speed, self.progress.finished))
+        now, pace = self._around.clock(), self._pace
+        self._lately.add(max(0, rows - self._seen_rows), now)
+        self._seen_rows = rows
+        status = CopyStatus(
+            self._table.name,
+            rows,
+            estimate,
+            self._lately.rate(now),
+            self.progress.finished,
+            self._readers.workers,
+            pace.rate,
+            pace.because,
+            pace.slowed,
+        )
+        self._around.report(status)

@@ -16,6 +16,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from actors.limits import LEAST_ROWS
+from actors.promptness import Heed
 from actors.rereading import Rereading
 from replication.backfill import Chunk, ChunkIdent, ChunkWindow
 from replication.change import (
@@ -31,6 +32,7 @@ from replication.change import (
 from replication.engine import Source
 from replication.errors import SchemaChanged
 from replication.evolution import Verdict, verdict
+from replication.pacing import CALM, Load, worst
 from replication.position import Position
 from replication.schema import Table
 from replication.sharding import shards_of
@@ -51,6 +53,7 @@ class Ack:
         halted: an operator has paused the node, and nothing more is to be read.
         until: an operator has paused the node, and it is to be read again up to this order; a log that is
             handed to several shards, up to the highest of theirs.
+        load: how the nodes bear what the shard sends them.
     """
 
     replaying: bool
@@ -60,6 +63,7 @@ class Ack:
     room: int = 1 << 30
     halted: bool = False
     until: int | None = None
+    load: Load = CALM
 
 
 class Sink(Protocol):
@@ -114,6 +118,7 @@ class Capture:
         self._read: deque[LogEvent] = deque()
         self._ready: deque[LogEvent] = deque()  # of what was read, what has passed the window
         self._marks: OrderedDict[str, int] = OrderedDict()
+        self._readers: dict[str, int | None] = {}  # by the run of a copy that heeds them
         self._epoch: int | None = None
         acks = self._send([])
         self._epoch = max(a.epoch for a in acks)
@@ -165,7 +170,23 @@ class Capture:
     def end(self, table: str) -> None:
         """The copy of `table` is over; see `ChunkWindow.end`."""
         with self._lock:
+            self._readers.pop(self.window.run_of(table) or "", None)
             self.window.end(table)
+
+    def heed(self, table: str) -> Heed:
+        """What the copy of `table` is to heed."""
+        with self._lock:
+            run = self.window.run_of(table)
+            return Heed(self._load, None if run is None else self._readers.setdefault(run, None))
+
+    def resize(self, table: str, workers: int) -> bool:
+        """Tell the copy of `table` to read by so many readers; whether there is one that heeds it."""
+        with self._lock:
+            run = self.window.run_of(table)
+            if run is None or run not in self._readers:
+                return False
+            self._readers[run] = workers
+            return True
 
     def passed(self, ident: str) -> int | None:
         """The order of a watermark in the log, once it has come; None before, and after many others."""
@@ -235,6 +256,7 @@ class Capture:
         self._until = max((a.until for a in acks if a.until is not None), default=None)
         self.released = min(a.released for a in acks)
         self._room = min(a.room for a in acks)
+        self._load = worst(a.load for a in acks)
         return acks
 
     def _follow(self, acks: Sequence[Ack]) -> None:

@@ -12,18 +12,22 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
+from typing import Protocol
 
 from actors.backfill import Backfill, CopyStatus, Surroundings
 from actors.capture import Capture, Sink
 from actors.guard import Guard, GuardStatus
 from actors.limits import Limits
+from actors.promptness import Heed
+from actors.reading import MOST_WORKERS, LocalReader, Reader, ReaderPool
 from actors.reading import Capture as CopySource
-from actors.reading import LocalReader, Reader, ReaderPool
 from actors.truncate import Truncation
 from replication.backfill import Chunk, ChunkIdent
 from replication.copying import CopyProgress, state_name
 from replication.engine import Engine
 from replication.errors import NodeUnavailable, Transient
+from replication.pacing import Pace
 from replication.schema import Table
 
 log = logging.getLogger(__name__)
@@ -121,6 +125,14 @@ class CaptureHost:
         """The order up to which the node's log is durable everywhere."""
         return self._current().released.order
 
+    def heed(self, table: str) -> Heed:
+        """See `Capture.heed`."""
+        return self._current().heed(table)
+
+    def resize(self, table: str, workers: int) -> bool:
+        """See `Capture.resize`."""
+        return self._current().resize(table, workers)
+
     def guard(self) -> GuardStatus:
         """How the way to the node is."""
         return self._guard.status()
@@ -181,6 +193,21 @@ class _Stopped(Exception):
     """The host stops."""
 
 
+class Captured(CopySource, Protocol):
+    """The capture of a node that is copied from: what readers need of it, and what the copy does."""
+
+    def released(self) -> int:
+        """See `Surroundings.released`."""
+
+    def heed(self, table: str) -> Heed:
+        """See `Capture.heed`."""
+
+
+def most_readers(engine: Engine) -> int:
+    """How many may read a node for a copy at once."""
+    return 1 if engine.node.engine in ONE_READER else MOST_WORKERS
+
+
 class CopyHost:
     """Copies the tables that a node is the source of, one after the other.
 
@@ -188,10 +215,8 @@ class CopyHost:
         engine: the node's engine.
         tables: the tables to copy.
         capture: the node's capture.
-        released: see `Surroundings.released`.
         fail: told of the error that ends the incarnation.
-        retry_max: longest pause between two tries, seconds.
-        workers: how many readers read at once.
+        limits: see `Limits`.
         hire: makes the readers after the first, by number; by default all are of this process.
         others: the engines of the other nodes.
     """
@@ -200,11 +225,9 @@ class CopyHost:
         self,
         engine: Engine,
         tables: Sequence[Table],
-        capture: CopySource,
-        released: Callable[[], int],
+        capture: Captured,
         fail: Fail,
-        retry_max: float,
-        workers: int = 1,
+        limits: Limits,
         hire: Callable[[int], Reader] | None = None,
         others: Mapping[str, Engine] | None = None,
     ) -> None:
@@ -213,11 +236,11 @@ class CopyHost:
         self._tables = tables
         self._capture = capture
         self._hire = hire
-        self._pool = ReaderPool(self._reader, self._allowed(workers))
+        self._pool = ReaderPool(self._reader, limits.copy_workers, most_readers(engine))
+        self._pace = Pace(limits.copy_bounds)
         self._copying: Backfill | None = None
-        self._released = released
         self._fail = fail
-        self._guard = Guard(engine.node.name, f"copy {engine.node.name}", retry_max)
+        self._guard = Guard(engine.node.name, f"copy {engine.node.name}", limits.retry_max)
         self._stopping = threading.Event()
         self._status: dict[str, CopyStatus] = {}
         self.finished = not tables
@@ -236,17 +259,10 @@ class CopyHost:
         self._thread.join()
         self._pool.close()
 
-    def resize(self, workers: int) -> None:
-        """Let so many readers read at once from now on."""
-        self._pool.resize(self._allowed(workers))
-
     @property
     def workers(self) -> int:
         """How many readers read at once."""
         return self._pool.workers
-
-    def _allowed(self, workers: int) -> int:
-        return 1 if self._engine.node.engine in ONE_READER else workers
 
     def _reader(self, number: int) -> Reader:
         if number and self._hire is not None:
@@ -285,9 +301,18 @@ class CopyHost:
 
     def _copy(self, table: Table) -> None:
         self._await_better(table)
-        around = Surroundings(self._capture, self._released, self._wait, time.monotonic, self._report)
+        around = Surroundings(
+            self._capture,
+            self._capture.released,
+            self._wait,
+            time.monotonic,
+            self._report,
+            partial(self._capture.heed, table.name),
+        )
         with closing(self._engine.snapshot()) as snapshot, closing(self._engine.control()) as store:
-            copying = Backfill(table, uuid.uuid4().hex, snapshot, store, around, readers=self._pool)
+            copying = Backfill(
+                table, uuid.uuid4().hex, snapshot, store, around, readers=self._pool, pace=self._pace
+            )
             self._copying = copying
             if self._stopping.is_set():
                 raise _Stopped

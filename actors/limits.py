@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from replication.pacing import USUAL_BOUNDS, Bounds
+
 log = logging.getLogger(__name__)
 
 
@@ -25,6 +27,7 @@ class Limits:
         heartbeat: seconds between heartbeats of an idle group.
         retry_max: longest pause between two tries of an apply, seconds.
         copy_workers: how many readers read for the initial copy from a node at once.
+        copy_bounds: what a copy may make the nodes bear.
     """
 
     poll_rows: int = 10_000
@@ -36,6 +39,7 @@ class Limits:
     heartbeat: float = 10.0
     retry_max: float = 30.0
     copy_workers: int = 1
+    copy_bounds: Bounds = USUAL_BOUNDS
 
 
 FIRST_ROWS = 1_000

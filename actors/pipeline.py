@@ -82,10 +82,8 @@ class Pipeline:
                 engines[n],
                 own_tables,
                 self.captures[n],
-                self.captures[n].released,
                 self.fail,
-                self.limits.retry_max,
-                self.limits.copy_workers,
+                self.limits,
                 others=without(engines, n),
             )
             for n, own_tables in copied_from(tables, names).items()

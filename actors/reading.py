@@ -149,6 +149,9 @@ class Readers(Protocol):
     def wait(self, seconds: float) -> None:
         """Wait until one of them has finished, or so long."""
 
+    def resize(self, workers: int) -> None:
+        """Be so many from now on, or as many as may read the node; who reads right now finishes its chunk."""
+
 
 class Inline:
     """One reader, in the caller's own thread."""
@@ -167,6 +170,9 @@ class Inline:
     def wait(self, seconds: float) -> None:
         """See `Readers`: nobody reads."""
 
+    def resize(self, workers: int) -> None:
+        """See `Readers`: it remains one."""
+
 
 class ReaderPool:
     """Readers of one node, each at work in a thread that waits for it.
@@ -174,11 +180,13 @@ class ReaderPool:
     Args:
         make: makes the reader of a number; those of the lowest numbers are made first.
         workers: how many may read at once.
+        most: and never more than so many.
     """
 
-    def __init__(self, make: Callable[[int], Reader], workers: int = 1) -> None:
+    def __init__(self, make: Callable[[int], Reader], workers: int = 1, most: int = MOST_WORKERS) -> None:
         self._make = make
-        self.workers = workers
+        self._most = most
+        self.workers = min(workers, most)
         self._lock = threading.Lock()
         self._idle: dict[int, Reader] = {}
         self._busy: dict[int, Future[Read]] = {}
@@ -191,10 +199,10 @@ class ReaderPool:
             return max(0, self.workers - len(self._busy))
 
     def resize(self, workers: int) -> None:
-        """Be so many; who reads right now finishes its chunk."""
+        """See `Readers`."""
         with self._lock:
-            self.workers = workers
-            surplus = [self._idle.pop(number) for number in sorted(self._idle) if number >= workers]
+            self.workers = min(workers, self._most)
+            surplus = [self._idle.pop(number) for number in sorted(self._idle) if number >= self.workers]
         for reader in surplus:
             reader.close()
 

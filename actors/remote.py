@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from actors.audit import Record
 from actors.capture import Ack
+from actors.promptness import Heed
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
@@ -90,3 +91,13 @@ class RemoteCapture:
         """See `CaptureHost.released`."""
         order: int = self._handle.call("released").result()
         return order
+
+    def heed(self, table: str) -> Heed:
+        """See `Capture.heed`."""
+        heed: Heed = self._handle.call("heed", table).result()
+        return heed
+
+    def resize(self, table: str, workers: int) -> bool:
+        """See `Capture.resize`."""
+        resized: bool = self._handle.call("resize", table, workers).result()
+        return resized

@@ -18,6 +18,7 @@ from actors.capture import Ack
 from actors.limits import BatchSize, Lag, Limits
 from actors.measured import Measured
 from actors.needs import Auditor, Target
+from actors.promptness import Promptness
 from actors.shard_status import ShardStatus
 from actors.tally import Tally
 from actors.watching import Watched, Watches
@@ -68,6 +69,7 @@ class Resolver:
         self.names = sorted(shard.nodes)
         self._sizes = {n: BatchSize(limits.batch_rows) for n in self.names}
         self._lags = {n: Lag(n) for n in self.names}
+        self._promptness = Promptness(self.names)
         self._lock = threading.RLock()
         self._stopped = False
         self._paused: Mapping[str, str] = {}
@@ -97,7 +99,8 @@ class Resolver:
             released = self.shard.progress.released[node]
             until = self.shard.progress.to_replay(node) if node in self._paused else None
             halted = node in self._paused and until is None
-            return Ack(self.shard.replaying, room <= 0, released, self.shard.epoch, room, halted, until)
+            state = self.shard.replaying, room <= 0, released, self.shard.epoch, room, halted, until
+            return Ack(*state, self._promptness.load())
 
     def on_their_way(self, table: str) -> list[bytes]:
         """The keys of a table that have not reached every node."""
@@ -241,7 +244,8 @@ class Resolver:
             self._early.discard(batch.marker.seq)
             self._sizes[batch.node].learn(batch.rows, applied.conflicts)
             self._lags[batch.node].answer(more=bool(self.shard.unacked[batch.node]))
-            self._tally.answer(batch, applied)
+            lag = self._tally.answer(batch, applied)
+            self._promptness.answered(batch.node, batch.marker.seq, lag)
             if applied.held:
                 detail = {"node": batch.node, "rows": len(applied.held), "reason": applied.held[0].reason}
                 log.warning("rows_held", extra=detail)
@@ -372,6 +376,8 @@ class Resolver:
             self._submit(batch)
 
     def _submit(self, batch: ApplyBatch) -> None:
+        with self._lock:
+            self._promptness.asked(batch.node, batch.marker.seq)
         answer = self.targets[batch.node].submit(batch)
         answer.add_done_callback(lambda done: self.on_applied(batch, done))
 

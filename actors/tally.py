@@ -65,19 +65,21 @@ class Tally:
         else:
             self._behind.setdefault(node, self._now())
 
-    def answer(self, batch: ApplyBatch, applied: Applied) -> None:
-        """A node has answered a batch."""
+    def answer(self, batch: ApplyBatch, applied: Applied) -> float:
+        """A node has answered a batch; how old its oldest change of an application was, in seconds."""
         self.applied += batch.rows
-        now, newest = self._now(), 0
+        now, newest, oldest = self._now(), 0, 0.0
         for table in batch.tables:
             self._counters["sync_applied_rows", batch.node, table.table, self._shard] += table.rows.num_rows
-            newest = max(newest, self._time(batch.node, table.rows, now))
+            last, age = self._time(batch.node, table.rows, now)
+            newest, oldest = max(newest, last), max(oldest, age)
         if newest:
             self._newest[batch.node] = max(self._newest[batch.node], newest)
         elif batch.rows and batch.node in self._behind:
             self._behind[batch.node] = now  # rows of a copy: nobody has committed them just now
         for held in applied.held:
             self.refuse(batch.node, held.table)
+        return oldest
 
     def refuse(self, node: str, table: str) -> None:
         """A row was set aside."""
@@ -106,13 +108,13 @@ class Tally:
         gauges[("sync_open_conflicts",)] = undecided
         return Measured(dict(self._counters), gauges, {k: h.copy() for k, h in self._lags.items()})
 
-    def _time(self, node: str, rows: pa.RecordBatch, now: int) -> int:
-        """Note how old rows are that a node has just answered; the newest commit time."""
+    def _time(self, node: str, rows: pa.RecordBatch, now: int) -> tuple[int, float]:
+        """Note how old rows are that a node has just answered; the newest commit time, the oldest's age."""
         column = rows.column
         commits = column("_hlc").to_numpy()
         real = (column("_op").to_numpy() != Op.READ) & (commits > 0)
         if not real.any():
-            return 0
+            return 0, 0.0
         commits = commits[real]
         origins = column("_origin").to_numpy()[real]
         for origin in np.unique(origins):
@@ -122,4 +124,4 @@ class Tally:
             found = np.bincount(np.searchsorted(_BOUNDS, ages), minlength=len(SECONDS) + 1)
             lags.buckets = [a + int(b) for a, b in zip(lags.buckets, found, strict=True)]
             lags.total += float(ages.sum())
-        return int(commits.max())
+        return int(commits.max()), max(0, now - int(commits.min())) / 1e6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from actors.remote import Handle
@@ -17,7 +16,7 @@ from cluster.commands.status import state_json
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
 from cluster.launch import GroupState, state_of
-from cluster.running import Way, acting
+from cluster.running import Way, way_inside
 from cluster.waiting import read_note
 from replication.audit.access import View
 from replication.audit.feed import Feed
@@ -45,7 +44,7 @@ class Backend:
 
     def way(self, who: Principal) -> Way:
         """How somebody acts on the group: one at a time, and on record under their name."""
-        return Way(self.config, partial(acting, self.config, self.parts, who.subject), runs=True)
+        return way_inside(self.config, self.parts, who.subject)
 
     def state(self) -> GroupState | None:
         """What the group says of itself; None when it does not run.

@@ -92,6 +92,15 @@ FAMILIES = (
     Family("sync_shard_replaying", "gauge", ("shard",), "1 while the shard rebuilds what was on its way."),
     Family("sync_copy_rows", "gauge", ("node", "table"), "Rows of the initial copy that were read."),
     Family("sync_copy_finished", "gauge", ("node", "table"), "1 if the initial copy is durable everywhere."),
+    Family(
+        "sync_copy_held_rows", "gauge", ("node", "table"),
+        "Rows per second that a copy is held to, so that changes are not late; 0 if it is not held.",
+    ),
+    Family("sync_copy_readers", "gauge", ("node", "table"), "How many readers read for a copy."),
+    Family(
+        "sync_copy_slowed", "counter", ("node", "table"),
+        "How often a copy was slowed down since its process began.",
+    ),
     Family("sync_group_up", "gauge", (), "1 if every resolver answers."),
     Family("audit_records", "counter", ("kind",), "Records that became durable, by kind."),
     Family("audit_flush_seconds", "histogram", (), "Time until records that had come were durable."),
@@ -142,6 +151,7 @@ def gather(parts: Mapping[str, Handle]) -> list[Measured]:
 
 def _of_state(state: GroupState | None) -> Measured:
     gauges: dict[Key, float] = {("sync_group_up",): state is not None}
+    counters: dict[Key, float] = {}
     if state is None:
         return Measured(gauges=gauges)
     for node in by_node(state.guards):
@@ -154,7 +164,10 @@ def _of_state(state: GroupState | None) -> Measured:
         for copy in copies:
             gauges["sync_copy_rows", name, copy.table] = copy.rows
             gauges["sync_copy_finished", name, copy.table] = copy.finished
-    return Measured(gauges=gauges)
+            gauges["sync_copy_held_rows", name, copy.table] = copy.held_to or 0.0
+            gauges["sync_copy_readers", name, copy.table] = copy.workers
+            counters["sync_copy_slowed", name, copy.table] = copy.slowed
+    return Measured(counters, gauges)
 
 
 class Exposition(Collector):

@@ -99,6 +99,11 @@ class Copy(BaseModel):
     estimate: int
     rows_per_second: float
     finished: bool
+    workers: int = 1
+    held_to: float | None = None
+    because: str = ""
+    slowed: int = 0
+    seconds_left: float | None = None
 
 
 class Status(BaseModel):
@@ -174,9 +179,10 @@ class Steered(BaseModel):
 class BackfillAsked(_Asked):
     """Which table to copy again, and from which node; see `sync-worker backfill`."""
 
-    model_config = _asked(table="orders", source="pg")
+    model_config = _asked(table="orders", source="pg", workers=4)
     table: str
     source: str | None = None
+    workers: int | None = Field(default=None, ge=1, le=64)
 
 
 class ReplayAsked(_Asked):

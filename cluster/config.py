@@ -35,6 +35,8 @@ class Limits:
         max_away_rows: the same for a node that is away or catches up; at least `max_unacked_rows` count.
         heartbeat_seconds: how often a node hears from us at least, and its log's position is confirmed.
         retry_max_seconds: longest pause between two tries.
+        copy_lag_seconds: a copy is slowed down while changes take longer than that.
+        copy_apply_seconds: likewise while a node takes longer than that for a transaction.
     """
 
     batch_rows: int = 20_000
@@ -42,6 +44,8 @@ class Limits:
     max_away_rows: int = 500_000
     heartbeat_seconds: float = 10.0
     retry_max_seconds: float = 30.0
+    copy_lag_seconds: float = 5.0
+    copy_apply_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,8 @@ def _read_limits(value: Value) -> Limits:
         max_away_rows=whole("max_away_rows", 100_000_000),
         heartbeat_seconds=seconds("heartbeat_seconds", 10.0),
         retry_max_seconds=seconds("retry_max_seconds", 3600.0),
+        copy_lag_seconds=seconds("copy_lag_seconds", 3600.0),
+        copy_apply_seconds=seconds("copy_apply_seconds", 3600.0),
     )
     if limits.batch_rows > limits.max_unacked_rows:
         value.complain(

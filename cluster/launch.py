@@ -61,17 +61,16 @@ class RayHandle:
     could not make the actor again once that is lost.
     """
 
-    def __init__(self, name: str, actor: Any) -> None:
-        self.name = name
-        self.actor = actor
+    def __init__(self, name: str, actor: Any, namespace: str | None = None) -> None:
+        self.name, self.actor, self._namespace = name, actor, namespace
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RayHandle.named, (self.name,)
+        return RayHandle.named, (self.name, self._namespace)
 
     @classmethod
     def named(cls, name: str, namespace: str | None = None) -> RayHandle:
         """Look an actor up. It blocks, so it must not happen where Ray delivers answers."""
-        return cls(name, ray.get_actor(name, namespace))
+        return cls(name, ray.get_actor(name, namespace), namespace)
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """See `Handle`. Errors come as they were raised; a lost actor is `NodeUnavailable`."""

@@ -26,6 +26,15 @@ def acting_alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def somebody_acts(folder: Path) -> bool:
+    """Whether a command acts on the group right now."""
+    try:
+        with alone(folder, LOCK_FILE):
+            return False
+    except Terminal:
+        return True
+
+
 @contextmanager
 def alone(folder: Path, name: str, patience: float = 0.0) -> Iterator[None]:
     """Nobody else acts on the group while the block runs.

@@ -24,6 +24,7 @@ from actors.lately import Lately
 from actors.limits import Limits
 from actors.measured import Measured
 from actors.pipeline import copied_from, without
+from actors.promptness import Heed
 from actors.reading import Assignment, LocalReader, Read, Reader
 from actors.remote import Handle, RemoteCapture, RemoteLog, RemoteSink, RemoteTarget
 from actors.resolver import Resolver
@@ -309,6 +310,14 @@ class CaptureProcess(_Part):
         """See `CaptureHost.released`."""
         return self._host.released()
 
+    def heed(self, table: str) -> Heed:
+        """See `Capture.heed`."""
+        return self._host.heed(table)
+
+    def resize(self, table: str, workers: int) -> bool:
+        """See `Capture.resize`."""
+        return self._host.resize(table, workers)
+
     def passed(self, ident: str) -> int | None:
         """See `CaptureHost.passed`."""
         return self._host.passed(ident)
@@ -334,16 +343,13 @@ class CopyProcess(_Part):
     def __init__(self, plan: GroupPlan, node: str, capture: Handle, hire: Hire) -> None:
         super().__init__(plan)
         engines, limits = plan.engines(), plan.limits
-        remote = RemoteCapture(capture)
         tables = copied_from(plan.tables, sorted(engines)).get(node, [])
         self._host = CopyHost(
             engines[node],
             tables,
-            remote,
-            remote.released,
+            RemoteCapture(capture),
             self._fail,
-            limits.retry_max,
-            limits.copy_workers,
+            limits,
             partial(hire, plan, node, capture),
             without(engines, node),
         )
@@ -360,10 +366,6 @@ class CopyProcess(_Part):
         """Whether everything is durable."""
         self.health()
         return self._host.finished
-
-    def resize(self, workers: int) -> None:
-        """See `CopyHost.resize`."""
-        self._host.resize(workers)
 
     def close(self) -> None:
         """Stop; the next start goes on."""

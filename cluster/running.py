@@ -20,20 +20,23 @@ import pyarrow as pa
 
 from actors.audit import NoteRecords
 from actors.backfill import Backfill, CopyStatus, Surroundings
+from actors.promptness import Heed
 from actors.recopy import Recopied, Recopy
 from actors.remote import Handle, RemoteCapture, RemoteLog
 from actors.shard_status import ShardStatus
 from cluster.audit_log import open_writer
 from cluster.commands.common import engines_of, present_ray_token, reach
 from cluster.config import GroupConfig
+from cluster.copying import IN_THIS_PROCESS, Apart, Copying, copying_of
 from cluster.locks import acting_alone
 from cluster.pausing import Pauses
 from cluster.processes import settled
 from replication.audit.store import AuditInUse, read_manifest
 from replication.audit.writer import AuditWriter
 from replication.copying import CopyProgress, state_name
-from replication.engine import Engine, StateStore
+from replication.engine import Engine
 from replication.errors import NodeUnavailable, Terminal, Transient
+from replication.pacing import Pace
 from replication.schema import Table
 from replication.sharding import shards_of
 
@@ -56,12 +59,14 @@ class RunningGroup:
         parts: looks the group's parts up, by name.
         by: who acts, where that is known; put on record with all that is done.
         meanwhile: called again and again while rows are on their way; what it raises ends that.
+        copying: how a copy is made.
     """
 
     engines: Mapping[str, Engine]
     parts: Callable[[], Mapping[str, Handle]]
     by: str = ""
     meanwhile: Callable[[], object] = lambda: None
+    copying: Copying = IN_THIS_PROCESS
 
     def copy_keys(
         self,
@@ -108,23 +113,38 @@ class RunningGroup:
             if done.unreadable or not owner.call("awaits", table.name, key).result(ANSWER_SECONDS):
                 return done
 
-    def copy_table(self, table: Table, node: str, report: Callable[[CopyStatus], object]) -> int:
+    def copy_table(
+        self, table: Table, node: str, report: Callable[[CopyStatus], object], workers: int = 1
+    ) -> int:
         """Copy the whole table from `node` again, on from where an earlier try was ended; gives the rows."""
         self.refuse_if_paused()
         self._refuse_while_copying(table, node)
-        with closing(self.engines[node].control()) as control:
-            store = _Apart(control)
+        pool = self.copying.readers(self.engines[node], self.parts()[f"capture {node}"], workers)
+        pace = Pace(self.copying.bounds)
+        with closing(pool), closing(self.engines[node].control()) as control:
+            store = Apart(control)
             afresh = CopyProgress.load(store.get_state(state_name(table.name))).finished
 
             def attempt() -> CopyProgress:
                 nonlocal afresh
                 with closing(self.engines[node].snapshot()) as snapshot:
-                    around = self._around(node, report)
-                    copy = Backfill(table, uuid.uuid4().hex, snapshot, store, around)
+                    around = self._around(node, report, table)
+                    run = uuid.uuid4().hex
+                    copy = Backfill(table, run, snapshot, store, around, readers=pool, pace=pace)
                     begun, afresh = afresh, False
                     return copy.run(afresh=begun)
 
             return _patiently(attempt).done_rows
+
+    def resize_copy(self, table: Table, node: str, workers: int) -> bool:
+        """Let so many readers read for the copy of a table from `node`; whether one is at work."""
+        return RemoteCapture(self.parts()[f"capture {node}"]).resize(table.name, workers)
+
+    def copies_first(self, table: Table, node: str) -> bool:
+        """Whether the initial copy of a table from `node` is at work."""
+        copy = self.parts().get(f"copy {node}")
+        statuses: list[CopyStatus] = copy.call("status").result(ANSWER_SECONDS) if copy else []
+        return any(s.table == table.name and not s.finished for s in statuses)
 
     def pause(self, pauses: Pauses) -> int:
         """Tell the resolvers what is paused; wait until the nodes have answered what was sent to them.
@@ -185,7 +205,10 @@ class RunningGroup:
         return [found[n] for n in sorted(found, key=lambda name: int(name.split()[1]))]
 
     def _around(
-        self, node: str, report: Callable[[CopyStatus], object] = lambda status: None
+        self,
+        node: str,
+        report: Callable[[CopyStatus], object] = lambda status: None,
+        table: Table | None = None,
     ) -> Surroundings:
         capture = RemoteCapture(self.parts()[f"capture {node}"])
         resolvers = self._resolvers()
@@ -195,30 +218,14 @@ class RunningGroup:
             time.sleep(max(seconds, BEAT_SECONDS))
             settled([r.call("heartbeat") for r in resolvers], ANSWER_SECONDS)
 
-        return Surroundings(capture, capture.released, wait, time.monotonic, report)
+        heed = partial(capture.heed, table.name) if table else Heed
+        return Surroundings(capture, capture.released, wait, time.monotonic, report, heed)
 
     def _refuse_while_copying(self, table: Table, node: str) -> None:
         """A copy of the same table from the same node would be begun anew, and this one after it."""
-        copy = self.parts().get(f"copy {node}")
-        statuses: list[CopyStatus] = copy.call("status").result(ANSWER_SECONDS) if copy else []
-        if any(s.table == table.name and not s.finished for s in statuses):
+        if self.copies_first(table, node):
             message = f"the initial copy of {table.name} from {node} is at work"
             raise Terminal(message, hint="wait until 'sync-worker status' shows it as finished")
-
-
-class _Apart:
-    """Progress of copies that an operator asked for, apart from that of the initial copy."""
-
-    def __init__(self, store: StateStore) -> None:
-        self._store = store
-
-    def get_state(self, name: str) -> str | None:
-        """See `StateStore`."""
-        return self._store.get_state(f"again/{name}")
-
-    def put_state(self, name: str, value: str) -> None:
-        """See `StateStore`."""
-        self._store.put_state(f"again/{name}", value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,54 +235,74 @@ class Way:
     Attributes:
         config: the group.
         open: the running group, while it is open; one command at a time acts on it.
+        enter: the same, while another command may act on it.
         runs: it runs for certain, so that the audit log's folder is not asked whether it does.
     """
 
     config: GroupConfig
     open: Callable[[], AbstractContextManager[RunningGroup]]
+    enter: Callable[[], AbstractContextManager[RunningGroup]]
     runs: bool = False
 
 
 def way_of(args: argparse.Namespace, config: GroupConfig) -> Way:
     """The way of a command."""
-    return Way(config, partial(running, args, config), runs=bool(args.address))
+    enter = partial(joined, args, config)
+    return Way(config, partial(_alone, config, enter), enter, runs=bool(args.address))
+
+
+def way_inside(config: GroupConfig, parts: Callable[[], Mapping[str, Handle]], by: str) -> Way:
+    """The way of a process that is in the group's Ray already."""
+    enter = partial(present, config, parts, by)
+    return Way(config, partial(_alone, config, enter), enter, runs=True)
 
 
 @contextmanager
-def acting(
-    config: GroupConfig, parts: Callable[[], Mapping[str, Handle]], by: str = ""
+def _alone(
+    config: GroupConfig, enter: Callable[[], AbstractContextManager[RunningGroup]]
 ) -> Iterator[RunningGroup]:
-    """The running group, for a process that is in its Ray already; one command at a time acts on it.
+    """The running group; one command at a time acts on it.
 
     Raises:
         Terminal: it does not run, or another command is at work.
     """
-    with acting_alone(config.audit_path):
-        if "audit" not in parts():
-            message = f"group {config.group} does not run"
-            raise Terminal(message, hint="start it with: sync-worker up")
-        yield RunningGroup(engines_of(config), parts, by)
+    with acting_alone(config.audit_path), enter() as group:
+        yield group
 
 
 @contextmanager
-def running(args: argparse.Namespace, config: GroupConfig) -> Iterator[RunningGroup]:
-    """The group that runs under this configuration; one command at a time acts on it.
+def present(
+    config: GroupConfig, parts: Callable[[], Mapping[str, Handle]], by: str
+) -> Iterator[RunningGroup]:
+    """The running group, for a process that is in its Ray already.
 
     Raises:
-        Terminal: it does not run, or another command is at work.
+        Terminal: it does not run.
+    """
+    if "audit" not in parts():
+        message = f"group {config.group} does not run"
+        raise Terminal(message, hint="start it with: sync-worker up")
+    yield RunningGroup(engines_of(config), parts, by, copying=copying_of(config))
+
+
+@contextmanager
+def joined(args: argparse.Namespace, config: GroupConfig) -> Iterator[RunningGroup]:
+    """The group that runs under this configuration.
+
+    Raises:
+        Terminal: it does not run.
     """
     address = reach(args, config)
     present_ray_token(address)
     from cluster.launch import disconnect, join, parts
 
-    with acting_alone(config.audit_path):
-        try:
-            if "audit" not in join(address, config.group):
-                message = f"group {config.group} does not run here"
-                raise Terminal(message, hint=f"start it with: sync-worker up -c {args.config}")
-            yield RunningGroup(engines_of(config), parts)
-        finally:
-            disconnect()
+    try:
+        if "audit" not in join(address, config.group):
+            message = f"group {config.group} does not run here"
+            raise Terminal(message, hint=f"start it with: sync-worker up -c {args.config}")
+        yield RunningGroup(engines_of(config), parts, copying=copying_of(config))
+    finally:
+        disconnect()
 
 
 @contextmanager

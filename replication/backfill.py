@@ -146,6 +146,10 @@ class ChunkWindow:
                 del known[ident]
         self._void = {i for i in self._void if i.table != table}
 
+    def run_of(self, table: str) -> str | None:
+        """The copy of `table` that is at work; None if none is."""
+        return self._runs.get(table)
+
     def reset(self) -> None:
         """The log is read again from an older position: every chunk must be read again."""
         for table in list(self._runs):

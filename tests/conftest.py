@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
+    "tests.fixtures.gate",
     "tests.fixtures.shop",
     "tests.fixtures.mongodb",
     "tests.fixtures.postgres",

@@ -14,7 +14,8 @@ from api.models import BackfillAsked, Nodes, OperationModel, ReplayAsked, Status
 from api.operations import Operation
 from api.problems import Refusal, documented
 from cluster.commands.audit_query import query_of
-from cluster.commands.backfill import copy_again, source_of
+from cluster.commands.backfill import copy_again, resized, source_of
+from cluster.commands.status import copy_json
 from cluster.repair import send
 from cluster.replay import make_plan
 from cluster.steering import NOTHING, Wanted, steer
@@ -68,7 +69,10 @@ def _steered(request: Request, who: Principal, paused: Wanted, resumed: Wanted) 
 def backfill(
     asked: BackfillAsked, request: Request, response: Response, who: Principal = OPERATOR
 ) -> OperationModel:
-    """From one node to the others, while applications write. See `sync-worker backfill`."""
+    """From one node to the others, while applications write. See `sync-worker backfill`.
+
+    Where the table is being copied, that copy goes on by as many readers as `workers` says.
+    """
     backend: Backend = request.app.state.backend
     tables = {t.name: t for t in load_tables(backend.config)}
     if asked.table not in tables:
@@ -78,12 +82,14 @@ def backfill(
 
     def work(operation: Operation) -> Any:
         def report(copied: CopyStatus) -> None:
-            operation.progress = {"rows": copied.rows, "estimate": copied.estimate}
+            operation.progress = copy_json(node, copied)
 
-        return {"rows": copy_again(way, table, node, report)}
+        if asked.workers and resized(way, table, node, asked.workers):
+            return {"workers": asked.workers}
+        return {"rows": copy_again(way, table, node, report, asked.workers or 1)}
 
-    operation = Operation("backfill", who.subject, {"table": table.name, "source": node})
-    return _begun(backend, who, response, operation, work)
+    said = {"table": table.name, "source": node} | ({"workers": asked.workers} if asked.workers else {})
+    return _begun(backend, who, response, Operation("backfill", who.subject, said), work)
 
 
 @router.post("/replay", status_code=202, summary="Apply again what is on record")

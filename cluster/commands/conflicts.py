@@ -139,7 +139,7 @@ def state_of(conflict: Conflict, awaiting: Container[str]) -> str:
 def _resolve(args: argparse.Namespace) -> int:
     from cluster.audit_log import open_keys
     from cluster.resolve import plan
-    from cluster.running import running
+    from cluster.running import way_of
     from cluster.topology import load_tables
     from replication.audit.undecided import undecided
 
@@ -149,7 +149,7 @@ def _resolve(args: argparse.Namespace) -> int:
     chosen = choose([c | {"id": conflict_id(c["ident"])} for c in awaiting], args, OPEN)
     given = dict[str, str | None](_assignment(text) for text in args.set) | dict.fromkeys(args.set_null)
     steps = plan({t.name: t for t in load_tables(config)}, chosen, awaiting, args.take, given)
-    with running(args, config) as group:
+    with way_of(args, config).open() as group:
         for step in steps:
             step.carry_out(group)
             for conflict in step.conflicts if not args.json else ():

@@ -254,9 +254,19 @@ def time_left(copy: CopyStatus) -> str:
     return "?" if copy.seconds_left is None else str(timedelta(seconds=round(copy.seconds_left)))
 
 
+def held_text(copy: CopyStatus) -> str:
+    """That a copy is slower than it could be, and why; empty if it is not."""
+    return f"held to {copy.held_to:,.0f} rows/s: {copy.because}" if copy.held_to else ""
+
+
 def copies_json(copies: dict[str, list[CopyStatus]]) -> list[dict[str, object]]:
     """The copies as JSON values."""
-    return [{"node": node, **asdict(c)} for node, statuses in copies.items() for c in statuses]
+    return [copy_json(node, c) for node, statuses in copies.items() for c in statuses]
+
+
+def copy_json(node: str, copy: CopyStatus) -> dict[str, object]:
+    """A copy as JSON values."""
+    return {"node": node, **asdict(copy), "seconds_left": copy.seconds_left}
 
 
 def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> None:
@@ -278,11 +288,12 @@ def _print(shards: list[ShardStatus], copies: dict[str, list[CopyStatus]]) -> No
             f"{c.estimate:,}" if c.estimate else "?",
             f"{c.rows_per_second:,.0f}",
             time_left(c),
-            "finished" if c.finished else "copying",
+            str(c.workers),
+            "finished" if c.finished else held_text(c) or "copying",
         )
         for node, statuses in copies.items()
         for c in statuses
     ]
     if copying:
         print()
-        print_lines(("TABLE", "FROM", "ROWS", "OF ABOUT", "ROWS/S", "LEFT", "STATE"), copying)
+        print_lines(("TABLE", "FROM", "ROWS", "OF ABOUT", "ROWS/S", "LEFT", "READERS", "STATE"), copying)

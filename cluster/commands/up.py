@@ -172,6 +172,7 @@ def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease
 
 def _plan(config: GroupConfig, tables: tuple[Table, ...], args: argparse.Namespace) -> GroupPlan:
     from actors.limits import Limits
+    from cluster.copying import bounds_of
     from cluster.processes import GroupPlan
 
     whole = config.ordering == "transaction"
@@ -185,6 +186,7 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], args: argparse.Namespa
         heartbeat=config.limits.heartbeat_seconds,
         retry_max=config.limits.retry_max_seconds,
         copy_workers=args.workers,
+        copy_bounds=bounds_of(config.limits),
     )
     path = config.audit_path.absolute()
     return GroupPlan(
@@ -337,7 +339,8 @@ def _tell_copies(group: Group) -> None:
             if not c.finished:
                 done = {"rows": c.rows, "of_about": c.estimate}
                 pace = {"rows_per_second": round(c.rows_per_second), "left": time_left(c)}
-                log.info("copy_progress", extra={"table": c.table, "from": node, **done, **pace})
+                held = {"held_to": round(c.held_to), "because": c.because} if c.held_to else {}
+                log.info("copy_progress", extra={"table": c.table, "from": node, **done, **pace, **held})
 
 
 def _tend(group: Group, lease: GroupLease, waiting: Waiting) -> BaseException | None:

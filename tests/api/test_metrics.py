@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.backfill import CopyStatus
 from actors.measured import SECONDS, Histogram, Measured, Recent
+from actors.shard_status import ShardStatus
 from actors.tally import Tally
-from api.metrics import FAMILIES, Exposition, page
+from api.metrics import FAMILIES, Exposition, _of_state, page
+from cluster.launch import GroupState
 from tests.fixtures.api_bed import Bed
 from tests.unit.test_resolver import Bed as ResolverBed
 
@@ -165,3 +168,16 @@ def test_a_resolver_counts_what_it_takes() -> None:
     bed.write(3)
     assert bed.resolver.measured().counters["sync_changes", "a", "t", "0"] == 2
     assert bed.resolver.measured().gauges["queue_depth", "b"] == 2
+
+
+def test_a_copy_shows_how_it_is_held() -> None:
+    copy = CopyStatus("orders", 900, 3_000, 250.0, False, 2, 500.0, "changes reach b after 6.0 s", 3)
+    shard = ShardStatus(0, False, {}, 0, 0, 0)
+    text = Exposition.text_of([_of_state(GroupState([shard], {"a": [copy]}, [], None))]).decode()
+    for line in (
+        'sync_copy_rows{node="a",table="orders"} 900.0',
+        'sync_copy_held_rows{node="a",table="orders"} 500.0',
+        'sync_copy_readers{node="a",table="orders"} 2.0',
+        'sync_copy_slowed_total{node="a",table="orders"} 3.0',
+    ):
+        assert line in text.splitlines()

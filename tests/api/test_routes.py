@@ -13,6 +13,7 @@ from api.app import create_app
 from api.backend import Backend
 from replication.audit.proofs import check
 from tests.fixtures.api_bed import PATIENCE, Bed
+from tests.fixtures.gate import Gate
 
 
 def ended(client: TestClient, begun: Any) -> dict[str, Any]:
@@ -130,6 +131,26 @@ def test_a_table_is_copied_again(bed: Bed) -> None:
     assert client.get("/sync/operations/nix").status_code == 404
 
 
+def test_the_readers_of_a_copy_at_work_are_changed(bed: Bed, gate: Gate) -> None:
+    client = bed.client("operator")
+    bed.write("a", 1, "one")
+    bed.wait_row("b", 1, "one")
+    copying = client.post("/sync/backfill", json={"table": "orders", "source": "a"})
+    bed.wait_for(lambda: gate.waiting == 1)
+    asked = {"table": "orders", "source": "a", "workers": 3}
+    changed = ended(client, client.post("/sync/backfill", json=asked))
+    assert (changed["state"], changed["result"], changed["asked"]) == ("done", {"workers": 3}, asked)
+    detail = json.loads(bed.records("backfill_resized")[0]["detail"])
+    assert detail == {"by": "alice", "table": "orders", "from": "a", "workers": 3}
+    where = copying.headers["Location"]
+    bed.wait_for(lambda: client.get(where).json()["progress"].get("workers") == 3)
+    gate.opened.set()
+    found = ended(client, copying)
+    assert (found["state"], found["result"]) == ("done", {"rows": 1})
+    assert found["progress"]["seconds_left"] is None
+    assert client.post("/sync/backfill", json=asked | {"workers": 65}).status_code == 422
+
+
 def test_what_is_on_record_is_applied_again(bed: Bed) -> None:
     client = bed.client("operator")
     bed.write("a", 1, "one")
@@ -197,7 +218,7 @@ def test_an_open_conflict_is_resolved(bed: Bed) -> None:
     assert (conflict["kind"], conflict["policy"], conflict["key_text"]) == ("insert_insert", "manual", "1")
     assert {conflict["left"]["name"], conflict["right"]["name"]} == {"of a", "of b"}
     assert client.get(f"/conflicts/{conflict['id']}").json() == conflict
-    assert ("conflicts_open", "conflicts") in troubles(client)
+    bed.wait_for(lambda: ("conflicts_open", "conflicts") in troubles(client))
     wrong = client.post(f"/conflicts/{conflict['id']}/resolve", json={"take": "nix"})
     assert (wrong.status_code, wrong.json()["hint"]) == (422, "take the row of a or b")
     done = client.post(f"/conflicts/{conflict['id']}/resolve", json={"take": "a", "set": {"name": "both"}})

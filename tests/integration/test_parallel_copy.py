@@ -99,7 +99,6 @@ def test_a_copy_that_is_stopped_goes_on_with_what_is_not_durable(
         assert not before.finished
         shop.start()
         (copy,) = shop.pipeline.copies
-        copy.resize(5)
         shop.wait_for(lambda: copy.finished, PATIENCE)
         after = stored_progress(shop)
         assert (after.done_rows, after.finished, after.apart) == (ROWS, True, ())

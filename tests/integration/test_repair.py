@@ -101,7 +101,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         def running(*_: object) -> Iterator[RunningGroup]:
             yield RunningGroup(engines_of(config), lambda: parts_of(pipeline))
 
-        monkeypatch.setattr("cluster.running.running", running)
+        monkeypatch.setattr("cluster.running.joined", running)
         yield Shop(path, pipeline, pg, docs, my)
 
 

@@ -377,6 +377,8 @@ def test_chunks_grow_with_narrow_rows_and_shrink_with_wide_ones():
     ("status", "left"),
     [
         (CopyStatus("t", 1_000, 3_000, 0.5, False), "1:06:40"),
+        (CopyStatus("t", 1_000, 3_000, 5.0, False, held_to=0.5), "1:06:40"),
+        (CopyStatus("t", 1_000, 3_000, 0.5, False, held_to=5.0), "1:06:40"),
         (CopyStatus("t", 1_000, 0, 10.0, False), "?"),
         (CopyStatus("t", 0, 3_000, 0.0, False), "?"),
         (CopyStatus("t", 3_500, 3_000, 10.0, False), "?"),

@@ -8,10 +8,12 @@ import pyarrow as pa
 import pytest
 
 from actors.capture import Ack, Capture
+from actors.promptness import Heed
 from actors.truncate import deletes
 from replication.change import Changes, LogEvent, Progress, SchemaChange, TableChanges, change_schema
 from replication.errors import SchemaChanged
 from replication.key import encode_key
+from replication.pacing import CALM, Load
 from replication.position import Position
 from replication.schema import Column, Table, TableMapping, TableSchema
 from replication.types import CanonicalType, Kind
@@ -47,11 +49,13 @@ class Sink:
     def __init__(self, room: int = 1000) -> None:
         self.fed: list[LogEvent] = []
         self.room = room
+        self.load = CALM
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         self.fed += events
         self.room -= sum(e.rows for e in events if isinstance(e, Changes))
-        return Ack(replaying=False, paused=self.room <= 0, released=Position(0), epoch=1, room=self.room)
+        released, paused = Position(0), self.room <= 0
+        return Ack(False, paused, released, epoch=1, room=self.room, load=self.load)
 
     def orders(self) -> list[int]:
         return [e.end.order for e in self.fed]
@@ -162,3 +166,25 @@ def test_a_truncate_of_a_node_that_is_being_copied_stops() -> None:
     made.begin("run", "orders")
     with pytest.raises(SchemaChanged):
         made.step(10, 0)
+
+
+def test_a_copy_heeds_the_worst_of_all_shards_and_the_readers_that_it_is_told_of() -> None:
+    sinks = [Sink(), Sink()]
+    made = capture([], sinks)
+    assert made.heed("orders") == Heed()
+    for sink, load in zip(sinks, [Load(2.0, "my", 1.0, "my"), Load(1.0, "mongo", 3.0, "mongo")], strict=True):
+        sink.load = load
+    made.step(100, 0)
+    assert made.heed("orders") == Heed(Load(2.0, "my", 3.0, "mongo"))
+    assert not made.resize("orders", 4)  # nobody copies it
+    made.begin("run", "orders")
+    assert not made.resize("orders", 4)  # rows are sent again, by whoever does not ask
+    assert made.heed("orders").workers is None
+    assert made.resize("orders", 4)
+    assert made.heed("orders").workers == 4
+    made.begin("run", "orders")  # it goes on from what is durable
+    assert made.heed("orders").workers == 4
+    made.begin("another", "orders")
+    assert made.heed("orders").workers is None
+    made.end("orders")
+    assert not made.resize("orders", 4)

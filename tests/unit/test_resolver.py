@@ -261,3 +261,13 @@ def partial_update(ident: int, at: int) -> Changes:
         kind = rows.schema.field(place)
         rows = rows.set_column(place, kind, pa.array([value], kind.type))
     return Changes((TableChanges("t", rows),), Position(order_of(at, 0)))
+
+
+def test_the_logs_learn_how_late_changes_are(bed: Bed) -> None:
+    assert bed.resolver.feed("a", [], EPOCH).load.lag == 0.0
+    bed.write(2)  # whose commit was microseconds after 1970 began
+    ((_, answer),) = bed.target.asked
+    assert bed.resolver.feed("a", [], EPOCH).load.lag == 0.0
+    answer.set_result(Applied(Outcome.COMMITTED))
+    load = bed.resolver.feed("a", [], EPOCH).load
+    assert (load.lag > 1e9, load.lag_node) == (True, "b")
