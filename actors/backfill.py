@@ -66,7 +66,8 @@ class CopyStatus:
     @property
     def seconds_left(self) -> float | None:
         """How long it will take at this pace; None where that is not known."""
-        left, pace = self.estimate - self.rows, min(self.rows_per_second, self.held_to or self.rows_per_second)
+        left, pace = self.estimate - self.rows, self.rows_per_second
+        pace = min(pace, self.held_to or pace)
         return left / pace if not self.finished and left >= 0 and self.estimate and pace else None
 
 
