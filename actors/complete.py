@@ -12,6 +12,10 @@ which of them differ. Once the target's log has shown everything that was writte
 somebody did; if not, it sends a row that differs again as a decided version, which replaces what was there
 before the group began.
 
+**The delete of a row that came back takes only that row.** A batch of ours may have put it there just after
+an application had deleted it. Such a delete has all columns. Where the target holds another row by now, the
+application has inserted it anew, and that is kept.
+
 **Rows that the target's filter excludes become deletes.** Its marker tells them from an application's, since
 it says what was decided. A value that an update left out counts as the target has it.
 
@@ -75,8 +79,10 @@ class Completer:
         tables, kept, outside = list(batch.tables), dict[tuple[str, bytes], bool](), []
         for i, part in enumerate(tables):
             if part.rows.column("_have").null_count < part.rows.num_rows:
-                tables[i] = self._complete(part)
-            copied, held = self._held(part)
+                tables[i], newer = self._unless_newer(part)
+                kept |= dict.fromkeys(((part.table, key) for key in newer), True)
+                tables[i] = self._complete(tables[i])
+            copied, held = self._held(tables[i])
             if len(held):
                 same = self._same(part.table, copied, held)
                 kept |= {(part.table, key): key not in same for key in held.to_pylist()}
@@ -107,6 +113,26 @@ class Completer:
         if not copied.num_rows:
             return copied, pa.array([], pa.binary())
         return copied, self._present(part.table, copied).column("_key")
+
+    def _unless_newer(self, part: TableRows) -> tuple[TableRows, list[bytes]]:
+        """Without the deletes of one row where the target holds another by now; their keys."""
+        rows = part.rows
+        takes = pc.and_(pc.equal(rows.column("_op"), int(Op.DELETE)), pc.is_valid(rows.column("_have")))
+        if not takes.true_count:
+            return part, []
+        copied = rows.filter(takes)
+        held = self._present(part.table, copied).column("_key")
+        place = rows.schema.get_field_index("_origin")
+        same: set[bytes] = set()
+        for origin in range(len(self._names)) if len(held) else ():
+            of_node = pa.array(np.full(copied.num_rows, origin, np.int16))  # `_origin` is that of the delete
+            same |= self._same(part.table, copied.set_column(place, rows.schema.field(place), of_node), held)
+        newer = [key for key in held.to_pylist() if key not in same]
+        gone = pc.invert(pc.is_in(rows.column("_key"), value_set=pa.array(newer, pa.binary())))
+        place = rows.schema.get_field_index("_have")
+        have = pc.if_else(takes, pa.scalar(None, pa.binary()), rows.column("_have"))
+        rows = rows.set_column(place, rows.schema.field(place), have).filter(gone)
+        return TableRows(part.table, rows), newer
 
     def _same(self, name: str, copied: pa.RecordBatch, held: pa.Array) -> set[bytes]:
         """The keys of copied rows whose values the target holds already."""

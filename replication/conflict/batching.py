@@ -108,7 +108,7 @@ def _version_rows(
     system: list[list[Any]] = [[] for _ in APPLY_COLUMNS]
     for key, v in rows:
         delete = v.op is Op.DELETE
-        full = delete or v.have & every == every
+        full = not v.layers if delete else v.have & every == every
         have = None if full else (v.have & every).to_bytes(-(-len(schema.columns) // 8), "little")
         hi, lo = split_order(v.order)
         op = Op.DELETE if delete else Op.UPDATE

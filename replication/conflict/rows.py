@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -187,6 +187,8 @@ class KeyState:
         own: while held, for each node that wrote it, what that node should hold.
         on_record: the conflict that put it on hold is on record.
         settled_by: while held, the node whose next copied row decides; empty while nobody has said so.
+        put: by node that alone writes the key, the row that a batch of ours may have put there since: one of
+            an initial copy, or a write of its own that was sent again.
     """
 
     table: str
@@ -206,6 +208,7 @@ class KeyState:
     own: dict[str, Version] = field(default_factory=dict)
     on_record: bool = False
     settled_by: str = ""
+    put: dict[str, Version] = field(default_factory=dict)
 
     def note(self, write: Version, arrival: Arrival) -> None:
         """Remember one more write and what it had seen."""
@@ -219,6 +222,14 @@ class KeyState:
         for other, order in write.absorbed.items():
             if other != node and order > self.seen.get(other, 0):
                 self.seen[other] = order
+
+    def meet(self, write: Version) -> None:
+        """Remember the copied row that `write`, which comes next, meets; what other nodes write ends that."""
+        before, node = self.version, write.node
+        self.put = {n: row for n, row in self.put.items() if n == node}
+        alone = before.op is Op.READ and before.whole and self.last == {before.node: before.order}
+        if alone and node != before.node:
+            self.put[node] = before
 
     def version_for(self, node: str) -> Version:
         """What a node should hold."""
@@ -238,6 +249,7 @@ class SentBatch:
     """A batch on its way to a node, until that node's log has shown it.
 
     Attributes:
+        takes: the rows that its deletes are to take, and no others; see `version_of`.
         part: it left rows behind, also because their table is paused.
         shown: the log has shown it, and the answer is still to come.
         recorded: what became of it is on record.
@@ -253,6 +265,7 @@ class SentBatch:
     runs: list[Run] = field(default_factory=list)
     states: list[KeyState] = field(default_factory=list)
     rows: int = 0
+    takes: list[Version] = field(default_factory=list)
     part: bool = False
     shown: bool = False
     recorded: bool = False
@@ -271,6 +284,24 @@ class SentBatch:
             del outbox[state]
             state.sent[self.node] = self.seq
         self.part = bool(queue or outbox)
+
+    def version_of(self, state: KeyState) -> Version:
+        """What the node is sent of a key. A delete with layers takes the row only if it holds just that.
+
+        A batch of ours may have put a row back at a node whose application had deleted it a moment before. If
+        that has inserted it anew meanwhile, it must not lose it to its own delete.
+        """
+        version, put = state.version_for(self.node), state.put.pop(self.node, None)
+        if state.held or version.node != self.node:
+            return version
+        if version.op is not Op.DELETE:
+            if version.whole:
+                state.put[self.node] = version
+        elif put:
+            state.put[self.node] = put
+            self.takes.append(put)
+            return replace(version, layers=put.layers)
+        return version
 
     def show(self) -> None:
         """The node's log has shown it."""

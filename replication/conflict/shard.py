@@ -151,7 +151,7 @@ class Shard(Bookkeeping):
             marker,
             batch.runs,
             [frozenset(r.promoted) for r in batch.runs],
-            [(s.table, s.key, s.version_for(node)) for s in batch.states],
+            [(s.table, s.key, batch.version_of(s)) for s in batch.states],
         )
 
     # -- a write -------------------------------------------------------------------------------
@@ -208,6 +208,8 @@ class Shard(Bookkeeping):
         elif state.held:
             self._write_held(state, write)
         else:
+            if not self.replaying:
+                state.meet(write)
             decision = self._decide(state, write)
             state.version, lost, clash = decision.version, decision.lost, decision.clash
             if decision.conflict:
@@ -274,7 +276,9 @@ class Shard(Bookkeeping):
                     self._give_back(batch.node, state, batch.cut)
             elif ident in batch.kept:
                 if batch.kept[ident] and newest:  # else what was decided meanwhile is on its way
-                    self._want(batch.node, state, wanted=not state.is_last(batch.node))
+                    # Nobody has inserted anew what the delete was to take, so it was that row after all.
+                    missed = state.put.pop(batch.node, None) in batch.takes and state.version.op is Op.DELETE
+                    self._want(batch.node, state, wanted=missed or not state.is_last(batch.node))
             elif state.last.get(batch.node, 0) > batch.cut[batch.node]:
                 self._want(batch.node, state, wanted=True)  # it overwrote a write it had not seen
             elif batch.seq > state.decided and state.known_by(batch.cut):

@@ -194,11 +194,20 @@ class Bed:
         rows = self.rows()
         assert rows is not None, "not equal after the end"
         for writer in self.writers:
-            writer.check_own(rows)
+            writer.check_own(rows, self.history)
             keys = {*writer.own, *writer.shared}
             changes = [c for c in self.recorded("changes/orders") if c["id"] in keys]
             writer.ledger.check_captured(changes)
         check_fates(rows, self.recorded, {*SHARED, *(k for w in self.writers for k in w.own)})
+
+    def history(self, key: int) -> str:
+        """What is on record of a key, for a failed test to show."""
+        canonical = {c["_key"] for c in self.recorded("changes/orders") if c["id"] == key}
+        lines = []
+        for stream in ("changes/orders", "decisions", "conflicts"):
+            found = [r for r in self.recorded(stream) if canonical & {r.get("_key"), r.get("key")}]
+            lines += [f"{stream} { ({k: v for k, v in r.items() if v is not None}) }" for r in found]
+        return "\n".join(lines)
 
     def recorded(self, stream: str) -> list[dict[str, Any]]:
         """What the audit log holds."""

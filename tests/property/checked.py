@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from replication.change import Op
 from replication.conflict.decide import Decision
+from replication.conflict.exchange import Outgoing
 from replication.conflict.rows import Arrival, KeyState, Run
 from replication.conflict.shard import Shard
 from replication.conflict.version import Version
@@ -53,6 +56,13 @@ class CheckedShard(Shard):
         super()._write(node, rows, index, arrival)
         if before is not None and state.last.get(node, last) != last:
             assert state.time[node] > before, "hybrid time went backwards"
+
+    def form_batch(self, *args: Any, **kwargs: Any) -> Outgoing | None:
+        outgoing = super().form_batch(*args, **kwargs)
+        for _, key, version in outgoing.versions if outgoing else ():
+            if version.op is Op.DELETE and version.layers:  # a copy of the decided version
+                self.learn(version, self.covered(key, self.keys[TABLE][key].version))
+        return outgoing
 
     def value(self, key: bytes, version: Version) -> Row:
         """What the version's row holds: each column from the first layer that has it."""

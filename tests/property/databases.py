@@ -159,6 +159,11 @@ class Database:
         self.log[-1].given = given
         self.keep()
 
+    def newest(self, key: bytes) -> int:
+        """Where in the log an application wrote a key last; 0 if none did."""
+        own = (i for i, e in enumerate(self.log, 1) if isinstance(e, Rows) and not e.copied and key in e.keys)
+        return max(own, default=0)
+
     def forget_copies(self) -> None:
         """Copied rows are not in the log: who reads it again does not find them."""
         self.log = [None if isinstance(e, Rows) and e.copied else e for e in self.log]
@@ -173,7 +178,8 @@ class Database:
             return None
         copied = {k: row for k, _, row in batch.rows if k in (batch.copied or ()) and k in self.live}
         kept = {(TABLE, k): _differ(row, self.rows[k]) for k, row in copied.items()}
-        rows = [r for r in batch.rows if r[0] not in copied]
+        kept |= {(TABLE, k): True for k, v, _ in batch.rows if k in self.live and _spares(v, self.rows[k])}
+        rows = [r for r in batch.rows if (TABLE, r[0]) not in kept]
         self.marker = batch.marker
         same = {k for k, _, row in rows if row[-1].ident == self.rows.get(k, EMPTY)[-1].ident}
         self.log.append(replace(batch, rows=rows, hidden=frozenset(same)))
@@ -186,6 +192,14 @@ class Database:
             (self.live.discard if goes else self.live.add)(key)
         self.keep()
         return kept
+
+
+def _spares(version: Version, row: Row) -> bool:
+    """Whether it is a delete of another row."""
+    if version.op is not Op.DELETE or not version.layers:
+        return False
+    layer = version.layers[0]
+    return _differ(layer.rows[layer.index], row)
 
 
 def _differ(row: Row, other: Row) -> bool:

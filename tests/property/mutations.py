@@ -136,6 +136,17 @@ class KeptRowsGoTwice(CheckedShard):
         super()._finish(batch)
 
 
+class OwnDeleteTakesAnyRow(CheckedShard):
+    """The delete of a row that came back takes whatever its node holds by now."""
+
+    def form_batch(self, *args: Any, **kwargs: Any) -> Any:
+        outgoing = super().form_batch(*args, **kwargs)
+        for _, _, version in outgoing.versions if outgoing else ():
+            if version.op is Op.DELETE:
+                version.layers = ()
+        return outgoing
+
+
 class SentAgainAfterRestart(CheckedShard):
     """A restarted shard does not look at what a node has received already."""
 
@@ -370,6 +381,7 @@ MUTATIONS = [
     mutation(CopiesAreWrites),
     mutation(KeptRowsStay),
     mutation(KeptRowsGoTwice),
+    mutation(OwnDeleteTakesAnyRow, first=6500),
     mutation(SentAgainAfterRestart),
     mutation(LoserTakesItsColumns),
     mutation(ColumnsForgetTheirWriter, "merge_fields"),

@@ -8,6 +8,7 @@ is the state machine; real databases are the conformance and chaos suites' busin
     no false alarm    a conflict is only reported for two writes neither of which saw the other
     nothing left      no key stays on its way
     all on record     what became of each batch that a node holds is on record, once
+    no relapse        where each key is written at one node only, no delete comes back over a later insert
     once              where each key is written at one node only, no other is sent the same version twice
 
 In some schedules a node has a filter, by the value of one column: it holds a row if and only if that matches.
@@ -200,12 +201,26 @@ class Schedule:
         whole = self.complete(self.dbs[name], batch)
         if name == self.filtered:
             whole = self.filter(self.dbs[name], whole)
+        newest = {key: self.dbs[name].newest(key) for key, _, _ in whole.rows if key in self.dbs[name].live}
         kept = self.dbs[name].apply(whole)
         if kept is not None:
+            beneath = [v for k, v, _ in whole.rows if newest.get(k, 0) > v.order and (TABLE, k) not in kept]
+            self.check_deletes(name, beneath)
             if live:
                 self.answers.append((name, batch.marker, kept))
         elif live:
             self.in_flight.append((name, batch))
+
+    def check_deletes(self, name: str, beneath: list[Version]) -> None:
+        """Where each key is written at one node only, no delete made there takes what was written after it.
+
+        Args:
+            name: of a node that has applied a batch.
+            beneath: versions in it that took the place of something newer.
+        """
+        if self.owned and not (self.merge or self.crashes or self.filtered):
+            taken = [v for v in beneath if v.node == name and v.op is Op.DELETE]
+            assert not taken, f"{self.s}: {name} lost to its own delete what was written after that"
 
     def complete(self, target: Database, batch: Sent) -> Sent:
         """Fill in what a row lacks: from the target's, the whole from where it was written, or others'."""

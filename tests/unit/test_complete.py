@@ -1,4 +1,4 @@
-"""Rows that came in part are made whole where the target lacks them, and copied ones replace none."""
+"""Rows that came in part are made whole where the target lacks them; copied ones replace none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from actors.complete import Completer
-from replication.batch import ApplyBatch, TableRows, apply_schema
+from replication.batch import ApplyBatch, TableRows, apply_schema, unpack_versions
 from replication.change import Op
 from replication.engines.memory import MemoryEngine, drop_database, open_database
 from replication.key import encode_key
@@ -92,3 +92,20 @@ def test_a_copied_row_is_told_from_what_is_there_already(databases: Mapping[str,
         ready = completer.complete(written("b", *rows))
     assert ready.kept == {("t", key(0)): False, ("t", key(1)): True, ("t", key(2)): True}
     assert ready.batch.tables[0].rows.column("id").to_pylist() == [3, 4]
+
+
+def test_the_delete_of_one_row_spares_another(databases: Mapping[str, Any]) -> None:
+    one = [{"_op": Op.DELETE, "_have": b"\x07", "id": i, "qty": 1, "note": "n"} for i in range(3)]
+    any_row = {"_op": Op.DELETE, "id": 3, "qty": None, "note": None}
+    with databases["b"].transaction() as tx:
+        for ident, qty in ((0, 1), (1, 2), (3, 2)):
+            tx.insert("t", {"id": ident, "qty": qty, "note": "n"})
+    engines = {n: MemoryEngine(NodeConfig(n, "memory", f"memory://complete-{n}"), "g") for n in NODES}
+    with closing(Completer(engines["b"], engines, [TABLE])) as completer:
+        ready = completer.complete(written("b", *one, any_row))
+    assert ready.kept == {("t", key(1)): True}
+    rows = ready.batch.tables[0].rows
+    assert rows.column("id").to_pylist() == [0, 2, 3]
+    assert rows.column("_have").null_count == 3
+    left = unpack_versions(ready.batch.marker.versions).column("_key").to_pylist()
+    assert left == [key(i) for i in (0, 2, 3)]

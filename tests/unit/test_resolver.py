@@ -90,9 +90,10 @@ class Bed:
         self.resolver.feed("a", [insert(at)], epoch)
 
 
-def insert(*at: int) -> Changes:
-    key = [encode_key((a,), [Kind.INT64]) for a in at]
-    values = {"_op": [Op.INSERT] * len(at), "_hi": at, "_lo": [0] * len(at), "_ts": at, "_key": key}
+def insert(*at: int, op: Op = Op.INSERT, ident: int | None = None) -> Changes:
+    """Changes at these places; each of the row of that number, or all of `ident`."""
+    key = [encode_key((ident or a,), [Kind.INT64]) for a in at]
+    values = {"_op": [op] * len(at), "_hi": at, "_lo": [0] * len(at), "_ts": at, "_key": key}
     columns = [pa.array(values.get(name, [None] * len(at)), kind) for name, kind in SYSTEM_COLUMNS]
     names = [name for name, _ in SYSTEM_COLUMNS]
     data = pa.array(at, pa.int64()), pa.nulls(len(at), pa.utf8())
@@ -271,3 +272,25 @@ def test_the_logs_learn_how_late_changes_are(bed: Bed) -> None:
     answer.set_result(Applied(Outcome.COMMITTED))
     load = bed.resolver.feed("a", [], EPOCH).load
     assert (load.lag > 1e9, load.lag_node) == (True, "b")
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["inserted-anew", "only-deleted"])
+def test_the_delete_of_a_row_that_came_back_takes_only_that_row(bed: Bed, *, again: bool) -> None:
+    """It came back with a copy; if the application has not inserted it anew, any row there has to go."""
+    feed, asked = bed.resolver.feed, bed.target.asked
+    feed("a", [insert(2, op=Op.READ)], EPOCH)
+    (copied, answer), *_ = asked
+    feed("b", [insert(3, op=Op.DELETE, ident=2)], EPOCH)
+    answer.set_result(Applied(Outcome.COMMITTED))
+    feed("b", [Echo(copied.marker, Position(order_of(4, 0), ""))], EPOCH)
+    delete, answer = next((b, done) for b, done in asked if b is not copied and b.node == "b")
+    (row,) = delete.tables[0].rows.to_pylist()
+    assert (row["_op"], row["_have"], row["id"]) == (Op.DELETE, b"\x03", 2)
+
+    if again:
+        feed("b", [insert(5, ident=2)], EPOCH)
+    answer.set_result(Applied(Outcome.COMMITTED, kept={("t", row["_key"]): True}))
+    feed("b", [Echo(delete.marker, Position(order_of(6, 0), ""))], EPOCH)
+    sent = [b for b, _ in asked[asked.index((delete, answer)) + 1 :] if b.node == "b"]
+    later = [r for b in sent for r in b.tables[0].rows.to_pylist()]
+    assert [(r["_op"], r["_have"]) for r in later] == ([] if again else [(Op.DELETE, None)])
