@@ -180,13 +180,14 @@ def raise_all(controls: Mapping[str, Control], shards: int, initial: Marker) -> 
     Raises:
         ConfigError: the markers were written under another number of shards.
     """
+    stored = [m for c in controls.values() for m in c.raise_epoch(0, 0, initial)]
+    if other := {m.shards for m in stored} - {shards}:  # asked before any is created
+        message = f"shards: this group runs with {other.pop()} shards, not {shards}"
+        raise ConfigError(message, hint="set `shards` to the number that it was started with")
     epoch = 0
     while True:  # the nodes may have been raised unevenly before: raise until all agree
         markers = {n: c.raise_epoch(shards, epoch, initial) for n, c in controls.items()}
         found = [m for per_node in markers.values() for m in per_node]
-        if other := {m.shards for m in found} - {shards}:
-            message = f"shards: this group runs with {other.pop()} shards, not {shards}"
-            raise ConfigError(message, hint="set `shards` to the number that it was started with")
         highest = max(m.epoch for m in found)
         if all(m.epoch == highest for m in found):
             return markers

@@ -225,7 +225,7 @@ class Control(StateStore, Protocol):
         """Fence all older incarnations of all shards, in one transaction.
 
         Args:
-            shards: how many shards there will be.
+            shards: how many shards there will be; with 0 no marker is created.
             at_least: the new epoch must be at least this, and greater than every stored one.
             initial: what missing markers are created from, its shard number replaced.
 

@@ -120,3 +120,11 @@ def test_dropping_removes_what_is_ours(harness: EngineHarness, peer: Peer) -> No
     (marker,) = peer.control.raise_epoch(1, 1, INITIAL)
     assert marker.seq == 0
     assert harness.rows("items").keys() == {(1,)}
+
+
+def test_an_epoch_is_raised_without_a_marker_being_made(peer: Peer) -> None:
+    """So that another number of shards is refused before a marker of it is there."""
+    stored = peer.control.raise_epoch(0, 0, INITIAL)
+    assert [m.shard for m in stored] == [0]
+    (raised,) = peer.control.raise_epoch(0, stored[0].epoch + 5, replace(INITIAL, shards=3))
+    assert (raised.shard, raised.shards, raised.epoch) == (0, 1, stored[0].epoch + 5)
