@@ -111,6 +111,15 @@ def test_reading_all_gives_what_chunks_give(node: Node, kind: Kind, first: int) 
     assert found == list(chunks(node, of, 2))
 
 
+def test_a_copy_is_read_at_the_primary(node: Node, mongodb_db: str) -> None:
+    """A DSN that prefers secondaries, of which this server has none, finds the rows nevertheless."""
+    node.db["orders"].insert_one({"_id": 1})
+    sep = "&" if "?" in mongodb_db else "?"
+    there = f"{mongodb_db}{sep}readPreference=secondary&directConnection=false&serverSelectionTimeoutMS=3000"
+    with closing(MongoEngine(NodeConfig(NODE, "mongodb", there), GROUP).snapshot()) as snapshot:
+        assert snapshot.read_chunk(ORDERS, None, 10).num_rows == 1
+
+
 def test_reading_all_refuses_foreign_keys(node: Node) -> None:
     of = table("streamed", {"a": Kind.INT64}, ("a",))
     node.db["streamed"].insert_many([{"_id": 1}, {"_id": {"a": 1}}])

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from bson.datetime_ms import DatetimeMS
 from pymongo.collection import Collection
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from replication.engines.mongodb.config import WATERMARK, Document, connect
@@ -44,7 +45,8 @@ class MongoSnapshot:
     def __init__(self, node: NodeConfig, group: str) -> None:
         self._node = node
         self._group = group
-        self._db = connect(node)
+        # A secondary may not have yet what the log has shown before a watermark.
+        self._db = connect(node).with_options(read_preference=ReadPreference.PRIMARY)
 
     def read_chunk(
         self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
