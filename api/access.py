@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import anyio
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.requests import HTTPConnection
 from fastapi.responses import Response
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.denials import Denial, Denials
 from api.problems import Refusal, answer, refusal_of
 from api.tokens import TokenRefused, Verifier
 from cluster.config_api import ApiConfig, is_loopback
+from cluster.sharing.store import Rates
 from replication.audit.access import NotForRole
 from replication.errors import SyncError
 
@@ -29,6 +27,7 @@ OPEN = frozenset({"/health", "/health/live"})
 DOCUMENTATION = frozenset({"/api/docs", "/api/openapi.json"})
 """In development mode answered to everybody, otherwise not there."""
 BEARER = "bearer"
+COUNTING_THREADS = 16
 
 
 class Role(IntEnum):
@@ -70,16 +69,17 @@ class Gate:
         app: what is behind it.
         config: the interface.
         denials: where it is told who was not let in.
+        rates: counts requests; shared by the replicas.
     """
 
-    def __init__(self, app: ASGIApp, config: ApiConfig, denials: Denials) -> None:
+    def __init__(self, app: ASGIApp, config: ApiConfig, denials: Denials, rates: Rates) -> None:
         self.app = app
         self._config = config
         self._denials = denials
         self._verifier = Verifier(config.auth) if config.auth else None
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._address_rate = RateLimitItemPerMinute(config.address_rate)
-        self._subject_rate = RateLimitItemPerMinute(config.subject_rate)
+        self._rates = rates
+        # Threads of its own: those of routes may all be at work, and a probe must be answered then, too.
+        self._threads = anyio.CapacityLimiter(COUNTING_THREADS)
         self._open = OPEN | (DOCUMENTATION if config.development else frozenset())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,19 +97,23 @@ class Gate:
 
     async def _admit(self, asked: HTTPConnection) -> Principal | None:
         address = asked.client.host if asked.client else ""
-        if not self._limiter.hit(self._address_rate, "address", address):
+        if seconds := await self._counted("address", address, self._config.address_rate):
             self._deny(asked, "rate", "", "too many requests from this address")
-            raise _too_many(self._limiter.get_window_stats(self._address_rate, "address", address))
+            raise _too_many(seconds)
         if asked.url.path in self._open:
             return None
         if self._verifier is None:
             self._refuse_foreign(asked)
             return Principal("local", Role.ADMIN, address)
         principal = await self._known(asked, address)
-        if not self._limiter.hit(self._subject_rate, "subject", principal.subject):
+        if seconds := await self._counted("subject", principal.subject, self._config.subject_rate):
             self._deny(asked, "rate", principal.subject, "too many requests of this subject")
-            raise _too_many(self._limiter.get_window_stats(self._subject_rate, "subject", principal.subject))
+            raise _too_many(seconds)
         return principal
+
+    async def _counted(self, kind: str, who: str, most: int) -> float:
+        """Count a request; gives for how long it is refused, 0 if it is not."""
+        return await anyio.to_thread.run_sync(self._rates.hit, kind, who, most, limiter=self._threads)
 
     async def _known(self, asked: HTTPConnection, address: str) -> Principal:
         token = token_of(asked)
@@ -237,6 +241,5 @@ def _unknown(detail: str, more: str) -> Refusal:
     return Refusal(401, detail, hint="'sync-worker token' issues one for development", headers=challenge)
 
 
-def _too_many(window: Any) -> Refusal:
-    seconds = max(1, round(window.reset_time - time.time()))
-    return Refusal(429, "too many requests", headers={"Retry-After": str(seconds)})
+def _too_many(seconds: float) -> Refusal:
+    return Refusal(429, "too many requests", headers={"Retry-After": str(max(1, round(seconds)))})

@@ -42,7 +42,7 @@ def create_app(backend: Backend) -> FastAPI:
             )
         )
     middleware.append(Middleware(BodyLimit, most=api.max_body_bytes))
-    middleware.append(Middleware(Gate, config=api, denials=backend.denials))
+    middleware.append(Middleware(Gate, config=api, denials=backend.denials, rates=backend.shared))
     app = FastAPI(
         title="Sync Worker",
         description=ABOUT,

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
+
+import orjson
 
 from actors.remote import Handle
 from api.access import Principal
 from api.denials import Denials
-from api.metrics import Requests
+from api.metrics import Requests, Shown
 from api.operations import Operations
-from api.stream import Hub
+from api.stream import End, Hub
 from cluster.audit_log import open_keys, open_view
 from cluster.commands.status import state_json
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
 from cluster.launch import GroupState, state_of
 from cluster.running import Way, way_inside
+from cluster.sharing.stores import open_store
 from cluster.waiting import read_note
 from replication.audit.access import View
 from replication.audit.feed import Feed
 from replication.audit.keys import Keyring
 
 STATE_SECONDS = 5.0
+CACHED_SECONDS = 1.0
+"""A status from Redis is at most so old."""
 
 
 class Backend:
@@ -31,16 +37,43 @@ class Backend:
     Args:
         config: the group.
         parts: looks the group's parts up, by name; empty when it does not run.
+        actor: looks up what replicas share where there is no Redis; None for a single replica.
+        replica: which of the replicas this is.
     """
 
-    def __init__(self, config: GroupConfig, parts: Callable[[], Mapping[str, Handle]]) -> None:
+    def __init__(
+        self,
+        config: GroupConfig,
+        parts: Callable[[], Mapping[str, Handle]],
+        actor: Callable[[], Handle] | None = None,
+        replica: str = "0",
+    ) -> None:
         self.config = config
         self.parts = parts
         self.api = config.api or ApiConfig()
+        self.shared = open_store(config, actor)
         self.denials = Denials(parts)
-        self.operations = Operations()
-        self.requests = Requests()
-        self.hub = Hub(lambda: Feed(config.audit_path, self.keys()))
+        self.operations = Operations(self.shared)
+        self.requests = Requests(replica)
+        self.shown = Shown(self.shared, replica, lambda: self.requests.measured(self.denials.totals))
+        if self.api.replicas > 1:
+            self.shown.begin()
+        self.hub = Hub(self._open_feed)
+
+    def close(self) -> None:
+        """End what runs beside requests."""
+        self.denials.close()
+        self.shown.close()
+        self.shared.close()
+
+    def _open_feed(self) -> End:
+        """The end of the log. What is encrypted on disk does not go through Redis in clear."""
+        config, keys = self.config, self.keys()
+        if config.redis is None or self.api.replicas == 1 or keys is not None:
+            return Feed(config.audit_path, keys)
+        from cluster.sharing.feed import SharedFeed
+
+        return SharedFeed(config.redis, config.group, lambda: Feed(config.audit_path))
 
     def way(self, who: Principal) -> Way:
         """How somebody acts on the group: one at a time, and on record under their name."""
@@ -54,9 +87,27 @@ class Backend:
         """
         return state_of(self.parts(), STATE_SECONDS)
 
-    def state_json(self, state: GroupState) -> dict[str, Any]:
-        """The same as `status --json` prints it."""
-        return state_json(self.config, state, read_note(self.config.audit_path))
+    def status(self) -> dict[str, Any] | None:
+        """The same as `status --json` prints it, with Redis from the cache; None when the group does not run.
+
+        Raises:
+            TimeoutError, NodeUnavailable: a part does not answer.
+        """
+        cached = self.shared.get("status", "") if self.config.redis else None
+        if not cached:
+            if (state := self.state()) is None:
+                return None
+            found = state_json(self.config, state, read_note(self.config.audit_path))
+            cached = orjson.dumps(found)
+            if self.config.redis:
+                self.shared.put("status", "", cached, CACHED_SECONDS)
+        status: dict[str, Any] = orjson.loads(cached)
+        return status | ({"redis": asdict(self.shared.health())} if self.config.redis else {})
+
+    def changed(self) -> None:
+        """Somebody has acted on the group: what is cached of its status is old."""
+        if self.config.redis:
+            self.shared.put("status", "", b"", CACHED_SECONDS)
 
     def view(self, who: Principal) -> View:
         """What somebody sees of the records: everything that shows a row or a key goes through it."""

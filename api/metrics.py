@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
 
+import orjson
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -20,10 +21,12 @@ from actors.measured import SECONDS, Histogram, Key, Measured
 from actors.remote import Handle
 from cluster.launch import GroupState, state_of
 from cluster.node_states import by_node
+from cluster.sharing.store import SharedStore
 from replication.breaker import State
 from replication.errors import SyncError
 
 ANSWER_SECONDS = 3.0
+SHELF, SHOW_SECONDS, SHOWN_SECONDS = "measured", 1.0, 10.0
 HEADLINES, REST = "The five", "Behind them"
 
 
@@ -104,18 +107,26 @@ FAMILIES = (
     Family("sync_group_up", "gauge", (), "1 if every resolver answers."),
     Family("audit_records", "counter", ("kind",), "Records that became durable, by kind."),
     Family("audit_flush_seconds", "histogram", (), "Time until records that had come were durable."),
-    Family("api_requests", "counter", ("method", "route", "status"), "Requests that were answered."),
-    Family("api_request_seconds", "histogram", ("route",), "Time until a request was answered."),
-    Family("api_denials", "counter", ("reason",), "Requests that were refused, by reason."),
-    Family("api_stream_clients", "gauge", (), "Clients of the audit log's stream."),
+    Family(
+        "api_requests", "counter", ("method", "route", "status", "replica"), "Requests that were answered."
+    ),
+    Family("api_request_seconds", "histogram", ("route", "replica"), "Time until a request was answered."),
+    Family("api_denials", "counter", ("reason", "replica"), "Requests that were refused, by reason."),
+    Family("api_stream_clients", "gauge", ("replica",), "Clients of the audit log's stream."),
+    Family("api_redis_up", "gauge", ("replica",), "1 if the replica reaches Redis, where it is configured."),
 )  # fmt: skip
 _GATHERED = {f.name: f for f in FAMILIES}
 
 
 class Requests:
-    """What the interface counts of itself."""
+    """What a replica of the interface counts of itself.
 
-    def __init__(self) -> None:
+    Args:
+        replica: which one.
+    """
+
+    def __init__(self, replica: str) -> None:
+        self._replica = replica
         self._lock = threading.Lock()
         self._counters: Counter[Key] = Counter()
         self._times: dict[Key, Histogram] = defaultdict(Histogram)
@@ -124,16 +135,70 @@ class Requests:
     def add(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
         with self._lock:
-            self._counters["api_requests", method, route, str(status)] += 1
-            self._times["api_request_seconds", route].add(seconds)
+            self._counters["api_requests", method, route, str(status), self._replica] += 1
+            self._times["api_request_seconds", route, self._replica].add(seconds)
 
     def measured(self, denials: Mapping[str, int]) -> Measured:
         """All of it, as it is now."""
         with self._lock:
             counters: dict[Key, float] = dict(self._counters)
-            counters |= {("api_denials", reason): n for reason, n in denials.items()}
-            gauges: dict[Key, float] = {("api_stream_clients",): self.streams}
+            counters |= {("api_denials", reason, self._replica): n for reason, n in denials.items()}
+            gauges: dict[Key, float] = {("api_stream_clients", self._replica): self.streams}
             return Measured(counters, gauges, {k: h.copy() for k, h in self._times.items()})
+
+
+class Shown:
+    """What replicas tell each other of what they count, so that whichever is asked answers for all.
+
+    Args:
+        store: where they tell it.
+        replica: which one this is.
+        measured: what it counts.
+    """
+
+    def __init__(self, store: SharedStore, replica: str, measured: Callable[[], Measured]) -> None:
+        self._store, self._replica, self._measured = store, replica, measured
+        self._ended = threading.Event()
+
+    def begin(self) -> None:
+        """Tell the others, on a thread of its own, until it is closed."""
+        threading.Thread(target=self._run, name="shown", daemon=True).start()
+
+    def close(self) -> None:
+        """End."""
+        self._ended.set()
+
+    def all(self) -> list[Measured]:
+        """Of this one as it is now, of the others as they told it last."""
+        others = [m for name, m in self._store.all(SHELF).items() if name != self._replica]
+        return [self._own(), *map(from_json, others)]
+
+    def _own(self) -> Measured:
+        own, health = self._measured(), self._store.health()
+        if health.kind != "redis":
+            return own
+        up: dict[Key, float] = {("api_redis_up", self._replica): not health.away_since}
+        return Measured(own.counters, {**own.gauges, **up}, own.histograms)
+
+    def _run(self) -> None:
+        while not self._ended.wait(SHOW_SECONDS):
+            self._store.put(SHELF, self._replica, as_json(self._own()), SHOWN_SECONDS)
+
+
+def as_json(measured: Measured) -> bytes:
+    """Measurements as they travel."""
+    times = [(key, h.buckets, h.total) for key, h in measured.histograms.items()]
+    return orjson.dumps([list(measured.counters.items()), list(measured.gauges.items()), times])
+
+
+def from_json(text: bytes) -> Measured:
+    """See `as_json`."""
+    counters, gauges, times = orjson.loads(text)
+    return Measured(
+        {tuple(k): v for k, v in counters},
+        {tuple(k): v for k, v in gauges},
+        {tuple(k): Histogram(buckets, total) for k, buckets, total in times},
+    )
 
 
 def gather(parts: Mapping[str, Handle]) -> list[Measured]:
@@ -260,7 +325,8 @@ scrape_configs:
 
 The five are rates and ratios already, for a look and for alerts. With Prometheus use what is behind them, as
 `histogram_quantile(0.99, sum by (le, source, node) (rate(sync_apply_lag_seconds_bucket[5m])))`. What a shard
-has counted has the label `shard`, so that no sum falls when one shard begins again."""
+has counted has the label `shard`, and what a replica of the interface has counted the label `replica`, so
+that no sum falls when one of them begins again. Whichever replica is asked answers for all."""
 
 if __name__ == "__main__":
     print(page(), end="")

@@ -10,12 +10,19 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
+from cluster.sharing.store import Board
 from replication.audit.access import Treatment, View
 from replication.errors import SyncError
 
 log = logging.getLogger(__name__)
 KEPT = 100
 """So many that have ended are remembered; the audit log has all of them."""
+SHELF = "operations"
+SHOW_SECONDS = 0.5
+RUNNING_SECONDS, ENDED_SECONDS = 15.0, 86_400.0
+"""So long the other replicas see one; a replica that is lost tells of its own no more."""
 
 
 @dataclass(slots=True)
@@ -59,9 +66,14 @@ class Operation:
 
 
 class Operations:
-    """Those of this process, newest last."""
+    """Those of this replica, newest last, and what the others tell of theirs.
 
-    def __init__(self) -> None:
+    Args:
+        board: where replicas see each other's.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
         self._lock = threading.Lock()
         self._found: dict[str, Operation] = {}
 
@@ -72,18 +84,43 @@ class Operations:
             for ident in ended[: max(0, len(self._found) - KEPT)]:
                 del self._found[ident]
             self._found[operation.id] = operation
+        self._show(operation)
         name = f"{operation.kind} {operation.id[:8]}"
-        threading.Thread(target=self._run, args=(operation, work), name=name, daemon=True).start()
+        over = threading.Event()
+
+        def run() -> None:
+            try:
+                self._run(operation, work)
+            finally:
+                over.set()
+
+        def show() -> None:
+            while not over.wait(SHOW_SECONDS):
+                self._show(operation)
+            self._show(operation)
+
+        threading.Thread(target=run, name=name, daemon=True).start()
+        threading.Thread(target=show, name=f"{name} shown", daemon=True).start()
 
     def find(self, ident: str) -> Operation | None:
         """One of them."""
         with self._lock:
-            return self._found.get(ident)
+            own = self._found.get(ident)
+        if own is not None:
+            return own
+        told = self._board.get(SHELF, ident)
+        return None if told is None else Operation(**orjson.loads(told))
 
     def all(self) -> list[Operation]:
         """All that are remembered."""
+        told = {i: Operation(**orjson.loads(text)) for i, text in self._board.all(SHELF).items()}
         with self._lock:
-            return list(self._found.values())
+            found = told | self._found
+        return sorted(found.values(), key=lambda o: o.began)[-2 * KEPT :]
+
+    def _show(self, operation: Operation) -> None:
+        seconds = RUNNING_SECONDS if operation.state == "running" else ENDED_SECONDS
+        self._board.put(SHELF, operation.id, orjson.dumps(asdict(operation), default=str), seconds)
 
     def _run(self, operation: Operation, work: Callable[[Operation], Any]) -> None:
         try:

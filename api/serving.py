@@ -18,8 +18,10 @@ from api.backend import Backend
 from api.tokens import KeySet
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
-from cluster.launch import parts_of
+from cluster.launch import RayHandle, parts_of
 from cluster.logs import configure_logging, secrets_of
+from cluster.sharing.local import LocalStore
+from cluster.sharing.on_ray import ACTOR
 from replication.errors import ConfigError, SyncError, Terminal
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Serving:
         self._log_level = log_level
         self._own_ray = own_ray
         self._running = False
+        self._kept: Any = None
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
@@ -65,7 +68,7 @@ class Serving:
         detail = {"group": self._config.group, "url": self._api.url}
         try:
             check(self._api)
-            _serve(self._config, self._log_level)
+            self._kept = _serve(self._config, self._log_level)
         except SyncError as error:
             log.error("api_not_started", extra={**detail, "error": error.message, "hint": error.hint})
         except Exception as error:  # the group does its work without it
@@ -73,7 +76,7 @@ class Serving:
         else:
             self._running = True
             open_to = "everybody on this machine: there is no api.auth" if not self._api.auth else "tokens"
-            log.info("api_ready", extra={**detail, "open_to": open_to})
+            log.info("api_ready", extra={**detail, "open_to": open_to, "replicas": self._api.replicas})
 
 
 def check(api: ApiConfig) -> None:
@@ -105,8 +108,8 @@ def check(api: ApiConfig) -> None:
             raise Terminal(message, hint=hint) from error
 
 
-def _serve(config: GroupConfig, log_level: str) -> None:
-    """Start Serve with our proxy, and the application behind it.
+def _serve(config: GroupConfig, log_level: str) -> Any:
+    """Start Serve with our proxy, and the application behind it; gives what must be kept.
 
     Raises:
         Terminal: this cluster has a Serve already, whose proxy listens elsewhere.
@@ -131,21 +134,42 @@ def _serve(config: GroupConfig, log_level: str) -> None:
     quiet = {"enable_access_log": False, "log_level": "WARNING"}
     serve.start(proxy_location="HeadOnly", http_options=options, logging_config=quiet)
 
+    shared = _share(config) if api.replicas > 1 else None
+
     def application() -> Any:  # Serve asks for a function
         return build(config, log_level)
 
     kind = serve.ingress(application)()
     deployment: Any = serve.deployment(
-        name="api", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=200, num_replicas=1
+        name="api", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=200, num_replicas=api.replicas
     )(kind)
     serve.run(deployment.bind(), name=_name(config), route_prefix="/", logging_config=quiet)
+    return shared
 
 
 def build(config: GroupConfig, log_level: str) -> Any:
     """The application, in the process that answers."""
-    secrets = secrets_of(node.dsn for node in config.nodes) | config.audit.secrets
+    from ray.serve import get_replica_context
+
+    secrets = secrets_of(config.addresses) | config.audit.secrets
     configure_logging(log_level, secrets)
-    return create_app(Backend(config, partial(parts_of, config.group)))
+    several = config.api is not None and config.api.replicas > 1
+    actor = partial(RayHandle.named, ACTOR, _space(config)) if several else None
+    replica = str(get_replica_context().rank.rank)
+    return create_app(Backend(config, partial(parts_of, config.group), actor, replica))
+
+
+def _share(config: GroupConfig) -> Any:
+    """The actor with what replicas share; it ends with its last handle, which the caller keeps."""
+    import ray
+
+    options: dict[str, Any] = {"name": ACTOR, "namespace": _space(config), "num_cpus": 0, "max_restarts": -1}
+    return ray.remote(LocalStore).options(**options, max_concurrency=8, get_if_exists=True).remote()
+
+
+def _space(config: GroupConfig) -> str:
+    """A Ray namespace beside that of the group, all of whose actors are its parts."""
+    return f"sync-worker-api-{config.group}"
 
 
 def _name(config: GroupConfig) -> str:

@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from threading import Thread
+from typing import Protocol
 
 import anyio.to_thread
 import numpy as np
 import orjson
 
 from replication.audit.access import EVERYTHING, View
-from replication.audit.feed import Added, Feed
+from replication.audit.feed import Added
 from replication.audit.printing import printable
 from replication.audit.query import Query, cursor_of
 
@@ -75,6 +77,19 @@ class Batch:
             yield orjson.dumps({**ident, **entry})
 
 
+class End(Protocol):
+    """The end of the log: see `Feed`, and `SharedFeed` where replicas share one."""
+
+    places: dict[str, int]
+    gaps: int
+
+    def new(self) -> list[Added]:
+        """What was added since the last call."""
+
+    def close(self) -> None:
+        """It is needed no more."""
+
+
 class Hub:
     """The newest records of the log, while anybody listens. Used in one event loop.
 
@@ -83,7 +98,7 @@ class Hub:
         most: how many records are kept.
     """
 
-    def __init__(self, open_feed: Callable[[], Feed], most: int = RING_RECORDS) -> None:
+    def __init__(self, open_feed: Callable[[], End], most: int = RING_RECORDS) -> None:
         self._open_feed = open_feed
         self._most = most
         self._clients: Counter[View] = Counter()
@@ -121,20 +136,33 @@ class Hub:
         if self._task is not None and self._task.done():
             self._task.result()
 
-    async def _run(self, feed: Feed) -> None:
+    async def _run(self, feed: End) -> None:
+        gaps = feed.gaps
         try:
             while self._clients:
-                if found := await anyio.to_thread.run_sync(_read, feed, list(self._clients)):
+                found = await anyio.to_thread.run_sync(_read, feed, list(self._clients))
+                missed, gaps = feed.gaps != gaps, feed.gaps
+                if missed:
+                    self._leave_out()
+                if found or missed:
                     self._keep(found)
                     self.places = dict(feed.places)
                     self._tell()
                 await asyncio.sleep(POLL_SECONDS)
         finally:
             self._tell()
+            Thread(target=feed.close, name="feed end", daemon=True).start()  # it may wait for a server
 
     def _tell(self) -> None:
         told, self.changed = self.changed, asyncio.Event()
         told.set()
+
+    def _leave_out(self) -> None:
+        """Something is missing here: everybody who listens reads the log first."""
+        self._ring.clear()
+        self._records = self._bytes = 0
+        self.next += 1
+        self.first = self.next
 
     def _keep(self, found: list[Batch]) -> None:
         for batch in found:
@@ -149,7 +177,7 @@ class Hub:
             self.first += 1
 
 
-def _read(feed: Feed, views: Iterable[View]) -> list[Batch]:
+def _read(feed: End, views: Iterable[View]) -> list[Batch]:
     found = sorted(feed.new(), key=lambda a: a.rows.column("_recorded")[0].as_py())
     return [Batch(added, views) for added in found]
 

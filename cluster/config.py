@@ -15,14 +15,16 @@ from cluster.config_api import ApiConfig, read_api
 from cluster.config_audit import SEALED_BESIDE, AuditConfig, read_audit
 from cluster.config_nodes import read_nodes
 from cluster.config_reader import Problem, Report, Value, compose
+from cluster.config_redis import read_redis
 from cluster.config_retries import read_rabbitmq, read_retries
 from cluster.config_tables import read_tables
 from cluster.retries.address import RabbitConfig
+from cluster.sharing.address import RedisConfig
 from replication.errors import ConfigError
 from replication.retries import DEFAULT_PLAN, RetryPlan
 from replication.schema import NodeConfig, TableMapping
 
-LATER_SECTIONS = ("kafka", "redis", "security")
+LATER_SECTIONS = ("kafka", "security")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class GroupConfig:
         limits: sizes and times.
         retries: when a row that a node refuses is sent again.
         rabbitmq: where such rows wait; None for a file beside the audit log.
+        redis: what replicas of the interface share; None for what this machine has.
         source: the file's name as given, for messages.
         lines: line of each path in the file, for messages.
     """
@@ -81,8 +84,15 @@ class GroupConfig:
     audit: AuditConfig = SEALED_BESIDE
     retries: RetryPlan = DEFAULT_PLAN
     rabbitmq: RabbitConfig | None = None
+    redis: RedisConfig | None = None
     source: str = field(default="", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every address that may hold a password."""
+        beside = [server.url for server in (self.rabbitmq, self.redis) if server]
+        return [node.dsn for node in self.nodes] + beside
 
     def node(self, name: str) -> NodeConfig:
         """The node called `name`; KeyError if there is none."""
@@ -166,7 +176,7 @@ def auto_shards(ordering: str) -> int:
 
 _SECTIONS = (
     *("group", "nodes", "tables", "create_tables", "ordering", "shards", "audit", "api", "limits"),
-    *("retries", "rabbitmq"),
+    *("retries", "rabbitmq", "redis"),
 )
 
 
@@ -199,6 +209,7 @@ def _read_group(root: Value) -> GroupConfig | None:
         limits=_read_limits(sections["limits"]) if "limits" in sections else Limits(),
         retries=read_retries(sections["retries"]) if "retries" in sections else DEFAULT_PLAN,
         rabbitmq=read_rabbitmq(sections["rabbitmq"]) if "rabbitmq" in sections else None,
+        redis=read_redis(sections["redis"]) if "redis" in sections else None,
         source=root.report.file,
         lines=root.report.lines,
     )

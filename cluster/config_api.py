@@ -63,6 +63,7 @@ class ApiConfig:
         max_body_bytes: the largest body of a request.
         subject_rate: requests a minute that one subject may make.
         address_rate: requests a minute that may come from one address.
+        replicas: processes that answer.
     """
 
     host: str = "127.0.0.1"
@@ -74,6 +75,7 @@ class ApiConfig:
     max_body_bytes: int = 65_536
     subject_rate: int = 600
     address_rate: int = 1_200
+    replicas: int = 1
 
     @property
     def url(self) -> str:
@@ -90,7 +92,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-_KEYS = ("host", "port", "auth", "tls", "cors", "development", "max_body_bytes", "rate")
+_KEYS = ("host", "port", "auth", "tls", "cors", "development", "max_body_bytes", "rate", "replicas")
 
 
 def read_api(value: Value, folder: Path) -> ApiConfig:
@@ -102,6 +104,7 @@ def read_api(value: Value, folder: Path) -> ApiConfig:
     host = (fields["host"].text() if "host" in fields else None) or default.host
     port = fields["port"].integer(1, 65535) if "port" in fields else None
     body = fields["max_body_bytes"].integer(1, 1 << 24) if "max_body_bytes" in fields else None
+    replicas = fields["replicas"].integer(1, 64) if "replicas" in fields else None
     rates = fields["rate"].record(("subject", "address")) if "rate" in fields else {}
     if "auth" not in fields and not is_loopback(host):
         fields["host"].complain(
@@ -117,6 +120,7 @@ def read_api(value: Value, folder: Path) -> ApiConfig:
         max_body_bytes=body or default.max_body_bytes,
         subject_rate=_rate(rates, "subject") or default.subject_rate,
         address_rate=_rate(rates, "address") or default.address_rate,
+        replicas=replicas or default.replicas,
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
+from cluster.config_address import Scheme, read_server
 from cluster.config_reader import Value
 from cluster.retries.address import RabbitConfig
 from replication.retries import DEFAULT_PLAN, RetryPlan
 
-_SCHEMES = ("amqp://", "amqps://")
+_SCHEME = Scheme("RabbitMQ", "amqp://", "amqps://", "amqp://user:password@host:5672/")
 
 
 def read_retries(value: Value) -> RetryPlan:
@@ -31,38 +30,6 @@ def read_retries(value: Value) -> RetryPlan:
 
 
 def read_rabbitmq(value: Value) -> RabbitConfig:
-    """Where the broker is; relative paths are relative to the configuration's folder."""
-    fields = value.record(("url", "ca", "cert", "key"), ("url",))
-    url = _read_url(fields["url"]) if "url" in fields else None
-    paths = {}
-    for name in ("ca", "cert", "key"):
-        text = fields[name].text() if name in fields else None
-        if text is None:
-            continue
-        paths[name] = value.report.folder / text
-        if not paths[name].is_file():
-            fields[name].complain(f"no file {text}", "name a PEM file")
-        if url and not url.startswith("amqps://"):
-            fields[name].complain("a certificate without TLS", "begin the url with amqps://")
-    if ("key" in fields) != ("cert" in fields):
-        given, lacking = ("key", "cert") if "key" in fields else ("cert", "key")
-        value.complain(f"{given} without {lacking}", f"give {lacking}, too, or neither")
-    return RabbitConfig(url or "", **paths)
-
-
-def _read_url(value: Value) -> str | None:
-    url = value.secret("an address")
-    if url is None:
-        return None
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not url.startswith(_SCHEMES):
-        value.complain("not an address of RabbitMQ", "it begins with amqp:// or, for TLS, amqps://")
-    elif not host:
-        value.complain(
-            "the address names no host, or no port that is one", "write amqp://user:password@host:5672/"
-        )
-    return url
+    """Where the broker is."""
+    url, paths = read_server(value, _SCHEME)
+    return RabbitConfig(url, **paths)

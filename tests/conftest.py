@@ -5,12 +5,14 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
+    "tests.fixtures.certificates",
     "tests.fixtures.gate",
     "tests.fixtures.shop",
     "tests.fixtures.mongodb",
     "tests.fixtures.postgres",
     "tests.fixtures.mysql",
     "tests.fixtures.rabbitmq",
+    "tests.fixtures.redis",
     "tests.fixtures.two_nodes",
     "tests.fixtures.sql_engines",
 ]

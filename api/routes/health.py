@@ -57,7 +57,16 @@ def look(backend: Backend) -> tuple[bool, list[Trouble]]:
         _trouble("replaying", f"resolver {s}", "it rebuilds what its predecessor knew", "this takes seconds")
         for s in replaying
     ]
-    return not replaying, found + _of_nodes(state) + _of_rows(state)
+    return not replaying, found + _of_nodes(state) + _of_rows(state) + _of_redis(backend)
+
+
+def _of_redis(backend: Backend) -> list[Trouble]:
+    health = backend.shared.health()
+    if health.kind != "redis" or not health.away_since:
+        return []
+    detail = f"it does not answer since {health.away_since}: {health.error}"
+    hint = "each replica counts requests and reads the audit log by itself until it is there"
+    return [_trouble("redis_away", "redis", detail, hint)]
 
 
 def _of_nodes(state: GroupState) -> list[Trouble]:

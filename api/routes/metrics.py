@@ -28,8 +28,7 @@ UNKNOWN = "other"
 def metrics(request: Request, who: Principal = VIEWER) -> Response:
     """In Prometheus' text format; docs/metrics.md says what there is."""
     backend: Backend = request.app.state.backend
-    own = backend.requests.measured(backend.denials.totals)
-    text = Exposition.text_of([*gather(backend.parts()), own])
+    text = Exposition.text_of([*gather(backend.parts()), *backend.shown.all()])
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -31,10 +31,10 @@ VIEWER, OPERATOR = at_least(Role.VIEWER), at_least(Role.OPERATOR)
 def status(request: Request, who: Principal = VIEWER) -> Status:
     """Copies, backlog, counts since the resolvers started, and the ways to the nodes."""
     backend: Backend = request.app.state.backend
-    state = backend.state()
-    if state is None:
+    found = backend.status()
+    if found is None:
         raise Refusal(503, f"group {backend.config.group} does not run", hint="start it: sync-worker up")
-    found, words = backend.state_json(state), backend.words(who)
+    words = backend.words(who)
     for told in (*found["nodes"], *([found["waiting"]] if "waiting" in found else [])):
         told["error"] = words.text(None, told["error"])  # a node's own words can quote a row
     return Status.model_validate(found)
@@ -55,6 +55,7 @@ def resume(asked: Nodes, request: Request, who: Principal = OPERATOR) -> Steered
 def _steered(request: Request, who: Principal, paused: Wanted, resumed: Wanted) -> Steered:
     backend: Backend = request.app.state.backend
     found = steer(backend.way(who), paused, resumed)
+    backend.changed()
     return Steered(
         group=backend.config.group,
         paused=dict(found.since),
@@ -133,6 +134,6 @@ def operation(id: str, request: Request, who: Principal = VIEWER) -> OperationMo
     backend: Backend = request.app.state.backend
     if (found := backend.operations.find(id)) is None:
         raise Refusal(
-            404, "no such operation", hint="those of a process that was restarted are in the audit log"
+            404, "no such operation", hint="the audit log has those of a day ago, and of a lost process"
         )
     return OperationModel.model_validate(found.shown(backend.words(who)))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from replication.schema import NodeConfig, Table
 
 _PIPE_WIDTH = 1_000
+_NAMES = {"audit": "audit log", "rabbitmq": "RabbitMQ", "redis": "Redis"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from cluster import audit_log, mapping
     from cluster.retries import stores
     from cluster.schema_state import as_agreed, load_states
+    from cluster.sharing import stores as shared_stores
     from cluster.topology import open_catalogs, read_topology
 
     config = load_config(args)
@@ -55,10 +57,15 @@ def run(args: argparse.Namespace) -> int:
             for node, catalog in catalogs.items()
         }
     audit = audit_log.findings(config.audit_path, config.audit)
-    broker = stores.findings(config)
-    ready = not any(f.level == "error" for found in (*findings.values(), audit, broker) for f in found)
+    beside = {
+        "audit": audit,
+        "rabbitmq": stores.findings(config),
+        "redis": shared_stores.findings(config),
+    }
+    found = (*findings.values(), *beside.values())
+    ready = not any(f.level == "error" for one in found for f in one)
     if args.json:
-        more = {"audit": [_plain(f) for f in audit], "rabbitmq": [_plain(f) for f in broker]}
+        more = {name: [_plain(f) for f in one] for name, one in beside.items()}
         print_json(as_json(config, topology, findings, ready) | more)
     else:
         from rich.console import Console
@@ -66,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         # A terminal wraps the cells; what reads a pipe wants its lines whole.
         width = None if sys.stdout.isatty() else _PIPE_WIDTH
         console = Console(highlight=False, soft_wrap=True, width=width)
-        report(config, topology, findings, console, audit, broker)
+        report(config, topology, findings, console, beside)
     return OK if ready else FAILED
 
 
@@ -75,8 +82,7 @@ def report(
     topology: Topology,
     findings: Mapping[str, Sequence[Finding]],
     console: Console,
-    audit: Sequence[Finding] = (),
-    broker: Sequence[Finding] = (),
+    beside: Mapping[str, Sequence[Finding]],
 ) -> None:
     """Print the mapping of every table, the findings of every node and of all else, the verdict."""
     for table in topology.tables:
@@ -85,10 +91,10 @@ def report(
     for node, found in findings.items():
         console.print(f"{node} ({config.node(node).engine})" + ("" if found else ": nothing to mend"))
         errors += _print_findings(found, console)
-    for name, beside in (("audit log", audit), ("RabbitMQ", broker)):
-        if beside:
-            console.print(name)
-            errors += _print_findings(beside, console)
+    for name, found in beside.items():
+        if found:
+            console.print(_NAMES[name])
+            errors += _print_findings(found, console)
     mend = f"{errors} error{'s' if errors > 1 else ''} to mend first"
     console.print(mend if errors else f"the group '{config.group}' is ready to start: sync-worker up")
 

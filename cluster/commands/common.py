@@ -33,8 +33,7 @@ def load_config(args: argparse.Namespace) -> GroupConfig:
     from cluster.config import load
 
     config = load(args.config)
-    addresses = [node.dsn for node in config.nodes] + ([config.rabbitmq.url] if config.rabbitmq else [])
-    secrets = secrets_of(addresses) | config.audit.secrets
+    secrets = secrets_of(config.addresses) | config.audit.secrets
     configure_logging(args.log_level, secrets)
     return config
 

@@ -3,7 +3,8 @@
 Asks the group's actors: how far each initial copy is, how many rows wait for each node, and what the
 resolvers have done since they started. Of each node it says whether it answers: its circuit breaker is
 `closed`; `open` while it is away and the pause before the next try lasts; `half-open` during that try. It
-says how many rows that a node refused wait to be sent again, and whether RabbitMQ, if configured, is away.
+says how many rows that a node refused wait to be sent again, and whether RabbitMQ or Redis, if configured,
+is away; of Redis, whether it answers this command.
 Of a group that a changed table has halted it shows why, and of one that waits for a node, for which and
 since when. `up` notes in the audit log's folder where the group runs and what it waits for; --address names
 the Ray cluster where that folder is not at hand.
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     present_ray_token(address)
     from cluster.launch import ask, disconnect
     from cluster.node_states import by_node
+    from cluster.sharing.stores import seen_from_here
     from cluster.waiting import read_note
 
     state = ask(address, config.group)
@@ -81,13 +83,19 @@ def run(args: argparse.Namespace) -> int:
         return FAILED
     nodes = by_node(state.guards)
     paused = {n: since for s in state.shards for n, since in s.paused.items()}
+    redis = seen_from_here(config)
     if args.json:
-        print_json(state_json(config, state, note))
+        print_json(state_json(config, state, note) | ({"redis": asdict(redis)} if redis else {}))
     else:
         _print(state.shards, state.copies)
         _print_nodes(nodes, paused)
         _print_tables(state.shards)
         _print_retries(state.retries)
+        if redis is not None and redis.away_since:
+            print(
+                "\nRedis does not answer; each replica of the interface counts requests by itself meanwhile"
+            )
+            print(f"  {redis.error}")
         if note is not None:
             print(f"\n{waiting_text(note)}")
     return OK

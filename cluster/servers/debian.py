@@ -88,7 +88,7 @@ def _fetch(packages: Packages, work: Path) -> tuple[Path, str]:
     for archive in sorted(archives.glob("*.deb")):
         _run(["dpkg", "-x", str(archive), str(root)], work)
     root.chmod(0o755)
-    return root, version.split("-")[0]
+    return root, version.rpartition(":")[2].split("-")[0]  # no epoch: a colon parts paths
 
 
 def _mirror() -> str:

@@ -36,7 +36,12 @@ class Feed:
     Args:
         path: the log's folder.
         keys: for a log that is encrypted.
+
+    Attributes:
+        gaps: how often something was left out; never, of one that reads the log.
     """
+
+    gaps = 0
 
     def __init__(self, path: Path, keys: DataKeys | None = None) -> None:
         self._path = path
@@ -59,6 +64,9 @@ class Feed:
                 found.append(Added(stream, self.places[stream], rows))
                 self.places[stream] += rows.num_rows
         return found
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
     def _begin_at_end(self, stream: str) -> None:
         folder = store.stream_folder(self._path, stream)

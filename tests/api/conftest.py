@@ -34,18 +34,26 @@ def more_audit() -> str:
 
 
 @pytest.fixture
+def beside() -> str:
+    """Sections of the configuration beside `api`, for tests that need some."""
+    return ""
+
+
+@pytest.fixture
 def away(tmp_path: Path) -> Iterator[Backend]:
     """A group that does not run, and has no `api.auth`."""
     backend = Backend(load(write_config(tmp_path, auth=False)), dict)
     yield backend
-    backend.denials.close()
+    backend.close()
 
 
 @pytest.fixture
-def bed(tmp_path: Path, more_api: str, more_audit: str, request: pytest.FixtureRequest) -> Iterator[Bed]:
+def bed(
+    tmp_path: Path, more_api: str, more_audit: str, beside: str, request: pytest.FixtureRequest
+) -> Iterator[Bed]:
     keys = Keys(tmp_path)
     policy = getattr(request, "param", "last_write_wins")
-    config = load(write_config(tmp_path, more_api, policy, audit=more_audit))
+    config = load(write_config(tmp_path, more_api, policy, audit=more_audit, beside=beside))
     names = {n.name: n.dsn.removeprefix("memory://") for n in config.nodes}
     databases = {n: open_database(name) for n, name in names.items()}
     databases["a"].create_table(ORDERS)
@@ -61,7 +69,7 @@ def bed(tmp_path: Path, more_api: str, more_audit: str, request: pytest.FixtureR
     try:
         backend = Backend(config, lambda: parts_of(pipeline))
         yield Bed(config, pipeline, backend, keys, databases)
-        backend.denials.close()
+        backend.close()
         assert pipeline.error is None
     finally:
         pipeline.stop()

@@ -1,4 +1,4 @@
-"""The HTTP interface of `sync-worker up`, as somebody uses it over the network, with TLS."""
+"""The HTTP interface of `sync-worker up`, as somebody uses it over the network: TLS, two replicas, Redis."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from websockets.sync.client import connect
 
 from cluster.servers.process import free_port
 from tests.fixtures.commands import ask, config_text, read_until, sync_worker
+from tests.fixtures.redis import RedisServer, local_server
 
 PATIENCE = 180.0
 
@@ -45,13 +47,14 @@ def certificate(folder: Path) -> None:
     (folder / "tls.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
 
 
-def write_config(folder: Path, postgres: str, mongodb: str, port: int) -> Path:
+def write_config(folder: Path, postgres: str, mongodb: str, port: int, redis: str) -> Path:
     config = folder / "sync.yaml"
     api = (
-        f"{{port: {port}, tls: {{certificate: tls.crt, key: tls.key}}, "
+        f"{{port: {port}, replicas: 2, tls: {{certificate: tls.crt, key: tls.key}}, "
         "auth: {jwks: keys.json, issuer: here, audience: sync-worker}}"
     )
-    config.write_text(config_text({"pg": postgres, "mongo": mongodb}, shards=1, api=api))
+    text = config_text({"pg": postgres, "mongo": mongodb}, shards=1, api=api, redis=f'{{url: "{redis}"}}')
+    config.write_text(text)
     return config
 
 
@@ -65,10 +68,14 @@ def wait_for(look: Callable[[], Any]) -> Any:
 
 def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:
     port = free_port()
-    config = write_config(tmp_path, postgres_db, mongodb_db, port)
     certificate(tmp_path)
-    tokens = {role: ask(config, "token", "--role", role)[1].strip() for role in ("viewer", "operator")}
-    with psycopg.connect(postgres_db, autocommit=True) as sql, MongoClient(mongodb_db) as client:
+    with (
+        local_server() as redis,
+        psycopg.connect(postgres_db, autocommit=True) as sql,
+        MongoClient(mongodb_db) as client,
+    ):
+        config = write_config(tmp_path, postgres_db, mongodb_db, port, redis.url)
+        tokens = {role: ask(config, "token", "--role", role)[1].strip() for role in ("viewer", "operator")}
         sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
         docs = client.get_default_database()["orders"]
         with subprocess.Popen(sync_worker(config, "up"), stderr=subprocess.PIPE, text=True) as up:
@@ -78,6 +85,7 @@ def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp
                 with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as web:
                     uses(web, tokens, sql, docs)
                     listens(f"wss://localhost:{port}/audit/stream", trusted, tokens, sql)
+                    goes_on_without_redis(web, tokens, config, redis)
             finally:
                 up.terminate()
                 up.communicate(timeout=PATIENCE)
@@ -86,7 +94,7 @@ def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp
 
 def uses(web: httpx2.Client, tokens: dict[str, str], sql: psycopg.Connection[Any], docs: Any) -> None:
     viewer, operator = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
-    assert web.get("/health").json()["status"] == "ok"
+    wait_for(lambda: web.get("/health").json()["status"] == "ok")
     assert web.get("/sync/status").status_code == 401
     assert web.get("/audit/logs", headers=viewer).status_code == 403
     assert web.post("/sync/pause", json={"nodes": ["mongo"]}, headers=operator).status_code == 200
@@ -101,13 +109,7 @@ def uses(web: httpx2.Client, tokens: dict[str, str], sql: psycopg.Connection[Any
     assert web.get("/health").json()["troubles"][0]["what"] == "node_paused"
     assert web.post("/sync/resume", json={"nodes": ["mongo"]}, headers=operator).json()["paused"] == {}
     wait_for(lambda: docs.find_one({"_id": 1, "name": "one"}))
-    begun = web.post("/sync/backfill", json={"table": "orders"}, headers=operator)
-
-    def ended() -> Any:
-        found = web.get(begun.headers["Location"], headers=viewer).json()
-        return found if found["state"] != "running" else None
-
-    assert wait_for(ended)["result"] == {"rows": 1}
+    assert copied(web, viewer, operator)["result"] == {"rows": 1}
     metrics = web.get("/metrics", headers=viewer).text
     assert 'sync_changes_total{node="pg",shard="0",table="orders"} 1.0' in metrics
     for name in ("sync_lag_ms{", "audit_write_tps ", "conflict_rate ", "queue_depth{", "error_ratio{"):
@@ -121,6 +123,43 @@ def uses(web: httpx2.Client, tokens: dict[str, str], sql: psycopg.Connection[Any
     wait_for(denied)
 
 
+def copied(web: httpx2.Client, viewer: dict[str, str], operator: dict[str, str]) -> Any:
+    """A table is copied; whichever replica is asked knows of it."""
+    begun = web.post("/sync/backfill", json={"table": "orders"}, headers=operator)
+    place = begun.headers["Location"]
+    wait_for(lambda: {web.get(place, headers=viewer).status_code for _ in range(10)} == {200})
+
+    def ended() -> Any:
+        found = web.get(place, headers=viewer).json()
+        return found if found.get("state", "running") != "running" else None
+
+    return wait_for(ended)
+
+
+def goes_on_without_redis(
+    web: httpx2.Client, tokens: dict[str, str], config: Path, redis: RedisServer
+) -> None:
+    viewer, operator = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
+
+    def healths() -> set[str]:
+        return {web.get("/health").json()["status"] for _ in range(8)}
+
+    def replicas(name: str) -> set[str]:
+        lines = web.get("/metrics", headers=viewer).text.splitlines()
+        return {line.split('replica="')[1][0] for line in lines if line.startswith(name)}
+
+    wait_for(lambda: replicas("api_requests_total{") == {"0", "1"})
+    wait_for(lambda: healths() == {"ok"})
+    redis.kill()
+    wait_for(lambda: healths() == {"degraded"})
+    assert web.get("/health").json()["troubles"][0]["what"] == "redis_away"
+    assert copied(web, viewer, operator)["state"] == "done"
+    assert "Redis does not answer" in ask(config, "status")[1]
+    redis.start()
+    wait_for(lambda: healths() == {"ok"})
+    assert "Redis" not in ask(config, "status")[1]
+
+
 def listens(
     address: str, trusted: ssl.SSLContext, tokens: dict[str, str], sql: psycopg.Connection[Any]
 ) -> None:
@@ -131,10 +170,14 @@ def listens(
             connect(address, ssl=trusted, additional_headers=headers)
         assert refused.value.response.status_code == 403
     wanted = f"{address}?kind=change&node=pg"
-    with connect(wanted, ssl=trusted, additional_headers=operator) as socket:
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(connect(wanted, ssl=trusted, additional_headers=operator)) for _ in range(6)
+        ]
         sql.execute("INSERT INTO orders VALUES (2, 'two')")
-        message = json.loads(socket.recv(PATIENCE))
-        assert [r["name"] for r in message["records"]] == ["two"]
+        for socket in sockets:  # some of either replica
+            message = json.loads(socket.recv(PATIENCE))
+            assert [r["name"] for r in message["records"]] == ["two"]
     sql.execute("INSERT INTO orders VALUES (3, 'three')")
     with connect(f"{wanted}&cursor={message['next']}", ssl=trusted, additional_headers=operator) as socket:
         assert [r["name"] for r in json.loads(socket.recv(PATIENCE))["records"]] == ["three"]

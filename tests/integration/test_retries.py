@@ -9,18 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from pymongo import MongoClient
 
 from actors.pipeline import Pipeline
@@ -57,32 +50,6 @@ def broker(certificates: Path) -> Iterator[RabbitServer]:
     """A broker of this file alone, to be killed; it speaks TLS, too."""
     with local_server(TLS.format(certificates)) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a certificate for `127.0.0.1`, and the one that signs it."""
-    folder, now = tmp_path_factory.mktemp("tls"), datetime.now(UTC)
-    signer, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-
-    def write(file: str, name: str, public: Any, extension: x509.ExtensionType) -> None:
-        builder = x509.CertificateBuilder(
-            subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
-            issuer_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")]),
-            public_key=public,
-            serial_number=x509.random_serial_number(),
-            not_valid_before=now - timedelta(days=1),
-            not_valid_after=now + timedelta(days=1),
-        )
-        made = builder.add_extension(extension, critical=True).sign(signer, hashes.SHA256())
-        (folder / file).write_bytes(made.public_bytes(Encoding.PEM))
-
-    write("ca.pem", "a test", signer.public_key(), x509.BasicConstraints(ca=True, path_length=None))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    write("server.pem", "broker", key.public_key(), address)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (folder / "server.key").write_bytes(pem)
-    return folder
 
 
 @dataclass

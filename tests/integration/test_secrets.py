@@ -22,6 +22,7 @@ from replication.audit.reader import read
 
 SECRET = "Tr0ub4dor-and-3"
 RABBIT_SECRET = "c0rrect-horse-battery"
+REDIS_SECRET = "0pen-sesame-and-lily"
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
         "tables:\n  orders: {key: [id], initial: {from: pg}}\ncreate_tables: true\n"
         'audit: {path: audit, key: "${AUDIT_KEY}"}\n'
         'rabbitmq: {url: "amqp://sync:${RABBIT_PASSWORD}@127.0.0.1:1/%2F"}\n'  # nobody is there
+        'redis: {url: "redis://sync:${REDIS_PASSWORD}@127.0.0.1:1/0"}\n'
     )
     key = secrets.token_hex(32)
     env = {
@@ -53,6 +55,7 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
         "PG_DSN": with_secret(postgres_db),
         "AUDIT_KEY": key,
         "RABBIT_PASSWORD": RABBIT_SECRET,
+        "REDIS_PASSWORD": REDIS_SECRET,
         "RAY_TMPDIR": str(ray_folder),
     }
     with psycopg.connect(postgres_db, autocommit=True) as sql:
@@ -70,7 +73,7 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
     assert "rabbitmq: AMQPConnectionError" in said[0], "check tells of it"
     files = [f for folder in (tmp_path / "audit", ray_folder) for f in folder.rglob("*") if f.is_file()]
     assert any("worker" in f.name for f in files), "the logs of the actors were not found"
-    for secret in (SECRET, key, RABBIT_SECRET):
+    for secret in (SECRET, key, RABBIT_SECRET, REDIS_SECRET):
         leaks = [str(f) for f in files if secret.encode() in f.read_bytes()]
         assert not leaks
         assert not [text for text in said if secret in text]

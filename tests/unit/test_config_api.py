@@ -19,11 +19,12 @@ api:
   cors: ["https://app.example.com"]
   max_body_bytes: 1000
   rate: {subject: 5, address: 6}
+  replicas: 3
 """
     auth = AuthConfig("/srv/keys.json", "i", "a", 0, "groups")
     tls = TlsConfig(Path("/etc/tls.crt"), Path("/srv/tls.key"))
     origins = ("https://app.example.com",)
-    expected = ApiConfig("0.0.0.0", 8443, auth, tls, origins, True, 1000, 5, 6)
+    expected = ApiConfig("0.0.0.0", 8443, auth, tls, origins, True, 1000, 5, 6, 3)
     assert read(MINIMAL + text).api == expected
     assert expected.url == "https://0.0.0.0:8443"
     assert read(MINIMAL + "api:\n").api == ApiConfig("127.0.0.1", 3001)

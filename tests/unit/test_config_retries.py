@@ -1,4 +1,4 @@
-"""The sections `retries` and `rabbitmq`."""
+"""The sections `retries`, `rabbitmq` and `redis`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from cluster.config import GroupConfig, InvalidConfig, load
 from cluster.retries.address import RabbitConfig
+from cluster.sharing.address import RedisConfig
 from replication.retries import RetryPlan
 
 MINIMAL = """\
@@ -43,6 +44,18 @@ def test_they_are_read(tmp_path: Path) -> None:
     assert "secret" not in repr(config)
 
 
+def test_redis_is_read(tmp_path: Path) -> None:
+    for name in ("ca.pem", "own.pem", "own.key"):
+        (tmp_path / name).touch()
+    text = 'redis: {url: "rediss://u:${PW}@r:6380/1", ca: ca.pem, cert: own.pem, key: own.key}\n'
+    config = read(tmp_path, text, PW="secret")
+    files = (tmp_path / "ca.pem", tmp_path / "own.pem", tmp_path / "own.key")
+    assert config.redis == RedisConfig("rediss://u:secret@r:6380/1", *files)
+    assert "secret" not in repr(config)
+    assert "rediss://u:secret@r:6380/1" in config.addresses
+    assert read(tmp_path, "").redis is None
+
+
 def test_an_address_can_be_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("amqp://mq\n")
     config = read(tmp_path, "rabbitmq: {url: {file: url}}\n")
@@ -69,6 +82,16 @@ def test_a_first_pause_beyond_the_longest_one_is_the_longest(tmp_path: Path) -> 
             "rabbitmq.ca: a certificate without TLS | begin the url with amqps://",
         ),
         ('rabbitmq: {url: "amqps://mq", key: sync.yaml}\n', "rabbitmq: key without cert"),
+        ("redis: {}\n", "redis: 'url' is missing"),
+        (
+            'redis: {url: "amqp://user:secret@r"}\n',
+            "redis.url: not an address of Redis | it begins with redis:// or, for TLS, rediss://",
+        ),
+        (
+            'redis: {url: "rediss://r/0?ssl_cert_reqs=none"}\n',
+            "redis.url: the address has options | leave off what follows ?",
+        ),
+        ('redis: {url: "redis://r", ca: sync.yaml}\n', "redis.ca: a certificate without TLS"),
         ("retries: {tries: -1}\n", "retries.tries: -1 is out of range | from 0 to 1000"),
         (
             "retries: {first_seconds: 5, max_seconds: 2}\n",
