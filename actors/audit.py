@@ -119,9 +119,9 @@ class AuditLog:
         self._writer.add_holds(holds)
         self.lately.add(holds)
 
-    def prune(self, before: int) -> dict[str, int]:
+    def prune(self, before: int, published: Mapping[str, int] | None = None) -> dict[str, int]:
         """Remove old records; see `AuditWriter.prune`."""
-        return self._writer.prune(before)
+        return self._writer.prune(before, published)
 
     def close(self, *, drained: bool) -> None:
         """Close the log; see `AuditWriter.close`."""

@@ -18,7 +18,7 @@ from cluster.audit_log import open_keys, open_view
 from cluster.commands.status import state_json
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
-from cluster.launch import GroupState, state_of
+from cluster.group_state import GroupState, state_of
 from cluster.running import Way, way_inside
 from cluster.sharing.stores import open_store
 from cluster.waiting import read_note

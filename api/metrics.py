@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from actors.measured import SECONDS, Histogram, Key, Measured
 from actors.remote import Handle
-from cluster.launch import GroupState, state_of
+from cluster.group_state import GroupState, state_of
 from cluster.node_states import by_node
 from cluster.sharing.store import SharedStore
 from replication.breaker import State
@@ -107,6 +107,12 @@ FAMILIES = (
     Family("sync_group_up", "gauge", (), "1 if every resolver answers."),
     Family("audit_records", "counter", ("kind",), "Records that became durable, by kind."),
     Family("audit_flush_seconds", "histogram", (), "Time until records that had come were durable."),
+    Family("kafka_records", "counter", ("table",), "Records that Kafka has confirmed."),
+    Family("kafka_lag_records", "gauge", ("table",), "Records on file that Kafka has not confirmed yet."),
+    Family(
+        "kafka_lag_seconds", "gauge", (), "How old the oldest record on its way to Kafka is; 0 if none is."
+    ),
+    Family("kafka_up", "gauge", (), "1 if Kafka took what it was given last."),
     Family(
         "api_requests", "counter", ("method", "route", "status", "replica"), "Requests that were answered."
     ),
@@ -204,7 +210,11 @@ def from_json(text: bytes) -> Measured:
 def gather(parts: Mapping[str, Handle]) -> list[Measured]:
     """What the parts have counted, of those that answer soon, and what the group says of itself."""
     kinds = ("resolver ", "applier ")
-    calls = [h.call("measured") for n, h in sorted(parts.items()) if n.startswith(kinds) or n == "audit"]
+    calls = [
+        h.call("measured")
+        for n, h in sorted(parts.items())
+        if n.startswith(kinds) or n in ("audit", "publisher")
+    ]
     wait(calls, ANSWER_SECONDS)
     found = [c.result() for c in calls if c.done() and c.exception() is None]
     try:

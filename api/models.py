@@ -144,6 +144,7 @@ class Status(BaseModel):
     shards: list[Shard]
     copies: list[Copy]
     retries: dict[str, Any] | None = None
+    kafka: dict[str, Any] | None = None
     waiting: dict[str, Any] | None = None
     redis: dict[str, Any] | None = None
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cluster.audit_token import TokenMasterKey, TokenSigner
 from cluster.config import GroupConfig
 from cluster.config_audit import AuditConfig
+from cluster.kafka.address import KafkaConfig
 from replication.audit.access import EVERY, EVERYTHING, View
 from replication.audit.heads import Signer, SoftwareSigner
 from replication.audit.keys import Keyring, SoftwareMasterKey, refuse_clear
+from replication.audit.published import read_published
 from replication.audit.query import columns
 from replication.audit.records import CHANGES
 from replication.audit.stream import Rolling
@@ -55,6 +57,11 @@ def findings(path: Path, audit: AuditConfig) -> list[Finding]:
     except ConfigError as error:
         found.append(Finding("error", "audit", error.message, error.hint))
     return found
+
+
+def published_places(path: Path, kafka: KafkaConfig | None) -> Mapping[str, int] | None:
+    """How many changes of each stream are in Kafka; None where none has to be."""
+    return None if kafka is None else read_published(path).places
 
 
 def open_signer(audit: AuditConfig) -> Signer | None:

@@ -13,18 +13,20 @@ from pathlib import Path
 
 from cluster.config_api import ApiConfig, read_api
 from cluster.config_audit import SEALED_BESIDE, AuditConfig, read_audit
+from cluster.config_kafka import read_kafka
 from cluster.config_nodes import read_nodes
 from cluster.config_reader import Problem, Report, Value, compose
 from cluster.config_redis import read_redis
 from cluster.config_retries import read_rabbitmq, read_retries
 from cluster.config_tables import read_tables
+from cluster.kafka.address import KafkaConfig
 from cluster.retries.address import RabbitConfig
 from cluster.sharing.address import RedisConfig
 from replication.errors import ConfigError
 from replication.retries import DEFAULT_PLAN, RetryPlan
 from replication.schema import NodeConfig, TableMapping
 
-LATER_SECTIONS = ("kafka", "security")
+LATER_SECTIONS = ("security",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class GroupConfig:
         retries: when a row that a node refuses is sent again.
         rabbitmq: where such rows wait; None for a file beside the audit log.
         redis: what replicas of the interface share; None for what this machine has.
+        kafka: where changes are published; None for a group that does not.
         source: the file's name as given, for messages.
         lines: line of each path in the file, for messages.
     """
@@ -85,6 +88,7 @@ class GroupConfig:
     retries: RetryPlan = DEFAULT_PLAN
     rabbitmq: RabbitConfig | None = None
     redis: RedisConfig | None = None
+    kafka: KafkaConfig | None = None
     source: str = field(default="", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -176,7 +180,7 @@ def auto_shards(ordering: str) -> int:
 
 _SECTIONS = (
     *("group", "nodes", "tables", "create_tables", "ordering", "shards", "audit", "api", "limits"),
-    *("retries", "rabbitmq", "redis"),
+    *("retries", "rabbitmq", "redis", "kafka"),
 )
 
 
@@ -210,6 +214,7 @@ def _read_group(root: Value) -> GroupConfig | None:
         retries=read_retries(sections["retries"]) if "retries" in sections else DEFAULT_PLAN,
         rabbitmq=read_rabbitmq(sections["rabbitmq"]) if "rabbitmq" in sections else None,
         redis=read_redis(sections["redis"]) if "redis" in sections else None,
+        kafka=read_kafka(sections["kafka"]) if "kafka" in sections else None,
         source=root.report.file,
         lines=root.report.lines,
     )

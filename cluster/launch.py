@@ -3,6 +3,7 @@
     capture NODE ─▶ resolver N ─▶ applier NODE/N ─▶ database
          ▲               └──────▶ audit
     copy NODE ─▶ reader NODE/N, of which there are more or fewer
+    publisher, which reads the audit log's files
 
 Every part restarts alone. Ray makes an applier, the audit log, a capture and a copy again and repeats the
 calls that were on their way, which the marker and the audit log's high-water marks make harmless; a copy goes
@@ -16,20 +17,19 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from actors.audit import NoteRecords
-from actors.backfill import CopyStatus
 from actors.guard import GuardStatus
 from actors.pipeline import copied_from, prepare
 from actors.reading import Assignment, Read
 from actors.remote import Handle
 from actors.shard_status import ShardStatus
+from cluster.group_state import GroupState, guards_of, state_of
 from cluster.pausing import read_pauses
 from cluster.processes import (
     ApplierProcess,
@@ -41,15 +41,17 @@ from cluster.processes import (
     ResolverProcess,
     settled,
 )
+from cluster.publishing import PublisherProcess
 from replication.errors import NodeUnavailable, SyncError
 from replication.marker import Marker
-from replication.retries import RetryStatus
 
 log = logging.getLogger(__name__)
-ASIDE = frozenset({"guard", "give_up", "measured", "open_holds", "held_since", "tell_retries", "retries"})
+ASIDE = frozenset(
+    {"guard", "give_up", "measured", "open_holds", "held_since", "tell_retries", "retries", "publishing"}
+)
 """What a part answers beside its work, however long that takes."""
 RENEW_SECONDS, BEGIN_SECONDS, ANSWER_SECONDS = 30.0, 120.0, 5.0
-GUARD_SECONDS, SOON_SECONDS = 5.0, 0.5
+SOON_SECONDS = 0.5
 STARTS = 3
 """For the first call to a resolver, whose process starts together with those of all other parts."""
 
@@ -195,47 +197,9 @@ def parts_of(group: str) -> dict[str, RayHandle]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class GroupState:
-    """What a running group says of itself: shards, by node its copies, ways to the nodes, retries."""
-
-    shards: list[ShardStatus]
-    copies: dict[str, list[CopyStatus]]
-    guards: list[GuardStatus]
-    retries: RetryStatus | None
-
-
 def ask(address: str, group: str) -> GroupState | None:
     """The state of a running group. None when it does not run there."""
     return state_of(join(address, group))
-
-
-def state_of(handles: Mapping[str, Handle], seconds: float | None = None) -> GroupState | None:
-    """What the parts of a group say of it. None when there are none.
-
-    Args:
-        handles: the parts.
-        seconds: how long each may take; None for however long it takes.
-
-    Raises:
-        TimeoutError: one takes longer.
-        NodeUnavailable: one is lost.
-    """
-    guards = guards_of(handles)
-    asked = {n: h.call("status") for n, h in sorted(handles.items()) if n.startswith(("resolver ", "copy "))}
-    answers = {n: call.result(seconds) for n, call in asked.items()}
-    shards = [a for n, a in answers.items() if n.startswith("resolver ")]
-    copies = {n.removeprefix("copy "): a for n, a in answers.items() if n.startswith("copy ")}
-    retries = handles["audit"].call("retries").result(seconds) if "audit" in handles else None
-    return GroupState(shards, copies, guards, retries) if shards else None
-
-
-def guards_of(handles: Mapping[str, Handle], seconds: float = GUARD_SECONDS) -> list[GuardStatus]:
-    """The ways of the parts to their nodes; one that is being made again is left out."""
-    kinds = ("capture ", "applier ", "copy ")
-    calls = [h.call("guard") for name, h in sorted(handles.items()) if name.startswith(kinds)]
-    wait(calls, seconds)
-    return [c.result() for c in calls if c.done() and c.exception() is None]
 
 
 class Group:
@@ -271,12 +235,13 @@ class Group:
             n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], RayReader, threads=2)
             for n in copied_from(plan.tables, names)
         }
+        self.publishers = [_actor(PublisherProcess, "publisher", plan)] if plan.kafka else []
 
     @property
     def parts(self) -> list[RayHandle]:
         """Every actor, in data-flow order."""
         readers = [*self.copies.values(), *self.captures.values()]
-        return [*readers, *self.resolvers, *self.appliers.values(), self.audit]
+        return [*readers, *self.resolvers, *self.appliers.values(), self.audit, *self.publishers]
 
     def begin(self) -> None:
         """Set the resolvers to work."""
@@ -339,12 +304,13 @@ class Group:
         return guards_of({part.name: part for part in self.parts}, SOON_SECONDS)
 
     def stop(self) -> None:
-        """Stop reading, let what is on its way to the databases finish, close the audit log, end."""
+        """Stop reading, let what is on its way finish, close the audit log, publish what it holds, end."""
         for part in self.appliers.values():
             part.call("give_up")  # a node that is away would keep it from closing
         for parts in (self.copies.values(), self.captures.values(), self.appliers.values(), self.resolvers):
             _report(settled([part.call("close") for part in parts], 30))
         _report(settled([self.audit.call("close")], 30))
+        _report(settled([p.call("close") for p in self.publishers], 30))
         self.kill()
 
     def _prepare(self) -> dict[str, list[Marker]]:

@@ -14,6 +14,8 @@ from replication.errors import Terminal
 LOCK_FILE = "operator.lock"
 RETRY_LOCK_FILE = "retries.lock"
 """Held while `up` itself sends rows again, which is over soon; a command waits for it."""
+PUBLISHER_LOCK_FILE = "kafka.lock"
+"""Held by whoever publishes what the audit log holds."""
 PATIENCE_SECONDS = 60.0
 """So long a command waits until `up` has sent rows again."""
 BEAT_SECONDS = 0.1

@@ -31,8 +31,9 @@ from actors.resolver import Resolver
 from actors.shard_status import ShardStatus
 from actors.shards import Aside, make_shard
 from actors.watching import Watched
-from cluster.audit_log import open_keys, open_writer
+from cluster.audit_log import open_keys, open_writer, published_places
 from cluster.config_audit import SEALED_BESIDE, AuditConfig
+from cluster.kafka.address import KafkaConfig
 from cluster.logs import configure_logging, secrets_of
 from cluster.pausing import Pauses
 from replication.audit.holds import open_holds, refused_rows
@@ -60,6 +61,7 @@ class GroupPlan:
     limits: Limits
     log_level: str = "info"
     audit: AuditConfig = SEALED_BESIDE
+    kafka: KafkaConfig | None = None
 
     def engines(self) -> dict[str, Engine]:
         """Every node's engine, by name in sorted order."""
@@ -67,7 +69,8 @@ class GroupPlan:
 
     def log(self) -> None:
         """Set up this process's logging."""
-        configure_logging(self.log_level, secrets_of(n.dsn for n in self.nodes) | self.audit.secrets)
+        secrets = secrets_of(n.dsn for n in self.nodes) | self.audit.secrets
+        configure_logging(self.log_level, secrets | (self.kafka.secrets if self.kafka else frozenset()))
 
 
 class _Part:
@@ -95,6 +98,7 @@ class AuditProcess(_Part):
     def __init__(self, plan: GroupPlan) -> None:
         super().__init__(plan)
         self._path, self._audit = plan.audit_path, plan.audit
+        self._published = partial(published_places, plan.audit_path, plan.kafka)
         self._retries: RetryStatus | None = None
         self._log = AuditLog(open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards))
 
@@ -108,7 +112,7 @@ class AuditProcess(_Part):
 
     def prune(self, before: int) -> dict[str, int]:
         """See `AuditLog.prune`."""
-        return self._log.prune(before)
+        return self._log.prune(before, self._published())
 
     def aside(self) -> Aside:
         """What the log says was set aside."""

@@ -13,6 +13,7 @@ pytest_plugins = [
     "tests.fixtures.mysql",
     "tests.fixtures.rabbitmq",
     "tests.fixtures.redis",
+    "tests.fixtures.kafka",
     "tests.fixtures.two_nodes",
     "tests.fixtures.sql_engines",
 ]

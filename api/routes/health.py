@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.backend import Backend
 from api.models import Health, Live, Trouble
-from cluster.launch import GroupState
+from cluster.group_state import GroupState
 from cluster.node_states import by_node
 from replication.breaker import State
 from replication.errors import SyncError
@@ -57,7 +57,7 @@ def look(backend: Backend) -> tuple[bool, list[Trouble]]:
         _trouble("replaying", f"resolver {s}", "it rebuilds what its predecessor knew", "this takes seconds")
         for s in replaying
     ]
-    return not replaying, found + _of_nodes(state) + _of_rows(state) + _of_redis(backend)
+    return not replaying, found + _of_nodes(state) + _of_rows(state) + _of_redis(backend) + _of_kafka(state)
 
 
 def _of_redis(backend: Backend) -> list[Trouble]:
@@ -97,6 +97,13 @@ def _of_rows(state: GroupState) -> list[Trouble]:
         return []
     hint = "sync-worker conflicts list --open"
     return [_trouble("conflicts_open", "conflicts", f"{undecided} rows await a decision", hint)]
+
+
+def _of_kafka(state: GroupState) -> list[Trouble]:
+    if state.kafka is None or not state.kafka.since:
+        return []
+    hint = "the sync goes on; what changes waits in the audit log and is published when it is there"
+    return [_trouble("kafka_away", "kafka", f"it confirms nothing since {state.kafka.since}", hint)]
 
 
 def _trouble(what: str, part: str, detail: str, hint: str) -> Trouble:

@@ -22,7 +22,7 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_prune(args: argparse.Namespace) -> int:
     """Remove old changes and decisions."""
-    from cluster.audit_log import open_keys
+    from cluster.audit_log import open_keys, published_places
     from cluster.commands.audit_query import time_of
     from cluster.running import note_anyway, way_of, writer_at_rest
     from replication.audit.holds import OVER, over_holds
@@ -41,14 +41,15 @@ def run_prune(args: argparse.Namespace) -> int:
         note_anyway(way_of(args, config), [(OVER, detail) for detail in over])
     try:
         with writer_at_rest(config) as writer:
-            removed = writer.prune(before)
+            removed = writer.prune(before, published_places(config.audit_path, config.kafka))
     except AuditInUse:
         with way_of(args, config).open() as group:
             removed = group.prune(before)
     if args.json:
         print_json({"before": before, "removed": removed})
     elif not removed:
-        print("nothing was removed: no finished segment is that old")
+        waits = ", or what is waits to be published" if config.kafka else ""
+        print(f"nothing was removed: no finished segment is that old{waits}")
     for stream, records in {} if args.json else removed.items():
         print(f"{stream}: {records} records removed, their leaves are kept")
     return OK

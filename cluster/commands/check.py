@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from replication.schema import NodeConfig, Table
 
 _PIPE_WIDTH = 1_000
-_NAMES = {"audit": "audit log", "rabbitmq": "RabbitMQ", "redis": "Redis"}
+_NAMES = {"audit": "audit log", "rabbitmq": "RabbitMQ", "redis": "Redis", "kafka": "Kafka"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         "audit": audit,
         "rabbitmq": stores.findings(config),
         "redis": shared_stores.findings(config),
+        "kafka": _of_kafka(config),
     }
     found = (*findings.values(), *beside.values())
     ready = not any(f.level == "error" for one in found for f in one)
@@ -75,6 +76,14 @@ def run(args: argparse.Namespace) -> int:
         console = Console(highlight=False, soft_wrap=True, width=width)
         report(config, topology, findings, console, beside)
     return OK if ready else FAILED
+
+
+def _of_kafka(config: GroupConfig) -> Sequence[Finding]:
+    if config.kafka is None:
+        return ()
+    from cluster.kafka.client import findings
+
+    return findings(config.kafka)
 
 
 def report(

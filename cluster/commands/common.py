@@ -34,6 +34,7 @@ def load_config(args: argparse.Namespace) -> GroupConfig:
 
     config = load(args.config)
     secrets = secrets_of(config.addresses) | config.audit.secrets
+    secrets |= config.kafka.secrets if config.kafka else frozenset()
     configure_logging(args.log_level, secrets)
     return config
 

@@ -4,7 +4,7 @@ Asks the group's actors: how far each initial copy is, how many rows wait for ea
 resolvers have done since they started. Of each node it says whether it answers: its circuit breaker is
 `closed`; `open` while it is away and the pause before the next try lasts; `half-open` during that try. It
 says how many rows that a node refused wait to be sent again, and whether RabbitMQ or Redis, if configured,
-is away; of Redis, whether it answers this command.
+is away; of Redis, whether it answers this command; and of Kafka, how many records wait for it.
 Of a group that a changed table has halted it shows why, and of one that waits for a node, for which and
 since when. `up` notes in the audit log's folder where the group runs and what it waits for; --address names
 the Ray cluster where that folder is not at hand.
@@ -39,9 +39,10 @@ from replication.errors import SyncError
 
 if TYPE_CHECKING:
     from actors.backfill import CopyStatus
+    from actors.publisher import PublisherStatus
     from actors.shard_status import ShardStatus
     from cluster.config import GroupConfig
-    from cluster.launch import GroupState
+    from cluster.group_state import GroupState
     from cluster.node_states import NodeState
     from cluster.schema_state import Halt
     from cluster.waiting import Note
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         _print_nodes(nodes, paused)
         _print_tables(state.shards)
         _print_retries(state.retries)
+        _print_kafka(state.kafka)
         if redis is not None and redis.away_since:
             print(
                 "\nRedis does not answer; each replica of the interface counts requests by itself meanwhile"
@@ -113,6 +115,7 @@ def state_json(config: GroupConfig, state: GroupState, note: Note | None) -> dic
         "copies": copies_json(state.copies),
     }
     found |= {"retries": asdict(state.retries)} if state.retries else {}
+    found |= {"kafka": asdict(state.kafka)} if state.kafka else {}
     return found | ({"waiting": _waiting_json(note)} if note else {})
 
 
@@ -162,6 +165,23 @@ def _print_retries(retries: RetryStatus | None) -> None:
     if store.away_since:
         print(f"\nRabbitMQ is away since {store.away_since}; retries are kept in a local file meanwhile")
         print(f"  {store.error}")
+
+
+def _print_kafka(kafka: PublisherStatus | None) -> None:
+    """How far Kafka has what changed, where it is configured."""
+    if kafka is None:
+        return
+    waiting = "  ".join(f"{table} {count}" for table, count in kafka.waiting.items() if count)
+    behind = f", the oldest for {kafka.behind_seconds:.0f} s" if kafka.behind_seconds else ""
+    print(
+        f"\nKafka: {kafka.published:,} records published; "
+        + (f"waiting {waiting}{behind}" if waiting else "none waits")
+    )
+    if kafka.since:
+        print(f"Kafka is away since {kafka.since}; the sync goes on, and what changes waits in the audit log")
+        print(f"  {kafka.error}")
+    if kafka.missed:
+        print(f"{kafka.missed:,} records were removed from the audit log before they were published")
 
 
 def _seconds(node: NodeState) -> str:

@@ -190,7 +190,8 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], args: argparse.Namespa
     )
     path = config.audit_path.absolute()
     return GroupPlan(
-        config.group, config.nodes, tables, config.shards, path, limits, args.log_level, config.audit
+        *(config.group, config.nodes, tables, config.shards, path, limits, args.log_level, config.audit),
+        config.kafka,
     )
 
 

@@ -12,6 +12,7 @@
     seals.py     when a head is due
     writer.py    `AuditWriter`, one per group
     reader.py    reading and following, also while a writer is at work
+    follow.py    one stream from any place on; published.py: how far Kafka has it
     verify.py    checking a log against its heads
     proofs.py    proofs that stand alone
 

@@ -105,7 +105,7 @@ def read_manifest(root: Path) -> Manifest | None:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Replace the manifest, durably."""
-    _replace(root / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+    replace_file(root / "manifest.json", json.dumps(asdict(manifest), indent=1).encode())
 
 
 def read_keys(root: Path) -> list[dict[str, str]]:
@@ -119,7 +119,7 @@ def read_keys(root: Path) -> list[dict[str, str]]:
 
 def write_keys(root: Path, keys: list[dict[str, str]]) -> None:
     """Replace the data keys, durably."""
-    _replace(root / KEYS, json.dumps({"format": 1, "keys": keys}, indent=1).encode())
+    replace_file(root / KEYS, json.dumps({"format": 1, "keys": keys}, indent=1).encode())
 
 
 def streams(root: Path) -> list[str]:
@@ -337,7 +337,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a file in the place of another, durably: whatever happens, one of them is there, whole."""
     temporary = path.with_name(path.name + ".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:

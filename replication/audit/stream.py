@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from itertools import accumulate, groupby, islice, takewhile
 from pathlib import Path
 
 import pyarrow as pa
@@ -90,10 +90,18 @@ class Stream:
         """The name without a table."""
         return self.name.partition("/")[0]
 
-    def sealed_before(self, time: int) -> list[tuple[str, store.SegmentFile]]:
-        """The oldest sealed segments with older records only, and the stream's name; never the newest."""
+    def sealed_before(self, time: int, place: int | None = None) -> list[tuple[str, store.SegmentFile]]:
+        """The oldest sealed segments with older records only, and the stream's name; never the newest.
+
+        Args:
+            time: records are older that were recorded before.
+            place: no record from this place on is among them.
+        """
         files = store.segments(self.folder)[:-1]
-        old = takewhile(lambda file: file.sealed and store.newest_time(file) < time, files)
+        old = list(takewhile(lambda file: file.sealed and store.newest_time(file) < time, files))
+        if place is not None:
+            ends = accumulate((store.count_rows(f) for f in old), initial=store.pruned_rows(self.folder))
+            old = [file for file, end in zip(old, islice(ends, 1, None), strict=True) if end <= place]
         return [(self.name, file) for file in old]
 
     def add(self, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:

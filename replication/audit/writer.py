@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -196,16 +196,26 @@ class AuditWriter:
         self.flush()
         return self._keys.rotate() if master is None else self._keys.rewrap(master)
 
-    def prune(self, before: int) -> dict[str, int]:
+    def prune(self, before: int, published: Mapping[str, int] | None = None) -> dict[str, int]:
         """Remove sealed segments of changes and decisions recorded before a time; keep their leaves.
 
         Every stream's newest segment stays. A head names what was removed before it is.
+
+        Args:
+            before: microseconds since 1970.
+            published: where somebody must have read the changes first, how many of each stream have been.
 
         Returns:
             how many records were removed, by stream; none where nobody signs at the moment.
         """
         self.flush()
-        going = [f for s in self._streams.values() if s.kind in PRUNED for f in s.sealed_before(before)]
+
+        def most(stream: Stream) -> int | None:
+            waits = published is not None and stream.kind == CHANGES
+            return (published or {}).get(stream.name, 0) if waits else None
+
+        streams = [s for s in self._streams.values() if s.kind in PRUNED]
+        going = [file for s in streams for file in s.sealed_before(before, most(s))]
         removed: Counter[str] = Counter()
         paths = []
         for name, file in going:

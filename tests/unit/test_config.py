@@ -168,7 +168,6 @@ NODES = 'nodes:\n  pg: {engine: postgres, dsn: "postgresql://127.0.0.1/shop"}\n'
             " | see docs/configuration.md",
         ),
         ("---\n" + MINIMAL + "---\n" + MINIMAL, "sync.yaml:8: not valid YAML: but found another document | "),
-        (MINIMAL + "kafka: {}\n", "sync.yaml:7: kafka: not supported in this release | remove the section"),
         (
             MINIMAL + "security: 1\n",
             "sync.yaml:7: security: not supported in this release | remove the section",
