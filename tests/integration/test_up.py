@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -19,7 +21,9 @@ import pytest
 from pymongo import MongoClient
 
 from cluster.servers.process import free_port
-from tests.fixtures.commands import config_text, read_until, sync_worker
+from replication.audit import reader
+from tests.fixtures.commands import ask, config_text, read_until, sync_worker
+from tests.fixtures.kafka import Cluster
 
 PATIENCE = 180.0
 
@@ -42,10 +46,10 @@ def ray_cluster() -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_config(folder: Path, postgres: str, mongodb: str, shards: int) -> Path:
+def write_config(folder: Path, postgres: str, mongodb: str, shards: int, **more: object) -> Path:
     config = folder / "sync.yaml"
     table = "orders: {key: [id], initial: {from: pg}}"
-    config.write_text(config_text({"pg": postgres, "mongo": mongodb}, table, shards=shards))
+    config.write_text(config_text({"pg": postgres, "mongo": mongodb}, table, shards=shards, **more))
     return config
 
 
@@ -84,6 +88,8 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                 assert answer.returncode == 0, answer.stderr
                 assert json.loads(answer.stdout)["rows"] == 501
                 asks_the_audit_log(config, address)
+                if "kafka" in state:
+                    kills_the_publisher(config, process, sql)
             finally:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(120) == 0
@@ -103,16 +109,61 @@ def asks_the_audit_log(config: Path, address: list[str]) -> None:
         assert found.get("holds", True)
 
 
+def kills_the_publisher(config: Path, up: subprocess.Popen[str], sql: psycopg.Connection[Any]) -> None:
+    """It begins again alone, and publishes what is written while it is away."""
+    (publisher,) = [
+        child
+        for child in psutil.Process(up.pid).children(recursive=True)
+        if child.name().startswith("ray::publisher")
+    ]
+    publisher.kill()
+    publisher.wait(PATIENCE)
+    sql.execute("DELETE FROM orders WHERE id = 1000")
+    sql.execute("UPDATE orders SET id = 2000 WHERE id = 1")
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        code, text = ask(config, "status", "--json")
+        assert code == 0
+        kafka = json.loads(text).get("kafka")  # not while it is being made again
+        if kafka and kafka["published"] and kafka["waiting"] == {"orders": 0}:
+            break
+        assert time.monotonic() < deadline, text
+    assert kafka["since"] == ""
+
+
 def test_up_copies_synchronises_and_ends_on_sigterm(
-    ray_cluster: str, postgres_db: str, mongodb_db: str, tmp_path: Path
+    ray_cluster: str, postgres_db: str, mongodb_db: str, tmp_path: Path, kafka: Cluster
 ) -> None:
     """Another Ray on this machine is not asked, nor the one of a run that was killed."""
     assert ray_cluster
-    config = write_config(tmp_path, postgres_db, mongodb_db, shards=1)
+    brokers = f"{{brokers: ['{kafka.address}']}}"
+    config = write_config(tmp_path, postgres_db, mongodb_db, shards=1, kafka=brokers)
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit" / "address").write_text("127.0.0.1:1\n")
     copies_and_synchronises(config, postgres_db, mongodb_db, [])
     assert not (tmp_path / "audit" / "address").exists()
+    has_published(kafka, tmp_path / "audit")
+
+
+def has_published(kafka: Cluster, folder: Path) -> None:
+    """Every record of the audit log is in the topic, those of a row in their order."""
+    own = json.loads((folder / "kafka.json").read_text())["log"].encode()
+    ops: dict[int, list[str]] = {}
+    seen: set[int] = set()
+    for message in kafka.read("shop.orders"):
+        headers = dict(message.headers() or [])
+        if headers["sync-worker.log"] != own:
+            continue  # of another run
+        if (sequence := int(headers["sync-worker.sequence"])) not in seen:
+            value = json.loads(message.value() or b"{}")
+            ops.setdefault(json.loads(message.key())["id"], []).append(value.get("op", "tombstone"))
+            seen.add(sequence)
+    records = sum(batch.num_rows for batch in reader.read(folder, "changes/orders"))
+    assert {sequence // 2 for sequence in seen} == set(range(records))
+    assert ops.keys() == {*range(1, 501), 1000, 2000}, "what was only copied from elsewhere is not there"
+    assert ops[1][-2:] == ops[1000][-2:] == ["d", "tombstone"]
+    assert set(ops[2]) == {"r"}
+    assert ops[2000] == ["c"]
 
 
 def test_up_runs_on_a_cluster_with_two_shards(
