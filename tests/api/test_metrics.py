@@ -12,7 +12,7 @@ from actors.measured import SECONDS, Histogram, Measured, Recent
 from actors.shard_status import ShardStatus
 from actors.tally import Tally
 from api.metrics import FAMILIES, Exposition, _of_state, page
-from cluster.launch import GroupState
+from cluster.group_state import GroupState
 from tests.fixtures.api_bed import Bed
 from tests.unit.test_resolver import Bed as ResolverBed
 
