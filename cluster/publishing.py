@@ -12,6 +12,9 @@ from cluster.audit_log import open_keys
 from cluster.locks import PUBLISHER_LOCK_FILE, alone
 from cluster.processes import GroupPlan
 
+LOCK_SECONDS = 10.0
+"""So long a predecessor that is ending is waited for."""
+
 
 class PublisherProcess:
     """Publishes what the audit log holds. No error ends it, nor the group: it tries again."""
@@ -54,5 +57,5 @@ def work_of(plan: GroupPlan) -> Work:
         [table.schema for table in plan.tables],
         connect,
         partial(open_keys, plan.audit_path, plan.audit),
-        partial(alone, plan.audit_path, PUBLISHER_LOCK_FILE),
+        partial(alone, plan.audit_path, PUBLISHER_LOCK_FILE, LOCK_SECONDS),
     )

@@ -121,14 +121,13 @@ class StreamEnd:
 
     def place(self) -> int:
         """That of the record which comes next."""
-        total = store.pruned_rows(self._folder)
-        for file in store.segments(self._folder):
+        while True:
             try:
-                total += self._sealed(file) if file.sealed else self._opened(file)
-            except FileNotFoundError:  # it became Parquet since the folder was listed
-                sealed = store.SegmentFile(file.number, file.path.with_suffix(".parquet"), True)
-                total += self._sealed(sealed)
-        return total
+                files = store.segments(self._folder)
+                counts = [self._sealed(file) if file.sealed else self._opened(file) for file in files]
+                return store.pruned_rows(self._folder) + sum(counts)
+            except FileNotFoundError:  # it became Parquet, or was removed, since the folder was listed
+                continue
 
     def _sealed(self, file: store.SegmentFile) -> int:
         if file.number not in self._counts:

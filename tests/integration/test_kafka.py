@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from cluster.kafka.address import KafkaConfig
 from cluster.kafka.client import KafkaBroker, findings
 from replication.audit.writer import AuditWriter
 from replication.change import Op
-from tests.fixtures.kafka import Cluster, behind_proxy
+from tests.fixtures.kafka import Cluster, behind_proxy, behind_tls
 from tests.fixtures.proxy import FaultProxy
 from tests.unit.audit_records import changes, clock
 from tests.unit.test_publisher import TABLES
@@ -127,12 +128,10 @@ def test_connections_that_are_cut_under_way_lose_nothing_and_change_no_order(log
     with behind_proxy() as (cluster, proxy):
         publisher = log.publisher(cluster.address)
         publisher.start()
-        for _ in range(3):
+        for total in (1_000, 2_000, 3_000):
             log.record(1_000)
-            seen = publisher.status().published
             proxy.cut()
-            until(lambda seen=seen: publisher.status().published > seen, publisher.status)
-        until(lambda: publisher.status().published == 3_000, publisher.status)
+            until(lambda total=total: publisher.status().published == total, publisher.status)
         publisher.close()
         found = cluster.read(f"{log.group}.orders")
         assert sorted(sequences(found)) == list(range(0, 6_000, 2))
@@ -199,6 +198,24 @@ def test_a_message_that_is_too_large_is_named_with_its_fix(log: Log, kafka: Clus
     with pytest.raises(BrokerAway, match=r"raise kafka\.max_message_bytes"):
         publisher.step()
     publisher.let_go()
+
+
+def test_over_tls_the_broker_is_verified(log: Log, certificates: Path) -> None:
+    log.record(3)
+    with behind_tls(certificates / "server.pem", certificates / "server.key") as cluster:
+        strangers = KafkaConfig((cluster.address,), tls=True)  # signed by nobody whom the system knows
+        other_name = KafkaConfig((cluster.address.replace("127.0.0.1", "localhost"),), tls=True)
+        other_name = replace(other_name, ca=certificates / "ca.pem")
+        for config in (strangers, other_name):
+            (warning,) = findings(config)
+            assert "certificate verify failed" in warning.message
+        known = KafkaConfig((cluster.address,), tls=True, ca=certificates / "ca.pem")
+        assert findings(known) == []
+        work = Work(log.group, log.path, TABLES[:1], lambda: KafkaBroker(known))
+        publisher = Publisher(work, Guard("kafka", "publisher", 0.5))
+        assert publisher.step()
+        publisher.let_go()
+        assert publisher.status().published == 3
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from replication.audit.reader import read
 SECRET = "Tr0ub4dor-and-3"
 RABBIT_SECRET = "c0rrect-horse-battery"
 REDIS_SECRET = "0pen-sesame-and-lily"
+KAFKA_SECRET = "m3tamorph0sis-of-gregor"
 
 
 @pytest.fixture
@@ -48,6 +49,7 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
         'audit: {path: audit, key: "${AUDIT_KEY}"}\n'
         'rabbitmq: {url: "amqp://sync:${RABBIT_PASSWORD}@127.0.0.1:1/%2F"}\n'  # nobody is there
         'redis: {url: "redis://sync:${REDIS_PASSWORD}@127.0.0.1:1/0"}\n'
+        'kafka: {brokers: ["127.0.0.1:1"], sasl: {username: sync, password: "${KAFKA_PASSWORD}"}}\n'
     )
     key = secrets.token_hex(32)
     env = {
@@ -56,6 +58,7 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
         "AUDIT_KEY": key,
         "RABBIT_PASSWORD": RABBIT_SECRET,
         "REDIS_PASSWORD": REDIS_SECRET,
+        "KAFKA_PASSWORD": KAFKA_SECRET,
         "RAY_TMPDIR": str(ray_folder),
     }
     with psycopg.connect(postgres_db, autocommit=True) as sql:
@@ -71,9 +74,10 @@ def test_secrets_never_logged(postgres_db: str, mongodb_db: str, tmp_path: Path,
     said.append(run("check", config, {**env, "PG_DSN": f"postgresql://u:{SECRET}@127.0.0.1:1/none"}))
     assert any('"copy_finished"' in text for text in said)
     assert "rabbitmq: AMQPConnectionError" in said[0], "check tells of it"
+    assert "kafka: " in said[0], "check tells of it"
     files = [f for folder in (tmp_path / "audit", ray_folder) for f in folder.rglob("*") if f.is_file()]
     assert any("worker" in f.name for f in files), "the logs of the actors were not found"
-    for secret in (SECRET, key, RABBIT_SECRET, REDIS_SECRET):
+    for secret in (SECRET, key, RABBIT_SECRET, REDIS_SECRET, KAFKA_SECRET):
         leaks = [str(f) for f in files if secret.encode() in f.read_bytes()]
         assert not leaks
         assert not [text for text in said if secret in text]
