@@ -28,7 +28,7 @@ from replication.change import Op
 from replication.conflict.decide import Conflict
 from replication.conflict.exchange import EchoedRow, Outgoing, ShardConfig
 from replication.conflict.policy import load_policies
-from replication.conflict.version import ALL, Version
+from replication.conflict.version import ALL, Layer, Version
 from replication.marker import Marker
 from replication.position import Position
 from tests.property.checked import CheckedShard
@@ -176,7 +176,7 @@ class Schedule:
         for key, v, row in entry.rows:
             shown = v.op is not Op.DELETE and not (self.toast and key in entry.hidden)
             shown = shown and key not in entry.outside
-            layers = (replace_layer(row),) if shown else ()
+            layers = (Layer([row], 0),) if shown else ()
             version = Version(v.node, v.order, v.time, v.op, {}, layers, rank=v.rank)
             self.shard.learn(version, tuple(c.covers for c in row))
             rows.append(Shown(TABLE, key, version, key in entry.outside))
@@ -385,12 +385,6 @@ class Schedule:
         assert not self.shard.unrecorded, f"{self.s}: unconfirmed {self.shard.unrecorded}"
         assert self.shard.idle, f"{self.s}: unfinished keys remain: {self.shard.keys}"
         assert not any(self.shard.backlog(n) for n in self.names), f"{self.s}: rows remain"
-
-
-def replace_layer(row: Row):
-    from replication.conflict.version import Layer
-
-    return Layer([row], 0)
 
 
 def seen(write: Write, by: Write) -> bool:
