@@ -21,7 +21,9 @@ import pytest
 from pymongo import MongoClient
 
 from cluster.servers.process import free_port
+from load.processes import find
 from replication.audit import reader
+from replication.change import Op
 from tests.fixtures.commands import ask, config_text, read_until, sync_worker
 from tests.fixtures.kafka import Cluster
 
@@ -109,18 +111,28 @@ def asks_the_audit_log(config: Path, address: list[str]) -> None:
         assert found.get("holds", True)
 
 
+def on_record(folder: Path) -> set[tuple[int, int]]:
+    """Operation and key of every change that the audit log holds."""
+    return {
+        change
+        for rows in reader.read(folder, "changes/orders")
+        for change in zip(rows.column("_op").to_pylist(), rows.column("id").to_pylist(), strict=True)
+    }
+
+
 def kills_the_publisher(config: Path, up: subprocess.Popen[str], sql: psycopg.Connection[Any]) -> None:
     """It begins again alone, and publishes what is written while it is away."""
-    (publisher,) = [
-        child
-        for child in psutil.Process(up.pid).children(recursive=True)
-        if child.name().startswith("ray::publisher")
-    ]
+    publisher = find(up.pid, "publisher")
+    assert publisher is not None
     publisher.kill()
     publisher.wait(PATIENCE)
     sql.execute("DELETE FROM orders WHERE id = 1000")
     sql.execute("UPDATE orders SET id = 2000 WHERE id = 1")
     deadline = time.monotonic() + PATIENCE
+    expected = {(Op.DELETE, 1000), (Op.DELETE, 1), (Op.INSERT, 2000)}
+    while not expected <= on_record(config.parent / "audit"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     while True:
         code, text = ask(config, "status", "--json")
         assert code == 0
