@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp
 WORKERS ?= 2
 SOAK := $(BIN)/python -m pytest -o faulthandler_timeout=0
 
-.PHONY: help demo test lint lock clean bench soak docs
+.PHONY: help demo test lint lock clean bench load soak docs
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -28,6 +28,9 @@ test: $(STAMP)  ## the whole suite, real servers included, in two processes; WOR
 
 bench: $(STAMP)  ## every figure of the budget in one run
 	@$(BIN)/python -m load.bench $(ARGS)
+
+load: $(STAMP)  ## Locust at the HTTP interface and the databases together; ARGS="--users 40 --seconds 60"
+	@$(BIN)/python -m load.drive $(ARGS)
 
 soak: $(STAMP)  ## cases of every pair at full size, KILLS=100 faults on two nodes and on three, STALL=30 s, each node away, schedules without end
 	@TURNS=$${TURNS:-1000} WRITES=$${WRITES:-10000} COPIED=$${COPIED:-100000} $(SOAK) tests/integration/test_pairs.py
