@@ -15,12 +15,15 @@ from api.metrics import Requests, Shown
 from api.operations import Operations
 from api.stream import End, Hub
 from cluster.audit_log import open_keys, open_view
+from cluster.commands.check import table_json
 from cluster.commands.status import state_json
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
 from cluster.group_state import GroupState, state_of
 from cluster.running import Way, way_inside
+from cluster.schema_state import as_agreed, load_states
 from cluster.sharing.stores import open_store
+from cluster.topology import open_catalogs, read_topology
 from cluster.waiting import read_note
 from replication.audit.access import View
 from replication.audit.feed import Feed
@@ -29,6 +32,7 @@ from replication.audit.keys import Keyring
 STATE_SECONDS = 5.0
 CACHED_SECONDS = 1.0
 """A status from Redis is at most so old."""
+SCHEMA_SECONDS = 30.0
 
 
 class Backend:
@@ -103,6 +107,23 @@ class Backend:
                 self.shared.put("status", "", cached, CACHED_SECONDS)
         status: dict[str, Any] = orjson.loads(cached)
         return status | ({"redis": asdict(self.shared.health())} if self.config.redis else {})
+
+    def schema(self) -> bytes:
+        """How every table is mapped, as JSON; every node was asked at most `SCHEMA_SECONDS` ago.
+
+        Raises:
+            InvalidConfig: the configuration does not fit the tables any more.
+            NodeUnavailable: a node cannot be reached.
+        """
+        cached = self.shared.get("schema", "")
+        if cached is None:
+            config = self.config
+            with open_catalogs(config) as catalogs:
+                topology = as_agreed(read_topology(config, catalogs), load_states(config))
+            tables = [table_json(config, topology, table) for table in topology.tables]
+            cached = orjson.dumps({"group": config.group, "tables": tables})
+            self.shared.put("schema", "", cached, SCHEMA_SECONDS)
+        return cached
 
     def changed(self) -> None:
         """Somebody has acted on the group: what is cached of its status is old."""

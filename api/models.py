@@ -149,6 +149,16 @@ class Status(BaseModel):
     redis: dict[str, Any] | None = None
 
 
+class Schema(BaseModel):
+    """How tables are mapped; `tables` is what `sync-worker check --json` prints of them."""
+
+    model_config = _example(
+        group="shop", tables=[{"table": "orders", "key": ["id"], "declared_by": "pg", "columns": []}]
+    )
+    group: str
+    tables: list[dict[str, Any]]
+
+
 class Nodes(_Asked):
     """Which nodes and tables; at least one of them."""
 

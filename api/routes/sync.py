@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from actors.backfill import CopyStatus
 from api.access import Principal, Role, at_least
 from api.backend import Backend
-from api.models import BackfillAsked, Nodes, OperationModel, ReplayAsked, Status, Steered
+from api.models import BackfillAsked, Nodes, OperationModel, ReplayAsked, Schema, Status, Steered
 from api.operations import Operation
 from api.problems import Refusal, documented
 from cluster.commands.audit_query import query_of
@@ -38,6 +38,13 @@ def status(request: Request, who: Principal = VIEWER) -> Status:
     for told in (*found["nodes"], *([found["waiting"]] if "waiting" in found else [])):
         told["error"] = words.text(None, told["error"])  # a node's own words can quote a row
     return Status.model_validate(found)
+
+
+@router.get("/schema", summary="How every table is mapped", response_model=Schema)
+def schema(request: Request, who: Principal = VIEWER) -> Response:
+    """Columns, types and what each node narrows, as `sync-worker check --json` has them; up to 30 s old."""
+    backend: Backend = request.app.state.backend
+    return Response(backend.schema(), media_type="application/json")
 
 
 @router.post("/pause", summary="Let nodes or tables be")

@@ -133,7 +133,7 @@ def as_json(
         "group": config.group,
         "ready": ready,
         "nodes": {node: [_plain(f) for f in found] for node, found in findings.items()},
-        "tables": [_table_json(config, topology, table) for table in topology.tables],
+        "tables": [table_json(config, topology, table) for table in topology.tables],
     }
 
 
@@ -187,7 +187,8 @@ def _cell(name: str, place: Place | None) -> str:
     return "\n".join(lines)
 
 
-def _table_json(config: GroupConfig, topology: Topology, table: Table) -> dict[str, Any]:
+def table_json(config: GroupConfig, topology: Topology, table: Table) -> dict[str, Any]:
+    """How a table is mapped, as `--json` prints it."""
     from cluster.mapping import places
     from replication.filter import described
 

@@ -80,3 +80,18 @@ def test_check_says_whether_redis_is_there(
     assert "start it, or correct redis.url" in finding["remedy"]
     assert main(["check", "-c", bed.config.source]) == 0
     assert "\nRedis\n  warning: redis: ConnectionError" in capsys.readouterr().out
+
+
+def test_a_schema_is_kept_for_all_replicas(bed: Bed, server: RedisServer) -> None:
+    client = bed.client("viewer")
+    found = client.get("/sync/schema")
+    assert found.status_code == 200
+    [orders] = found.json()["tables"]
+    assert (orders["table"], [c["column"] for c in orders["columns"]]) == ("orders", ["id", "name"])
+    with closing(RedisStore(RedisConfig(server.url), "shop")) as other:
+        assert other.get("schema", "") == found.content
+        other.put("schema", "", b'{"group":"shop","tables":[]}', 30)
+    assert client.get("/sync/schema").json()["tables"] == [], "the nodes are not asked again"
+    server.kill()
+    bed.wait_for(lambda: bed.backend.shared.health().away_since)
+    assert client.get("/sync/schema").content == found.content
