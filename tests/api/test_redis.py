@@ -31,27 +31,30 @@ def beside(server: RedisServer) -> str:
 
 def test_the_interface_says_that_redis_is_away_and_goes_on(bed: Bed, server: RedisServer) -> None:
     client = bed.client("viewer")
-    assert client.get("/health").json()["status"] == "ok"
+    bed.wait_for(lambda: client.get("/health").json()["status"] == "ok")
     assert client.get("/sync/status").json()["redis"] == {"kind": "redis", "away_since": "", "error": ""}
-    assert 'api_redis_up{replica="0"} 1.0' in client.get("/metrics").text
+    bed.wait_for(lambda: 'api_redis_up{replica="0"} 1.0' in client.get("/metrics").text)
     server.kill()
     bed.wait_for(lambda: client.get("/health").json()["status"] == "degraded")
     health = client.get("/health")
     assert health.status_code == 200
-    [trouble] = health.json()["troubles"]
-    assert (trouble["what"], trouble["part"]) == ("redis_away", "redis")
-    assert client.get("/sync/status").json()["redis"]["away_since"]
+    assert ("redis_away", "redis") in [(t["what"], t["part"]) for t in health.json()["troubles"]]
+    assert str(server.port) not in health.text, "everybody may ask for it"
+    redis = client.get("/sync/status").json()["redis"]
+    assert redis["away_since"]
+    assert redis["error"].startswith("ConnectionError")
     assert 'api_redis_up{replica="0"} 0.0' in client.get("/metrics").text
     server.start()
     bed.wait_for(lambda: client.get("/health").json()["status"] == "ok")
-    assert 'api_redis_up{replica="0"} 1.0' in client.get("/metrics").text
+    bed.wait_for(lambda: 'api_redis_up{replica="0"} 1.0' in client.get("/metrics").text)
 
 
-def test_a_cached_status_is_forgotten_when_somebody_acts(bed: Bed) -> None:
+def test_a_cached_status_is_forgotten_when_somebody_acts(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.backend.CACHED_SECONDS", 600.0)
     client = bed.client("operator")
     assert client.get("/sync/status").json()["shards"][0]["paused"] == {}
     assert client.post("/sync/pause", json={"nodes": ["a"]}).status_code == 200
-    assert list(client.get("/sync/status").json()["shards"][0]["paused"]) == ["a"]
+    bed.wait_for(lambda: list(client.get("/sync/status").json()["shards"][0]["paused"]) == ["a"])
 
 
 @pytest.mark.parametrize("more_api", ["rate: {subject: 20, address: 1000000}"])

@@ -149,9 +149,8 @@ def settle(*feeds: SharedFeed) -> list[SharedFeed]:
 
 def test_one_reads_the_log_and_is_followed_by_another(server: RedisServer, log: Log) -> None:
     opens: list[int] = []
-    first = shared(server, log, opens)
-    with closing(shared(server, log, opens)) as second:
-        assert settle(first, second) == [first, second]
+    with closing(shared(server, log, opens)) as a, closing(shared(server, log, opens)) as b:
+        first, second = settle(a, b)
         one, other = Reader(first), Reader(second)
         for _ in range(5):
             log.write(20)
