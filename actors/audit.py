@@ -123,6 +123,10 @@ class AuditLog:
         """Remove old records; see `AuditWriter.prune`."""
         return self._writer.prune(before, published)
 
+    def erase(self, table: str, name: str, records: Mapping[str, int]) -> None:
+        """Destroy a subject's key; see `AuditWriter.erase`."""
+        self._writer.erase(table, name, records)
+
     def close(self, *, drained: bool) -> None:
         """Close the log; see `AuditWriter.close`."""
         self._writer.close(drained=drained)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from replication.audit.holds import refused_rows
+from replication.audit.stored import DataKeys
+from replication.audit.undecided import undecided
 from replication.conflict.exchange import ShardConfig
 from replication.conflict.policy import load_policies
 from replication.conflict.shard import Shard
@@ -26,6 +30,12 @@ class Aside:
 
     undecided: Sequence[tuple[str, bytes]] = ()
     refused: Mapping[tuple[str, bytes], Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path, keys: DataKeys | None) -> Aside:
+        """What the audit log says was set aside."""
+        waits = [(c["table"], c["key"]) for c in undecided(path, keys).values()]
+        return cls(waits, refused_rows(path, keys))
 
 
 NOTHING_ASIDE = Aside()

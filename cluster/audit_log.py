@@ -38,7 +38,14 @@ def open_writer(path: Path, group: str, audit: AuditConfig, *, shards: int) -> A
     rolling = Rolling(head_seconds=audit.head_seconds)
     keys = open_keys(path, audit)
     return AuditWriter(
-        path, group, _now, shards=shards, rolling=rolling, signer=open_signer(audit), keys=keys
+        path,
+        group,
+        _now,
+        shards=shards,
+        rolling=rolling,
+        signer=open_signer(audit),
+        keys=keys,
+        subjects=audit.subjects,
     )
 
 

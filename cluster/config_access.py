@@ -1,4 +1,4 @@
-"""The section `audit.access` of the configuration: what each role sees of which column."""
+"""`audit.access` and `audit.subjects` of the configuration: who sees which column, and whose rows are."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from replication.audit.access import (
     complete,
     shrinking,
 )
+from replication.audit.subjects import Subject, Subjects
 from replication.schema import TableMapping
 
 _NO_KEY = "set audit.key: in clear, whoever reads the log's folder or its proofs sees every value"
@@ -47,6 +48,26 @@ def read_access(value: Value, tables: Sequence[TableMapping], *, encrypted: bool
                 columns[column].complain(f"'{column}' is excluded", "it is never on record; leave it out")
             rules[name] = TableRule(known[name].key, found)
     return rules
+
+
+def read_subjects(value: Value, tables: Sequence[TableMapping], *, encrypted: bool) -> Subjects:
+    """The tables that have keys per subject. Whether the columns are there is not known yet."""
+    if not encrypted:
+        value.complain("keys per subject need an audit log that is encrypted", "set audit.key")
+    entries = value.entries()
+    if value.is_mapping and not entries:
+        value.complain("no table is named", "write TABLE: COLUMN, or leave it out")
+    known = {table.name: table for table in tables}
+    found = {}
+    for name, item in entries.items():
+        column = item.text()
+        if known and name not in known:
+            item.complain(f"no table called '{name}'", suggest(name, known))
+        elif column is not None and name in known:
+            if column in known[name].exclude:
+                item.complain(f"'{column}' is excluded", "name a column that is on record")
+            found[name] = Subject(column, known[name].key == (column,))
+    return found
 
 
 def _by_role(value: Value) -> ByRole:

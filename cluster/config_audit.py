@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.audit_token import TokenConfig
-from cluster.config_access import read_access
+from cluster.config_access import read_access, read_subjects
 from cluster.config_reader import Value
 from replication.audit.access import Rules
+from replication.audit.subjects import Subjects
 from replication.schema import TableMapping
 
 DEFAULT_PATH = "data/audit"
@@ -26,6 +27,7 @@ class AuditConfig:
         signing_key: file with the key that signs tree heads; None for one that is kept beside the log.
         token: a hardware token with the one key, the other, or both.
         head_seconds: how long after a head the next one is signed.
+        subjects: the tables whose records have keys per subject, and the column that says whose they are.
         access: what roles see of which column; None where everybody sees everything.
     """
 
@@ -34,6 +36,7 @@ class AuditConfig:
     head_seconds: int = 60
     token: TokenConfig | None = None
     access: Rules | None = None
+    subjects: Subjects = field(default_factory=dict)
 
     @property
     def is_encrypted(self) -> bool:
@@ -57,7 +60,7 @@ def read_audit(
     """The log's folder, and the rest; relative paths are relative to `folder`."""
     if value is None:
         return folder / DEFAULT_PATH, SEALED_BESIDE
-    fields = value.record(("path", "key", "signing_key", "head_seconds", "pkcs11", "access"))
+    fields = value.record(("path", "key", "signing_key", "head_seconds", "pkcs11", "access", "subjects"))
     path = fields["path"].text() if "path" in fields else None
     signing = fields["signing_key"].text() if "signing_key" in fields else None
     seconds = fields["head_seconds"].integer(1, 86_400) if "head_seconds" in fields else None
@@ -67,12 +70,14 @@ def read_audit(
     token = _read_token(fields, folder) if "pkcs11" in fields else None
     encrypted = "key" in fields or bool(token and token.key)
     access = read_access(fields["access"], tables, encrypted=encrypted) if "access" in fields else None
+    named = fields.get("subjects")
     return folder / (path or DEFAULT_PATH), AuditConfig(
         key=key or "",
         signing_key=folder / signing if signing else None,
         head_seconds=seconds or SEALED_BESIDE.head_seconds,
         token=token,
         access=access,
+        subjects=read_subjects(named, tables, encrypted=encrypted) if named else {},
     )
 
 

@@ -36,8 +36,7 @@ from cluster.config_audit import SEALED_BESIDE, AuditConfig
 from cluster.kafka.address import KafkaConfig
 from cluster.logs import configure_logging, secrets_of
 from cluster.pausing import Pauses
-from replication.audit.holds import open_holds, refused_rows
-from replication.audit.undecided import undecided
+from replication.audit.holds import open_holds
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
@@ -97,8 +96,7 @@ class AuditProcess(_Part):
 
     def __init__(self, plan: GroupPlan) -> None:
         super().__init__(plan)
-        self._path, self._audit = plan.audit_path, plan.audit
-        self._published = partial(published_places, plan.audit_path, plan.kafka)
+        self._path, self._audit, self._kafka = plan.audit_path, plan.audit, plan.kafka
         self._retries: RetryStatus | None = None
         self._log = AuditLog(open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards))
 
@@ -110,15 +108,17 @@ class AuditProcess(_Part):
         """See `AuditLog.measured`."""
         return self._log.measured()
 
+    def erase(self, table: str, name: str, records: Mapping[str, int]) -> None:
+        """See `AuditLog.erase`."""
+        self._log.erase(table, name, records)
+
     def prune(self, before: int) -> dict[str, int]:
         """See `AuditLog.prune`."""
-        return self._log.prune(before, self._published())
+        return self._log.prune(before, published_places(self._path, self._kafka))
 
     def aside(self) -> Aside:
         """What the log says was set aside."""
-        keys = open_keys(self._path, self._audit)
-        open_conflicts = undecided(self._path, keys).values()
-        return Aside([(c["table"], c["key"]) for c in open_conflicts], refused_rows(self._path, keys))
+        return Aside.of(self._path, open_keys(self._path, self._audit))
 
     def held_since(self, run: str, after: int) -> Lately:
         """See `LatelyHeld.since`."""

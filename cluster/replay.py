@@ -62,7 +62,7 @@ def _keys(config: GroupConfig, stream: str, query: Query, keys: Keyring | None) 
     """The keys that the changes wrote; rows that a copy has read are no changes."""
     chosen: set[bytes] = set()
     for _, rows in batches(config.audit_path, stream, query, keys=keys):
-        chosen.update(rows.filter(_is_write(rows)).column("_key").to_pylist())
+        chosen.update(rows.filter(_is_write(rows)).column("_key").drop_null().to_pylist())
     return chosen
 
 

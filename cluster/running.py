@@ -94,6 +94,10 @@ class RunningGroup:
         removed: dict[str, int] = self.parts()["audit"].call("prune", before).result(PRUNE_SECONDS)
         return removed
 
+    def erase(self, table: str, name: str, records: Mapping[str, int]) -> None:
+        """Destroy a subject's key; see `AuditWriter.erase`."""
+        self.parts()["audit"].call("erase", table, name, dict(records)).result(ANSWER_SECONDS)
+
     def settle_key(
         self, table: Table, key: bytes, node: str, read: Mapping[str, int], given: Mapping[str, pa.Scalar]
     ) -> Recopied:

@@ -14,6 +14,7 @@ from cluster.audit_log import unknown_columns
 from cluster.config import GroupConfig, InvalidConfig
 from cluster.config_nodes import UNDECLARED_ENGINES
 from cluster.config_reader import Problem, suggest
+from replication.audit.records import ERASED
 from replication.batch import APPLY_COLUMNS
 from replication.change import SYSTEM_COLUMNS
 from replication.declared import second_digits
@@ -25,8 +26,10 @@ from replication.narrowing import CLOCKS, MICROSECONDS
 from replication.schema import Table, TableMapping, TableSchema
 from replication.types import Kind
 
+SUBJECT_KINDS = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.TEXT, Kind.UUID})
 RESERVED_COLUMNS = frozenset(
-    {name for name, _ in (*SYSTEM_COLUMNS, *APPLY_COLUMNS)} | {"_node", "_shard", "_recorded", "_table"}
+    {name for name, _ in (*SYSTEM_COLUMNS, *APPLY_COLUMNS)}
+    | {"_node", "_shard", "_recorded", "_table", ERASED}
 )
 """System columns, which no data column may be called."""
 
@@ -110,7 +113,7 @@ def read_topology(config: GroupConfig, catalogs: Mapping[str, Catalog]) -> Topol
         node, schema = declaring[0]
         problems += [*_check(config, mapping, node, schema), *_check_filters(config, mapping, schema)]
         problems += _check_rest(config, mapping, node, schema)
-        problems += _check_access(config, mapping, node, schema)
+        problems += [*_check_access(config, mapping, node, schema), *_check_subject(config, mapping, schema)]
         if mapping.initial in missing and mapping.name in missing[mapping.initial]:
             message = f"{mapping.initial} has no table {mapping.names[mapping.initial]}"
             problems.append(
@@ -199,6 +202,17 @@ def _check_access(
         message = f"{node} has no column '{name}' in {mapping.names[node]}, and it was never on record"
         hint = suggest(name, [column.name for column in schema.columns])
         yield config.problem(f"audit.access.{mapping.name}.{name}", message, hint)
+
+
+def _check_subject(config: GroupConfig, mapping: TableMapping, schema: TableSchema) -> Iterator[Problem]:
+    if (subject := config.audit.subjects.get(mapping.name)) is None:
+        return
+    path, names = f"audit.subjects.{mapping.name}", [column.name for column in schema.columns]
+    if subject.column not in names:
+        yield config.problem(path, f"no column '{subject.column}'", suggest(subject.column, names))
+    elif (kind := schema.column(subject.column).type.kind) not in SUBJECT_KINDS:
+        message = f"the column '{subject.column}' is {kind}"
+        yield config.problem(path, message, f"it is one of: {', '.join(sorted(SUBJECT_KINDS))}")
 
 
 def _check(config: GroupConfig, mapping: TableMapping, node: str, schema: TableSchema) -> Iterator[Problem]:

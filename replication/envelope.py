@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 from replication.audit.feed import Added
+from replication.audit.records import ERASED
 from replication.change import SYSTEM_COLUMNS, Op
 from replication.key import key_columns
 from replication.schema import TableSchema
@@ -27,7 +28,7 @@ UNAVAILABLE = "__debezium_unavailable_value"
 SEQUENCE, POSITION, LOG = "sync-worker.sequence", "sync-worker.position", "sync-worker.log"
 """The headers: a number that only grows in a partition, the place in the node's log, whose number it is."""
 _OPS = {Op.INSERT: "c", Op.UPDATE: "u", Op.DELETE: "d", Op.READ: "r"}
-_SYSTEM = frozenset({"_node", "_shard", "_recorded", *(name for name, _ in SYSTEM_COLUMNS)})
+_SYSTEM = frozenset({"_node", "_shard", "_recorded", ERASED, *(name for name, _ in SYSTEM_COLUMNS)})
 _DAY_ENDS = {-(1 << 31): "-infinity", (1 << 31) - 1: "infinity"}
 _TIME_ENDS = {-(1 << 63): "-infinity", (1 << 63) - 1: "infinity"}
 
@@ -55,7 +56,7 @@ def topic_of(group: str, table: str) -> str:
 
 
 def messages(group: str, log: str, table: TableSchema, added: Added) -> Iterator[Message]:
-    """The messages of records of `changes/TABLE`, in their order.
+    """The messages of records of `changes/TABLE`, in their order. One that was erased has none.
 
     Args:
         group: the group's name.
@@ -71,8 +72,10 @@ def messages(group: str, log: str, table: TableSchema, added: Added) -> Iterator
     names = [name for name in rows.schema.names if name not in _SYSTEM]
     kinds = {column.name: column.type.kind for column in table.columns}
     columns = [spelled(rows.column(name), kinds.get(name)) for name in names]
-    keys = _keys(table, rows.column("_key").to_pylist())
-    for i in range(rows.num_rows):
+    there = [i for i, key in enumerate(rows.column("_key").to_pylist()) if key is not None]
+    found = _keys(table, rows.column("_key").drop_null().to_pylist())
+    keys = dict(zip(there, found, strict=True))
+    for i in there:
         op, node, have = Op(about["_op"][i]), about["_node"][i], about["_have"][i]
         row = {name: column[i] for name, column in zip(names, columns, strict=True)}
         if have is not None and op is not Op.DELETE:

@@ -45,7 +45,8 @@ def conflicts(
         mine = [c for c in awaiting.values() if table in (None, c["table"])]
         return Conflicts(conflicts=[_model(c, awaiting, view) for c in mine])
     found, after = page(folder, AuditQuery(kind="conflict", table=table), limit, cursor, keys)
-    return Conflicts(conflicts=[_model(c, awaiting, view) for c in found], next=after)
+    there = [c for c in found if not c.get("_erased")]
+    return Conflicts(conflicts=[_model(c, awaiting, view) for c in there], next=after)
 
 
 @router.get("/{id}", summary="One conflict", responses=documented(404))

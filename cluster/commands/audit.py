@@ -15,6 +15,9 @@ prints the newest, `--head` compares. `proof` prints a proof that stands without
 `prune` removes finished segments of changes and decisions that are older, while the group runs or not. Their
 leaves stay, so that `verify` and proofs of what is there go on.
 
+`erase` destroys the key that one person's records are encrypted with, where `audit.subjects` names the column
+that says whose they are, while the group runs or not. It shows first what that is. Proofs go on.
+
 `rotate-key` makes new data keys for the records to come, or with `--new-key-file` puts all data keys under
 another master key, which the configuration must name from then on. The group must be stopped. Records that
 are there stay as they are, and readable.
@@ -32,6 +35,7 @@ Examples:
   sync-worker audit proof --stream changes/orders --record 100 > proof.json
   sync-worker audit verify --proof proof.json
   sync-worker audit prune --keep-days 400
+  sync-worker audit erase --table customers --subject 4711 --yes
   sync-worker audit rotate-key --new-key-file new.key
 """
 
@@ -43,6 +47,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from cluster.commands import audit_erase as erasing
 from cluster.commands import audit_keys as keeping
 from cluster.commands import audit_proofs as proving
 from cluster.commands import audit_prune as removing
@@ -82,6 +87,7 @@ ACTIONS = {
     "head": ("print the newest signed head, to be kept elsewhere", proving.add_head_arguments),
     "proof": ("print the proof of a record, or of growth since a head", proving.add_proof_arguments),
     "prune": ("remove old changes and decisions, and keep what proofs need", removing.add_prune_arguments),
+    "erase": ("make the records of one person unreadable for ever", erasing.add_erase_arguments),
     "rotate-key": ("go on with other keys", keeping.add_rotate_arguments),
 }
 
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         "head": proving.run_head,
         "proof": proving.run_proof,
         "prune": removing.run_prune,
+        "erase": erasing.run_erase,
         "rotate-key": keeping.run_rotate,
     }
     return actions[args.action](args)
@@ -117,7 +124,7 @@ def run_tail(args: argparse.Namespace) -> int:
 def describe(entry: dict[str, Any]) -> str:
     """A record as one readable line."""
     kind, _, table = entry["stream"].partition("/")
-    text = _TEXTS.get(kind, _operator)
+    text = _erased if entry.get("_erased") else _TEXTS.get(kind, _operator)
     return f"{time_text(entry['_recorded'])}  {text(entry, table)}"
 
 
@@ -145,6 +152,14 @@ def _conflict(entry: dict[str, Any], _: str) -> str:
     sides = f"{entry['left_node']} and {entry['right_node']}"
     what = f"{entry['table']} {entry['kind']} of {entry['key_text']} on {sides}"
     return f"conflict  {what}: {entry['winner']} by {entry['policy']}"
+
+
+def _erased(entry: dict[str, Any], table: str) -> str:
+    kind = entry["stream"].partition("/")[0].removesuffix("s")
+    of = table or entry.get("_table") or entry["table"]
+    op = f" {_op(entry)}" if "_op" in entry else ""
+    node = entry.get("_node") or entry.get("node") or f"{entry['left_node']} and {entry['right_node']}"
+    return f"{kind:9} {of}{op} on {node}: erased"
 
 
 def _operator(entry: dict[str, Any], _: str) -> str:

@@ -122,7 +122,7 @@ def _list(args: argparse.Namespace) -> int:
         found = tail(folder, args.count, Filter(table=args.table, kind="conflict"), keys)
     for conflict in found:
         conflict["state"] = state_of(conflict, awaiting)
-    found = [seen(conflict, view) for conflict in found]
+    found = [seen(conflict, view) for conflict in found if not conflict.get("_erased")]
     head = ("id", "recorded", "table", "key", "kind", "writes", "winner", "policy")
     none = "nothing awaits a decision" if args.open else "no conflicts on record"
     print_records(args, found, dict, _row, head, none)

@@ -25,7 +25,15 @@ import orjson
 import pyarrow as pa
 
 from replication.audit.printing import printable_column
-from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR, payload_columns
+from replication.audit.records import (
+    CHANGES,
+    CONFLICTS,
+    DECISIONS,
+    ERASED,
+    HOLDS,
+    OPERATOR,
+    payload_columns,
+)
 from replication.errors import ConfigError
 
 ROLES = ("viewer", "auditor", "operator", "admin")
@@ -37,10 +45,11 @@ _HASH_BYTES = 16
 _MARKS = frozenset(" @.,:;-_/+")
 _SHAPE_MOST = 40
 _OPEN_KINDS = frozenset(
-    {"api_denied", "paused", "resumed", "backfill_started", "backfill_finished", "log_replaced"}
+    {"api_denied", "paused", "resumed", "backfill_started", "backfill_resized"}
+    | {"backfill_finished", "log_replaced"}
     | {f"{what}_{how}" for what in ("repair", "replay") for how in ("started", "finished")}
     | {f"audit_{what}" for what in ("tail_cut", "records_missing", "head_not_signed", "pruned")}
-    | {"audit_keys_rotated", "started", "stopped"}
+    | {"audit_keys_rotated", "subject_erasing", "subject_erased", "started", "stopped"}
 )
 """Operator records whose detail holds no value of a row, and no key."""
 _OPEN_FIELDS = ("by", "node", "table")
@@ -166,7 +175,7 @@ class View:
 
     def entry(self, kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
         """One record of the streams `conflicts`, `holds` or `operator`, with what was added for people."""
-        if not self.limited:
+        if not self.limited or record.get(ERASED):
             return dict(record)
         shown: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             CONFLICTS: self._conflict,

@@ -23,12 +23,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from replication.audit import store
 from replication.audit.stored import AuditKeyMissing
+from replication.audit.subjects import SubjectKeys
 from replication.errors import ConfigError
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 HASHING = "hashing"
 """In the place of a stream: what the key is for that columns are hashed with, see `access`."""
+COVERING = "subjects"
+"""Likewise for the one that keys of subjects are encrypted with, see `subjects`."""
+_LASTING = (HASHING, COVERING)
 KEY_HINT = "make one: openssl rand -hex 32"
 
 
@@ -122,6 +126,7 @@ class Keyring:
         self._wrapped: dict[str, WrappedKey] = {}
         self._current: dict[str, str] = {}
         self._clear: dict[str, bytes] = {}
+        self.subjects = SubjectKeys(root, self._cover)
         self._read()
 
     def data_key(self, ident: str) -> bytes:
@@ -139,9 +144,18 @@ class Keyring:
     def current(self, stream: str) -> str:
         """Names the newest key of a stream; the writer's: one is made, durably, if there is none."""
         if stream not in self._current:
+            self._read()
+        if stream not in self._current:
             self._add(stream)
             self._write()
         return self._current[stream]
+
+    def subject_key(self, name: bytes) -> bytes | None:
+        """The 32 bytes of a subject's key; None if it was destroyed. See `SubjectKeys.key`."""
+        return self.subjects.key(name)
+
+    def _cover(self) -> bytes:
+        return self.data_key(self.current(COVERING))
 
     def hashing_key(self) -> bytes:
         """The key that columns are hashed with.
@@ -166,8 +180,8 @@ class Keyring:
             self.data_key(ident)
 
     def rotate(self) -> int:
-        """Make a new key for every stream, for the segments to come; gives how many. Hashes stay."""
-        streams = [stream for stream in self._current if stream != HASHING]
+        """Make a new key for every stream, for the segments to come; gives how many. Others stay."""
+        streams = [stream for stream in self._current if stream not in _LASTING]
         for stream in streams:
             self._add(stream)
         self._write()

@@ -6,14 +6,20 @@ from typing import Any
 
 import pyarrow as pa
 
+from replication.audit.records import ERASED
+
 
 def printable(stream: str, batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows as dictionaries that JSON can hold."""
+    """Rows as dictionaries that JSON can hold; `_erased` is there where it holds."""
     names = batch.schema.names
     columns = [printable_column(column) for column in batch.columns]
-    return [
+    found = [
         {"stream": stream, **dict(zip(names, values, strict=True))} for values in zip(*columns, strict=True)
     ]
+    for entry in found if ERASED in names else ():
+        if not entry[ERASED]:
+            del entry[ERASED]
+    return found
 
 
 def printable_column(column: pa.Array) -> list[Any]:

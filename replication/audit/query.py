@@ -83,7 +83,7 @@ class Query:
     def __post_init__(self) -> None:
         if self.key is not None:
             self.view.may_ask(self.table)
-            object.__setattr__(self, "_keys", _canonical(self.key))
+            object.__setattr__(self, "_keys", canonical(self.key))
 
     def streams(self, path: Path) -> list[str]:
         """The streams that can have such records."""
@@ -138,7 +138,7 @@ class Query:
         return is_key if texts is None else pc.or_(is_key, pc.equal(texts, self.key))
 
 
-def _canonical(text: str) -> tuple[bytes, ...]:
+def canonical(text: str) -> tuple[bytes, ...]:
     """The canonical keys of one column that a text can mean."""
     found = {text.encode()}
     with suppress(ValueError):
@@ -154,7 +154,7 @@ def columns(path: Path, stream: str) -> pa.Schema:
     kinds: dict[str, pa.DataType] = {}
     for file in store.segments(store.stream_folder(path, stream)):
         segment = evidence.stored_segment(file)
-        for f in Form(segment.schema).clear_schema if segment else ():
+        for f in Form(segment.schema).read_schema if segment else ():
             kinds[f.name] = _wider(kinds.get(f.name, f.type), f.type)
     return pa.schema(list(kinds.items()))
 

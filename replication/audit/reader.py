@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from replication.audit import store
 from replication.audit.access import EVERYTHING, View
 from replication.audit.printing import printable
-from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR
+from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, ERASED, HOLDS, OPERATOR
 from replication.audit.stored import DataKeys
 
 KINDS = {
@@ -38,6 +38,8 @@ def streams(path: Path) -> list[str]:
 def read(path: Path, stream: str, keys: DataKeys | None = None) -> Iterator[pa.RecordBatch]:
     """All records of one stream, oldest first. Batches may differ in columns where the table changed.
 
+    Records that were erased are not among them.
+
     Args:
         path: the audit log's folder.
         stream: one of `streams`.
@@ -47,7 +49,8 @@ def read(path: Path, stream: str, keys: DataKeys | None = None) -> Iterator[pa.R
         AuditKeyMissing: it is encrypted, and not with these.
     """
     for file in store.segments(store.stream_folder(path, stream)):
-        yield from store.read_segment(file, keys)
+        for batch in store.read_segment(file, keys):
+            yield batch.filter(pc.invert(batch.column(ERASED))) if ERASED in batch.schema.names else batch
 
 
 def entries(path: Path, stream: str, keys: DataKeys | None = None) -> Iterator[dict[str, Any]]:

@@ -72,7 +72,9 @@ CONFLICT_SCHEMA = pa.schema(
 
 OPERATOR_SCHEMA = pa.schema([("kind", pa.utf8()), ("detail", pa.utf8())])
 
-_CHANGE_PLACE = frozenset({*_ORIGIN.names, "_op", "_hi", "_lo", "_ts"})
+ERASED = "_erased"
+"""Of a record as it is read: the key of its subject was destroyed, and what it held is null."""
+_CHANGE_PLACE = frozenset({*_ORIGIN.names, "_op", "_hi", "_lo", "_ts", ERASED})
 _PAYLOAD = {
     DECISIONS: frozenset({"_key"}),
     CONFLICTS: frozenset({"ident", "key", "key_text", "left_image", "right_image"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, islice, takewhile
 from pathlib import Path
@@ -15,6 +16,7 @@ from replication.audit.keys import Keyring
 from replication.audit.merkle import Frontier
 from replication.audit.segment import Header, Segment
 from replication.audit.stored import Form, schema_text
+from replication.audit.subjects import Subjects, has_subjects, whose
 
 _MESSAGE_BYTES = 8 * 1024 * 1024
 
@@ -45,12 +47,17 @@ class Stream:
         root: the log's folder.
         name: the stream's.
         keys: what new segments are encrypted with; in clear without them.
+        subjects: the tables that have keys per subject.
     """
 
-    def __init__(self, root: Path, name: str, keys: Keyring | None = None) -> None:
+    def __init__(
+        self, root: Path, name: str, keys: Keyring | None = None, subjects: Subjects | None = None
+    ) -> None:
         self.name = name
         self.folder = store.stream_folder(root, name)
         self._keys = keys
+        self._subjects = subjects or {}
+        self._by_subject = keys is not None and has_subjects(self._subjects, name)
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             store.sync_folder(self.folder.parent)
@@ -120,12 +127,18 @@ class Stream:
             is_first = segment.size == 0
             batches = []
             for rows in _join([b for b, _, _ in items]):
-                stored, leaves = self._form.store(rows, self.tree.size)
+                stored, leaves = self._form.store(rows, self.tree.size, self._subjects_of(rows))
                 batches.append(stored)
                 self.tree.extend(leaves)
             store.append(self.descriptor, segment.encode(batches, self.recorded, self.tree.state))
             if is_first:
                 store.sync_folder(self.folder)
+
+    def _subjects_of(self, rows: pa.RecordBatch) -> Sequence[bytes | None]:
+        """The names of the keys of the rows' subjects, which are durable before the rows are."""
+        if self._keys is None or not self._by_subject:
+            return ()
+        return self._keys.subjects.names_of(whose(self._subjects, self.name, rows))
 
     def finish(self) -> None:
         """End the open segment, if there is one."""
@@ -146,12 +159,13 @@ class Stream:
         if self.segment is not None:
             header = self.segment.header
             old = self.segment.size >= rolling.bytes or now - header.opened >= rolling.seconds * 1_000_000
-            if not old and header.key == key and self._form.clear_schema.equals(schema):
+            alike = self._form.clear_schema.equals(schema) and self._form.by_subject == self._by_subject
+            if not old and header.key == key and alike:
                 return self.segment
             self.finish()
         columns = schema_text(schema) if key else ""
         header = Header(group, self.name, self.number, now, self.digest, key, columns)
-        self.segment = Segment(Form.schema_of(schema, header))
+        self.segment = Segment(Form.schema_of(schema, header, by_subject=self._by_subject))
         self._form = Form(self.segment.schema, self._keys)
         self.path = self.folder / f"{self.number:08}.arrow"
         self.descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)

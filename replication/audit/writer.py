@@ -39,6 +39,7 @@ from replication.audit.records import (
 )
 from replication.audit.seals import Seals
 from replication.audit.stream import ROLLING, Rolling, Stream
+from replication.audit.subjects import Subjects
 from replication.errors import ConfigError, Terminal
 
 PRUNED = (CHANGES, DECISIONS)
@@ -58,6 +59,7 @@ class AuditWriter:
         rolling: when segments are finished and heads are signed.
         signer: signs the tree heads; without one, a key that is kept in the folder.
         keys: what new segments are encrypted with; in clear without them.
+        subjects: the tables whose records have keys per subject.
 
     Raises:
         AuditInUse: another process writes to this folder.
@@ -76,6 +78,7 @@ class AuditWriter:
         rolling: Rolling = ROLLING,
         signer: Signer | None = None,
         keys: Keyring | None = None,
+        subjects: Subjects | None = None,
     ) -> None:
         self._root = path
         self._group = group
@@ -83,6 +86,7 @@ class AuditWriter:
         self._shards = shards
         self._rolling = rolling
         self._keys = keys
+        self._subjects = subjects
         self._streams: dict[str, Stream] = {}
         self._logs: dict[str, int] = {}
         self._lock = store.lock(path)
@@ -195,6 +199,15 @@ class AuditWriter:
         self.add_operator("audit_keys_rotated", {"master_key": None if master is None else master.name})
         self.flush()
         return self._keys.rotate() if master is None else self._keys.rewrap(master)
+
+    def erase(self, table: str, name: str, records: Mapping[str, int]) -> None:
+        """Destroy a subject's key; on record before and after, with how many `records` it opens."""
+        assert self._keys is not None  # else there was no such key
+        self.add_operator("subject_erasing", {"table": table, "key": name, "records": dict(records)})
+        self.flush()
+        self._keys.subjects.destroy(name, self._now())
+        self.add_operator("subject_erased", {"table": table, "key": name})
+        self.flush()
 
     def prune(self, before: int, published: Mapping[str, int] | None = None) -> dict[str, int]:
         """Remove sealed segments of changes and decisions recorded before a time; keep their leaves.
@@ -313,7 +326,7 @@ class AuditWriter:
         newest: list[str] = []
         for file in reversed(store.segments(store.stream_folder(self._root, CONFLICTS))):
             for batch in store.read_tail(file, self._keys):
-                newest += reversed(batch.column("ident").to_pylist())
+                newest += reversed(batch.column("ident").drop_null().to_pylist())
             if len(newest) >= RECENT_CONFLICTS:
                 break
         return dict.fromkeys(reversed(newest))
@@ -343,7 +356,7 @@ class AuditWriter:
 
     def _stream(self, name: str) -> Stream:
         if name not in self._streams:
-            self._streams[name] = Stream(self._root, name, self._keys)
+            self._streams[name] = Stream(self._root, name, self._keys, self._subjects)
         return self._streams[name]
 
     def _add(self, stream: Stream, rows: pa.RecordBatch, mark: str = "", order: str = "") -> None:

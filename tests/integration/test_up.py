@@ -28,6 +28,7 @@ from tests.fixtures.commands import ask, config_text, read_until, sync_worker
 from tests.fixtures.kafka import Cluster
 
 PATIENCE = 180.0
+SUBJECTS = f"key: {'ab' * 32}, subjects: {{orders: id}}"
 
 
 @pytest.fixture
@@ -90,6 +91,8 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                 assert answer.returncode == 0, answer.stderr
                 assert json.loads(answer.stdout)["rows"] == 501
                 asks_the_audit_log(config, address)
+                if SUBJECTS in config.read_text():
+                    erases(config, address)
                 if "kafka" in state:
                     kills_the_publisher(config, process, sql)
             finally:
@@ -118,6 +121,23 @@ def on_record(folder: Path) -> set[tuple[int, int]]:
         for rows in reader.read(folder, "changes/orders")
         for change in zip(rows.column("_op").to_pylist(), rows.column("id").to_pylist(), strict=True)
     }
+
+
+def erases(config: Path, address: list[str]) -> None:
+    """While the group runs: a subject's records are unreadable from then on, and the log holds."""
+    words = ("--table", "orders", "--subject", "1000", *address)
+    code, plan = ask(config, "audit", "erase", *words)
+    assert (code, plan.splitlines()[-1]) == (0, "nothing was erased")
+    code, said = ask(config, "audit", "erase", *words, "--yes", "--json")
+    assert (code, json.loads(said)["erased"]) == (0, True), said
+    code, said = ask(config, "audit", "query", "-n", "5000", "--json")
+    records = json.loads(said)["records"]
+    assert {r["stream"] for r in records if r.get("_erased")} == {"changes/orders", "decisions"}
+    changes = [r for r in records if r["stream"] == "changes/orders"]
+    assert 1 in {r["id"] for r in changes}
+    assert 1000 not in {r["id"] for r in changes}
+    assert {"subject_erasing", "subject_erased"} <= {r.get("kind") for r in records}
+    assert ask(config, "audit", "verify")[0] == 0
 
 
 def kills_the_publisher(config: Path, up: subprocess.Popen[str], sql: psycopg.Connection[Any]) -> None:
@@ -182,6 +202,7 @@ def test_up_runs_on_a_cluster_with_two_shards(
     ray_cluster: str, postgres_db: str, mongodb_db: str, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, postgres_db, mongodb_db, shards=2)
+    config.write_text(config.read_text().replace("{path: audit}", f"{{path: audit, {SUBJECTS}}}"))
     copies_and_synchronises(config, postgres_db, mongodb_db, ["--address", ray_cluster])
 
 

@@ -27,19 +27,23 @@ ORDERS = TableSchema(
 )
 
 
+def batch(table: TableSchema = ORDERS, **columns: list[Any]) -> pa.RecordBatch:
+    """Changes with these columns."""
+    count = len(columns["_op"])
+    given = {"_hi": [5] * count, "_lo": list(range(count)), "_ts": [1_700_000_000_123_456] * count} | columns
+    schema = change_schema(table.arrow)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(given.get(f.name, [None] * count), f.type) for f in schema], schema=schema
+    )
+
+
 def published(table: TableSchema, place: int = 7, **columns: list[Any]) -> list[Message]:
     """The messages of changes with these columns."""
-    count = len(columns["_op"])
     keys = encode_keys(
         [pa.array(columns[k], table.column(k).type.arrow) for k in table.key],
         [table.column(k).type.kind for k in table.key],
     )
-    given = {"_hi": [5] * count, "_lo": list(range(count)), "_ts": [1_700_000_000_123_456] * count}
-    given |= {"_key": keys.to_pylist()} | columns
-    schema = change_schema(table.arrow)
-    rows = pa.RecordBatch.from_arrays(
-        [pa.array(given.get(f.name, [None] * count), f.type) for f in schema], schema=schema
-    )
+    rows = batch(table, **({"_key": keys.to_pylist()} | columns))
     recorded = change_records("pg", 0, rows, 1_700_000_000_999_000)
     return list(messages("shop", "log1", table, Added("changes/orders", place, recorded)))
 
@@ -81,6 +85,16 @@ def test_a_delete_is_an_event_and_a_tombstone_and_a_changed_key_is_a_delete_and_
     assert (event["op"], event["after"]) == ("d", None)
     assert event["before"] == {"id": 1, "note": None, "tags": None}
     assert [int(m.headers[SEQUENCE]) for m in found] == [14, 15, 16], "it grows with every message"
+
+
+def test_what_was_erased_from_the_log_has_no_message_and_the_others_keep_their_numbers() -> None:
+    keys = [b"\x80" + bytes(6) + b"\x01", None, b"\x80" + bytes(6) + b"\x03"]
+    rows = change_records("pg", 0, batch(_op=[1, 1, 1], id=[1, None, 3], note=["a", None, "c"], _key=keys), 1)
+    rows = rows.append_column("_erased", pa.array([False, True, False]))
+    found = list(messages("shop", "log1", ORDERS, Added("changes/orders", 7, rows)))
+    assert [m.key for m in found] == [b'{"id":1}', b'{"id":3}']
+    assert [int(m.headers[SEQUENCE]) for m in found] == [14, 18]
+    assert json.loads(found[0].value or b"")["after"] == {"id": 1, "note": "a", "tags": None}
 
 
 def test_a_value_that_the_log_leaves_out_is_not_taken_for_null() -> None:
