@@ -32,9 +32,11 @@ bench: $(STAMP)  ## every figure of the budget in one run
 load: $(STAMP)  ## Locust at the HTTP interface and the databases together; ARGS="--users 40 --seconds 60"
 	@$(BIN)/python -m load.drive $(ARGS)
 
-soak: $(STAMP)  ## cases of every pair at full size, KILLS=100 faults on two nodes and on three, STALL=30 s, each node away, schedules without end
+soak: $(STAMP)  ## cases of every pair at full size, KILLS=100 faults on two nodes, on three, and with two shards, STALL=30 s, each node away, schedules without end; ROWS=1000000 of case 20 on three nodes, HUGE=5000000 in one transaction
 	@TURNS=$${TURNS:-1000} WRITES=$${WRITES:-10000} COPIED=$${COPIED:-100000} $(SOAK) tests/integration/test_pairs.py
 	@KILLS=$${KILLS:-100} STALL=$${STALL:-30} AWAY=$${AWAY:-40000} $(SOAK) tests/chaos
+	@KILLS=$${KILLS:-100} STALL=$${STALL:-30} SHARDS=2 NODES=pg,my,mongo $(SOAK) tests/chaos/test_killed_anywhere.py
+	@test -z "$$HUGE" || $(BIN)/python -m load.bench --only "huge transaction" --rows $$(($$HUGE / 25))
 	@EXAMPLES=$${EXAMPLES:-200} $(SOAK) tests/integration/test_any_value_types.py
 	@$(BIN)/python -m load.soak $(ARGS)
 

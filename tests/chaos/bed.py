@@ -27,6 +27,9 @@ SHARED = range(1, 16)
 PROBES = 10_000
 """The first key of the probes that are written at the first node; the next node's begin so much later."""
 COPIED = 100, 300
+MOVES = 0.15
+"""How often an application gives a row another key."""
+SHARDS = int(os.environ.get("SHARDS", "1"))
 
 
 class Up:
@@ -107,10 +110,18 @@ class Bed:
     Args:
         dsns: what the group connects to, by node; the first holds the rows to begin with.
         direct: what the writers and the test connect to, by node.
+        limits: those of the configuration.
+        schema: the table's policy for changes of its columns.
     """
 
     def __init__(
-        self, folder: Path, dsns: dict[str, str], direct: dict[str, str], seed: int, limits: str = ""
+        self,
+        folder: Path,
+        dsns: dict[str, str],
+        direct: dict[str, str],
+        seed: int,
+        limits: str = "",
+        schema: str = "ignore",
     ) -> None:
         self.folder = folder
         self.ends = {n: open_end(n, dsn) for n, dsn in direct.items()}
@@ -126,8 +137,8 @@ class Bed:
         self.up = Up(
             folder,
             f"group: chaos\nnodes:\n{''.join(lines)}"
-            f"tables:\n  orders: {{key: [id], initial: {{from: {first}}}}}\n"
-            f"create_tables: true\nshards: 1\naudit: {{path: audit}}\nlimits: {{{limits}}}\n",
+            f"tables:\n  orders: {{key: [id], schema: {schema}, initial: {{from: {first}}}}}\n"
+            f"create_tables: true\nshards: {SHARDS}\naudit: {{path: audit}}\nlimits: {{{limits}}}\n",
         )
         self.writers: list[Writer] = []
         self._direct, self._seed, self._probes = direct, seed, 0
@@ -135,15 +146,16 @@ class Bed:
     @property
     def parts(self) -> list[str]:
         """The processes of the group that may be killed."""
-        each = [part for n in self.ends for part in (f"capture {n}", f"applier {n}/0")]
-        return [*each, "resolver 0", "audit", f"copy {next(iter(self.ends))}"]
+        shards = range(SHARDS)
+        each = [p for n in self.ends for p in (f"capture {n}", *(f"applier {n}/{s}" for s in shards))]
+        return [*each, *(f"resolver {s}" for s in shards), "audit", f"copy {next(iter(self.ends))}"]
 
     def start(self) -> None:
         """Start the group and the writers."""
         self.up.start()
         self.wait(self.up.ready, "ready")
         self.writers = [
-            Writer(open_end(n, dsn), i, len(self._direct), self._seed + i, own(i), SHARED)
+            Writer(open_end(n, dsn), i, len(self._direct), self._seed + i, own(i), SHARED, moves=MOVES)
             for i, (n, dsn) in enumerate(self._direct.items())
         ]
 

@@ -2,8 +2,10 @@
 
 `kill -9` of any of our processes and of Ray's daemons at any moment, or a stop and a late awakening.
 
-KILLS says how often (6 by default, 5 on three nodes), SEED in which order, NODES of which group, STALL how
-long a process stands still at most. With KILLS, what each fault took is printed.
+KILLS says how often (6 by default, 5 on three nodes), SEED in which order, NODES of which group, SHARDS how
+many resolvers it has, STALL how long a process stands still at most. With KILLS, what each fault took is
+printed, and among the faults are columns that an application adds on one node, whereupon a process is killed.
+FAULTS names the kinds of faults, of `kill`, `freeze` and `alter`.
 """
 
 from __future__ import annotations
@@ -16,22 +18,28 @@ from statistics import median
 import pytest
 
 from load.processes import DAEMONS
-from tests.chaos.bed import Bed, seed
+from tests.chaos.bed import COPIED, Bed, seed
 from tests.chaos.conftest import SHAPES, Servers
+from tests.fixtures.ends import SqlEnd
 
 STALL = float(os.environ.get("STALL", "2"))
 KILLS = os.environ.get("KILLS")
+KINDS = os.environ.get("FAULTS", "kill,freeze,alter" if KILLS else "kill,freeze").split(",")
 
 
 @pytest.mark.parametrize("nodes", SHAPES, ids="-".join, indirect=True)
 def test_killed_anywhere(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     start = seed()
     order = random.Random(start)
-    bed = Bed(servers.folder, servers.dsns(), servers.dsns(), start)
+    policy = "evolve" if "alter" in KINDS else "ignore"
+    bed = Bed(servers.folder, servers.dsns(), servers.dsns(), start, schema=policy)
     faults = [("kill", part) for part in (*bed.parts, *DAEMONS, "up")]
     faults += [("freeze", part) for part in (*bed.parts, "up")]
+    faults += [("alter", node) for node, end in bed.ends.items() if isinstance(end, SqlEnd)]
+    faults = [(verb, place) for verb, place in faults if verb in KINDS]
     left: list[tuple[str, str]] = []
     took: dict[str, list[float]] = defaultdict(list)
+    columns = 0
     try:
         bed.start()
         bed.moves()
@@ -41,10 +49,15 @@ def test_killed_anywhere(servers: Servers, capsys: pytest.CaptureFixture[str]) -
             print(f"{verb} {part}")
             if verb == "kill":
                 kill(bed, part)
+            elif verb == "alter":
+                columns += 1
+                alter(bed, part, columns, order.choice(bed.parts))
             else:
                 freeze(bed, part, order.uniform(0.2, STALL))
             took[f"{verb} {part}"].append(bed.moves())
         bed.finish()
+        assert sum(w.moved for w in bed.writers), "no row got another key"
+        check_columns(bed, columns)
     finally:
         bed.close()
     if KILLS:
@@ -56,6 +69,25 @@ def kill(bed: Bed, part: str) -> None:
     bed.wait(lambda: bed.up.kill(part), f"a process of {part}")
     if part == "up":
         bed.up.start()
+
+
+def alter(bed: Bed, node: str, number: int, part: str) -> None:
+    """Add a column on one node, and kill a process while it is carried to the others."""
+    end = bed.ends[node]
+    assert isinstance(end, SqlEnd)
+    column = f"extra_{number} int DEFAULT {number}"
+    bed.wait(lambda: end.execute(f"ALTER TABLE orders ADD COLUMN {column}"), "a column is added")
+    print(f"kill {part}")
+    kill(bed, part)
+
+
+def check_columns(bed: Bed, count: int) -> None:
+    """Every node that declares columns has those that were added, and rows of before have their values."""
+    names = ", ".join(f"extra_{n}" for n in range(1, count + 1))
+    for end in bed.ends.values():
+        if count and isinstance(end, SqlEnd):
+            statement = f"SELECT {names} FROM orders WHERE id = %s"
+            assert list(end.execute(statement, COPIED[0])[1]) == [tuple(range(1, count + 1))], end.node
 
 
 def freeze(bed: Bed, part: str, seconds: float) -> None:

@@ -33,7 +33,7 @@ from replication.marker import Marker
 from replication.position import Position
 from tests.property.checked import CheckedShard
 from tests.property.databases import EMPTY, FIELDS, TABLE, Cell, Database, Records, Row, Rows, Sent, Write
-from tests.property.scenario import Scenario, Shown
+from tests.property.scenario import Clocks, Scenario, Shown
 
 
 class Schedule:
@@ -46,7 +46,7 @@ class Schedule:
         self.keys = [b"x", b"y", b"z"][: 1 + scenario.seed % 3]
         self.busy = rng.choice([0.30, 0.10, 0.03])
         self.crash = rng.choice([0.03, 0.01, 0.0])
-        self.skew = {n: rng.randint(-5, 5) for n in self.names}
+        self.clocks = Clocks(scenario.seed, {n: rng.randint(-5, 5) for n in self.names})
         self.dbs = {n: scenario.database() for n in self.names}
         self.truth: dict[tuple[str, int, bytes], Write] = {}
         self.writes: list[Write] = []
@@ -129,7 +129,7 @@ class Schedule:
             partly = op is Op.UPDATE and (self.merge or (self.toast and key in db.live))
             changed = self.rng.choice([1, 2, 3] if self.merge else [1, 3]) if partly else (1 << FIELDS) - 1
             write = Write(
-                next(self.idents), key, op, changed, step + self.skew[node] + self.rng.randint(-2, 2),
+                next(self.idents), key, op, changed, self.clocks.at(node, step) + self.rng.randint(-2, 2),
                 node,
                 tuple(c.covers | {c.ident} - {0} for c in row),
                 changed if self.toast and partly else ALL,
