@@ -322,15 +322,6 @@ class StraysForgottenByRestart(CheckedShard):
         self.keys["t"][row.key].version.stray = False
 
 
-class ContentOfStraysForgotten(CheckedShard):
-    """A restarted shard looks for the row where its node's filter has excluded it."""
-
-    def _replay_echo(self, node: str, marker: Marker, row: Any) -> None:
-        if (state := self.keys["t"].get(row.key)) is not None:
-            state.stray = None
-        super()._replay_echo(node, marker, row)
-
-
 @dataclass(frozen=True)
 class Mutation:
     """One rule switched off, and the policies under which it matters; `first` is the first seed to try."""
@@ -380,9 +371,9 @@ MUTATIONS = [
     mutation(CutTooHigh),
     mutation(CopiesAreWrites),
     mutation(KeptRowsStay),
-    mutation(KeptRowsGoTwice),
+    mutation(KeptRowsGoTwice, first=1600),
     mutation(OwnDeleteTakesAnyRow, first=6500),
-    mutation(SentAgainAfterRestart),
+    mutation(SentAgainAfterRestart, first=1000),
     mutation(LoserTakesItsColumns),
     mutation(ColumnsForgetTheirWriter, "merge_fields"),
     mutation(EveryColumnChanged, "merge_fields"),
@@ -390,5 +381,4 @@ MUTATIONS = [
     mutation(OwnStraysStay, filtered=True),
     mutation(StraysLeaveAtOnce, "source_priority", filtered=True),
     mutation(StraysForgottenByRestart, filtered=True, first=430),
-    mutation(ContentOfStraysForgotten, "source_priority", filtered=True, first=7500),
 ]

@@ -30,14 +30,6 @@ class SentThoughHeld(CheckedShard):
             self._want(node, state, wanted=True)
 
 
-class ReleasedOffRecord(CheckedShard):
-    """The logs are released though the conflict is not on record."""
-
-    def _rest(self, state: KeyState) -> None:
-        state.on_record = True
-        super()._rest(state)
-
-
 class HoldsDieWithTheirShard(CheckedShard):
     """A restarted shard does not know what is on hold."""
 
@@ -66,8 +58,7 @@ class ForgottenWhenReplayed(CheckedShard):
 HOLD_MUTATIONS: list[Mutation] = [
     mutation(ReplacedStaysReplaced, "manual"),
     mutation(SentThoughHeld, "manual"),
-    mutation(ReleasedOffRecord, "manual", first=6500),
     mutation(HoldsDieWithTheirShard, "manual"),
     mutation(LaterWritesTravel, "manual"),
-    mutation(ForgottenWhenReplayed, "manual"),
+    mutation(ForgottenWhenReplayed, "manual", first=1100),
 ]
