@@ -155,7 +155,16 @@ class Bed:
         self.up.start()
         self.wait(self.up.ready, "ready")
         self.writers = [
-            Writer(open_end(n, dsn), i, len(self._direct), self._seed + i, own(i), SHARED, moves=MOVES)
+            Writer(
+                open_end(n, dsn),
+                i,
+                len(self._direct),
+                self._seed + i,
+                own(i),
+                SHARED,
+                moves=MOVES,
+                careful=True,
+            )
             for i, (n, dsn) in enumerate(self._direct.items())
         ]
 
@@ -179,6 +188,7 @@ class Bed:
     def moves(self, nodes: Iterable[str] | None = None) -> float:
         """Wait until a new row at each end, or of `nodes`, has come to the others; the seconds that took."""
         began = time.monotonic()
+        copied = nodes is None and self.copied()
         self._probes += 1
         ends = {n: self.ends[n] for n in nodes or self.ends}
         keys = {n: PROBES * (i + 1) + self._probes for i, n in enumerate(self.ends) if n in ends}
@@ -187,7 +197,13 @@ class Bed:
         for node, end in ends.items():
             for key in keys.values():
                 self.wait(lambda end=end, key=key: end.row(key), f"probe {key} at {node}")
+        for writer in self.writers if copied else ():  # what it had put in the place of writes is undone, too
+            writer.careful = False
         return time.monotonic() - began
+
+    def copied(self) -> bool:
+        """Whether the initial copy has finished."""
+        return any('"copy_finished"' in log.read_text() for log in self.folder.glob("up-*.log"))
 
     def rows(self) -> dict[int, Row] | None:
         """What all nodes hold; None while they differ."""
@@ -195,7 +211,14 @@ class Bed:
         return first if all(rows == first for rows in others) else None
 
     def finish(self) -> None:
-        """Stop the writers, wait until all ends are equal, end the group, and check everything."""
+        """Stop the writers, wait until all ends are equal, end the group, and check everything.
+
+        Not before each has given a row another key.
+        """
+        if any(writer.careful for writer in self.writers):
+            self.wait(self.copied, "copied")
+            self.moves()
+        self.wait(lambda: all(writer.moved for writer in self.writers), "moved")
         for writer in self.writers:
             writer.stop()
             assert writer.error is None, writer.error
@@ -212,9 +235,10 @@ class Bed:
             writer.ledger.check_captured(changes)
         check_fates(rows, self.recorded, {*SHARED, *(k for w in self.writers for k in w.own)})
 
-    def history(self, key: int) -> str:
-        """What is on record of a key, for a failed test to show."""
-        canonical = {c["_key"] for c in self.recorded("changes/orders") if c["id"] == key}
+    def history(self, key: int, names: set[str]) -> str:
+        """What is on record of a key, and of those that rows of these names have had, for a failed test."""
+        changes = self.recorded("changes/orders")
+        canonical = {c["_key"] for c in changes if c["id"] == key or c["name"] in names}
         lines = []
         for stream in ("changes/orders", "decisions", "conflicts"):
             found = [r for r in self.recorded(stream) if canonical & {r.get("_key"), r.get("key")}]
