@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pymongo import MongoClient
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from cluster.servers.process import free_port
 from tests.fixtures.commands import ask, config_text, read_until, sync_worker
@@ -85,7 +86,7 @@ def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp
                 trusted = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
                 with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as web:
                     uses(web, tokens, sql, docs)
-                    listens(f"wss://localhost:{port}/audit/stream", trusted, tokens, sql)
+                    asyncio.run(listens(f"wss://localhost:{port}/audit/stream", trusted, tokens, sql))
                     goes_on_without_redis(web, tokens, config, redis)
             finally:
                 up.terminate()
@@ -161,27 +162,31 @@ def goes_on_without_redis(
     assert "Redis" not in ask(config, "status")[1]
 
 
-def listens(
+async def listens(
     address: str, trusted: ssl.SSLContext, tokens: dict[str, str], sql: psycopg.Connection[Any]
 ) -> None:
     """The stream, through Serve's proxy."""
     viewer, operator = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
     for headers in ({}, viewer):
         with pytest.raises(InvalidStatus) as refused:
-            connect(address, ssl=trusted, additional_headers=headers)
+            await connect(address, ssl=trusted, additional_headers=headers)
         assert refused.value.response.status_code == 403
     wanted = f"{address}?kind=change&node=pg"
-    with ExitStack() as stack:
-        sockets = [
-            stack.enter_context(connect(wanted, ssl=trusted, additional_headers=operator)) for _ in range(6)
-        ]
+
+    async def names(socket: ClientConnection) -> tuple[list[str], str]:
+        message = json.loads(await asyncio.wait_for(socket.recv(), PATIENCE))
+        return [r["name"] for r in message["records"]], message["next"]
+
+    async with AsyncExitStack() as stack:
+        joined = [connect(wanted, ssl=trusted, additional_headers=operator) for _ in range(6)]
+        sockets = [await stack.enter_async_context(one) for one in joined]
         sql.execute("INSERT INTO orders VALUES (2, 'two')")
         for socket in sockets:  # some of either replica
-            message = json.loads(socket.recv(PATIENCE))
-            assert [r["name"] for r in message["records"]] == ["two"]
+            found, cursor = await names(socket)
+            assert found == ["two"]
     sql.execute("INSERT INTO orders VALUES (3, 'three')")
-    with connect(f"{wanted}&cursor={message['next']}", ssl=trusted, additional_headers=operator) as socket:
-        assert [r["name"] for r in json.loads(socket.recv(PATIENCE))["records"]] == ["three"]
+    async with connect(f"{wanted}&cursor={cursor}", ssl=trusted, additional_headers=operator) as socket:
+        assert (await names(socket))[0] == ["three"]
 
 
 @pytest.mark.parametrize("taken", [True, False])
