@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-WORKERS ?= 2
+WORKERS ?= 3
 SOAK := $(BIN)/python -m pytest -o faulthandler_timeout=0
 
 .PHONY: help demo test lint lock clean bench load soak docs
@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## PostgreSQL, MySQL and a MongoDB-protocol server, synchronised in every direction, verified
 	@$(BIN)/sync-worker demo $(ARGS)
 
-test: $(STAMP)  ## the whole suite, real servers included, in two processes; WORKERS=0 for one
+test: $(STAMP)  ## the whole suite, real servers included, in three processes; WORKERS=0 for one
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(STAMP)  ## every figure of the budget in one run
