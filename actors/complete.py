@@ -120,14 +120,11 @@ class Completer:
         takes = pc.and_(pc.equal(rows.column("_op"), int(Op.DELETE)), pc.is_valid(rows.column("_have")))
         if not takes.true_count:
             return part, []
-        copied = rows.filter(takes)
-        held = self._present(part.table, copied).column("_key")
-        place = rows.schema.get_field_index("_origin")
-        same: set[bytes] = set()
-        for origin in range(len(self._names)) if len(held) else ():
-            of_node = pa.array(np.full(copied.num_rows, origin, np.int16))  # `_origin` is that of the delete
-            same |= self._same(part.table, copied.set_column(place, rows.schema.field(place), of_node), held)
-        newer = [key for key in held.to_pylist() if key not in same]
+        put, found = self._beside(part.table, rows.filter(takes))
+        differs = np.ones(found.num_rows, np.bool_)
+        for node in self._names if found.num_rows else ():  # `_origin` is that of the delete
+            differs &= self._differ(part.table, put, found, node)
+        newer: list[bytes] = found.column("_key").filter(pa.array(differs)).to_pylist()
         gone = pc.invert(pc.is_in(rows.column("_key"), value_set=pa.array(newer, pa.binary())))
         place = rows.schema.get_field_index("_have")
         have = pc.if_else(takes, pa.scalar(None, pa.binary()), rows.column("_have"))
@@ -136,20 +133,28 @@ class Completer:
 
     def _same(self, name: str, copied: pa.RecordBatch, held: pa.Array) -> set[bytes]:
         """The keys of copied rows whose values the target holds already."""
-        table = self._tables[name]
-        copied = copied.filter(pc.is_in(copied.column("_key"), value_set=held))
-        found = self._read(self._target, name, copied)
-        copied = copied.take(pc.index_in(found.column("_key"), value_set=copied.column("_key")))
+        copied, found = self._beside(name, copied.filter(pc.is_in(copied.column("_key"), value_set=held)))
         differs = np.zeros(copied.num_rows, np.bool_)
         for index, node in enumerate(self._names):
             mine = np.flatnonzero(copied.column("_origin").to_numpy() == index)
             if len(mine):
                 pair = copied.take(pa.array(mine)), found.take(pa.array(mine))
-                ends = [(n, self._engines[n].node.engine) for n in (node, self._target)]
-                for _, mask in compare_columns(table, *pair, *ends):
-                    differs[mine] |= mask
+                differs[mine] = self._differ(name, *pair, node)
         keys: list[bytes] = found.column("_key").filter(pa.array(~differs)).to_pylist()
         return set(keys)
+
+    def _beside(self, name: str, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        """Of these rows those that the target holds, and as it holds them, in the same order."""
+        found = self._read(self._target, name, rows)
+        return rows.take(pc.index_in(found.column("_key"), value_set=rows.column("_key"))), found
+
+    def _differ(self, name: str, rows: pa.RecordBatch, found: pa.RecordBatch, node: str) -> Mask:
+        """Which rows of `node` are not what the target holds."""
+        ends = [(n, self._engines[n].node.engine) for n in (node, self._target)]
+        differs = np.zeros(rows.num_rows, np.bool_)
+        for _, mask in compare_columns(self._tables[name], rows, found, *ends):
+            differs |= mask
+        return differs
 
     def _keeps(self, part: TableRows, rows_held: RowFilter) -> Mask:
         """Which rows the target's filter lets it hold."""

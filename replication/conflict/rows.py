@@ -265,7 +265,7 @@ class SentBatch:
     runs: list[Run] = field(default_factory=list)
     states: list[KeyState] = field(default_factory=list)
     rows: int = 0
-    takes: list[Version] = field(default_factory=list)
+    takes: set[Version] = field(default_factory=set)
     part: bool = False
     shown: bool = False
     recorded: bool = False
@@ -299,7 +299,7 @@ class SentBatch:
                 state.put[self.node] = version
         elif put:
             state.put[self.node] = put
-            self.takes.append(put)
+            self.takes.add(put)
             return replace(version, layers=put.layers)
         return version
 

@@ -277,7 +277,8 @@ class Shard(Bookkeeping):
             elif ident in batch.kept:
                 if batch.kept[ident] and newest:  # else what was decided meanwhile is on its way
                     # Nobody has inserted anew what the delete was to take, so it was that row after all.
-                    missed = state.put.pop(batch.node, None) in batch.takes and state.version.op is Op.DELETE
+                    put = state.put.pop(batch.node, None)
+                    missed = put in batch.takes and state.version.op is Op.DELETE
                     self._want(batch.node, state, wanted=missed or not state.is_last(batch.node))
             elif state.last.get(batch.node, 0) > batch.cut[batch.node]:
                 self._want(batch.node, state, wanted=True)  # it overwrote a write it had not seen
