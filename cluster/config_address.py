@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -36,6 +37,14 @@ def read_server(value: Value, scheme: Scheme) -> tuple[str, dict[str, Path]]:
     """
     fields = value.record(("url", *FILES), ("url",))
     url = _read_url(fields["url"], scheme) if "url" in fields else None
+    paths = read_files(value, fields)
+    for name in paths if url and not url.startswith(scheme.tls) else ():
+        fields[name].complain("a certificate without TLS", f"begin the url with {scheme.tls}")
+    return url or "", paths
+
+
+def read_files(value: Value, fields: Mapping[str, Value]) -> dict[str, Path]:
+    """The files among the `fields` of a section; paths are relative to the configuration's folder."""
     paths = {}
     for name in FILES:
         text = fields[name].text() if name in fields else None
@@ -44,12 +53,10 @@ def read_server(value: Value, scheme: Scheme) -> tuple[str, dict[str, Path]]:
         paths[name] = value.report.folder / text
         if not paths[name].is_file():
             fields[name].complain(f"no file {text}", "name a PEM file")
-        if url and not url.startswith(scheme.tls):
-            fields[name].complain("a certificate without TLS", f"begin the url with {scheme.tls}")
     if ("key" in fields) != ("cert" in fields):
         given, lacking = ("key", "cert") if "key" in fields else ("cert", "key")
         value.complain(f"{given} without {lacking}", f"give {lacking}, too, or neither")
-    return url or "", paths
+    return paths
 
 
 def _read_url(value: Value, scheme: Scheme) -> str | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster.config_address import FILES, read_files
 from cluster.config_reader import Value
 from cluster.kafka.address import COMPRESSIONS, MECHANISMS, KafkaConfig
 
@@ -53,17 +54,7 @@ def _read_tls(value: Value) -> tuple[bool, Mapping[str, Path]]:
     """`true`, or a mapping with the files."""
     if not value.is_mapping:
         return bool(value.boolean()), {}
-    fields, paths = value.record(("ca", "cert", "key")), {}
-    for name, field in fields.items():
-        if (text := field.text()) is None:
-            continue
-        paths[name] = value.report.folder / text
-        if not paths[name].is_file():
-            field.complain(f"no file {text}", "name a PEM file")
-    if ("key" in fields) != ("cert" in fields):
-        given, lacking = ("key", "cert") if "key" in fields else ("cert", "key")
-        value.complain(f"{given} without {lacking}", f"give {lacking}, too, or neither")
-    return True, paths
+    return True, read_files(value, value.record(FILES))
 
 
 def _read_sasl(value: Value, tls: bool) -> tuple[str, str, str]:
