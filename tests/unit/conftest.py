@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +18,9 @@ def logs_as_before() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def log(original: Path, tmp_path: Path) -> Path:
+    """A test's own copy of the audit log that its module has written once."""
+    return Path(shutil.copytree(original, tmp_path / "log"))

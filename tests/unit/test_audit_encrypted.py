@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -67,11 +66,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("audit") / "log"
     written(path)
     return path
-
-
-@pytest.fixture
-def log(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "log"))
 
 
 def stored(path: Path) -> list[tuple[str, pa.RecordBatch]]:

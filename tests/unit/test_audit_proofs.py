@@ -38,11 +38,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def log(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "log"))
-
-
 def faults(path: Path, **options) -> list[str]:
     return list(faults_of(verify(path, **options)))
 

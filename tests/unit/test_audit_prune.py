@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -60,11 +59,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("audit") / "log"
     write(path, range(1, 40))
     return path
-
-
-@pytest.fixture
-def log(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "log"))
 
 
 def prune(path: Path, before: int, **options) -> dict[str, int]:
