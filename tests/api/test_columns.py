@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
@@ -21,7 +20,8 @@ from replication.audit.access import HASH_PREFIX, ROLES
 from replication.audit.holds import hold_id, open_holds
 from replication.audit.query import cursor_of
 from replication.audit.undecided import undecided
-from tests.fixtures.api_bed import PATIENCE, Bed
+from tests.fixtures.api_bed import Bed
+from tests.fixtures.until import until
 
 KEY = sha256(b"audit").hexdigest()
 NAME = "Swordfish quixotic"
@@ -149,10 +149,7 @@ def walk(bed: Bed, role: str) -> dict[str, bytes]:
 
 
 def ended(client: TestClient) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while any(o["state"] == "running" for o in client.get("/sync/operations").json()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
+    until(lambda: all(o["state"] != "running" for o in client.get("/sync/operations").json()))
 
 
 def streamed(bed: Bed, client: TestClient, role: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -12,20 +11,20 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from api.backend import Backend
 from replication.audit.proofs import check
-from tests.fixtures.api_bed import PATIENCE, Bed
+from tests.fixtures.api_bed import Bed
 from tests.fixtures.gate import Gate
+from tests.fixtures.until import until
 
 
 def ended(client: TestClient, begun: Any) -> dict[str, Any]:
     """An operation once it is over."""
     assert begun.status_code == 202, begun.text
-    deadline = time.monotonic() + PATIENCE
-    while True:
+
+    def look() -> dict[str, Any] | None:
         found: dict[str, Any] = client.get(begun.headers["Location"]).json()
-        if found["state"] != "running":
-            return found
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.05)
+        return found if found["state"] != "running" else None
+
+    return until(look)
 
 
 def troubles(client: TestClient) -> set[tuple[str, str]]:

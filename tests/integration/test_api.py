@@ -6,10 +6,9 @@ import asyncio
 import json
 import ssl
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from websockets.exceptions import InvalidStatus
 from cluster.servers.process import free_port
 from tests.fixtures.commands import ask, config_text, read_until, sync_worker
 from tests.fixtures.redis import RedisServer, local_server
+from tests.fixtures.until import until
 
 PATIENCE = 180.0
 
@@ -60,12 +60,7 @@ def write_config(folder: Path, postgres: str, mongodb: str, port: int, redis: st
     return config
 
 
-def wait_for(look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (found := look()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.5)
-    return found
+wait_for = partial(until, patience=PATIENCE, pause=0.5)
 
 
 def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp_path: Path) -> None:

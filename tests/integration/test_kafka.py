@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +23,11 @@ from replication.audit.writer import AuditWriter
 from replication.change import Op
 from tests.fixtures.kafka import Cluster, behind_proxy, behind_tls
 from tests.fixtures.proxy import FaultProxy
+from tests.fixtures.until import until
 from tests.unit.audit_records import changes, clock
 from tests.unit.test_publisher import TABLES
 
 KEYS = 7
-PATIENCE = 120.0
 
 
 class Log:
@@ -71,13 +71,6 @@ def by_partition(found: Sequence[Message]) -> dict[int, list[int]]:
     for message, sequence in zip(found, sequences(found), strict=True):
         parts[message.partition()].append(sequence)
     return parts
-
-
-def until(done: Callable[[], bool], what: object = "") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def test_every_change_arrives_once_and_those_of_a_key_in_order(log: Log, kafka: Cluster) -> None:

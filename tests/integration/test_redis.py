@@ -6,10 +6,9 @@ import io
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,16 +20,9 @@ from cluster.sharing.fallback import WithFallback
 from cluster.sharing.local import LocalStore
 from cluster.sharing.redis import RedisAway, RedisStore
 from tests.fixtures.redis import RedisServer, local_server
+from tests.fixtures.until import until
 
 PASSWORD = "s3same-and-lily"
-PATIENCE = 120.0
-
-
-def until(done: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
