@@ -128,15 +128,15 @@ class Resolver:
         with self._lock:
             self._watches.end(ident)
 
-    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> bool:
-        """Let a node's row decide a key on hold; see `Shard.settle`."""
+    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> int:
+        """Let a node's row decide a key on hold; see `Shard.settle`. Gives the epoch if it will, else 0."""
         with self._lock:
-            return self.shard.settle(table, key, node, read)
+            return self.shard.epoch if self.shard.settle(table, key, node, read) else 0
 
-    def awaits(self, table: str, key: bytes) -> bool:
-        """Whether that row has not come yet."""
+    def settled_up_to(self, table: str, key: bytes, epoch: int) -> dict[str, int] | None:
+        """See `Shard.settled_up_to`; None, too, if the incarnation that was to settle the key is gone."""
         with self._lock:
-            return self.shard.awaits(table, key)
+            return self.shard.settled_up_to(table, key) if epoch == self.shard.epoch else None
 
     def pause(self, nodes: Mapping[str, str], tables: Mapping[str, str] = NONE) -> int:
         """Pause these nodes and no others: nothing is sent to them, and their logs are not read on.

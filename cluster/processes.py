@@ -237,13 +237,13 @@ class ResolverProcess(_Part):
         """See `Resolver.unwatch`."""
         self._begun().unwatch(ident)
 
-    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> bool:
+    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> int:
         """See `Resolver.settle`."""
         return self._begun().settle(table, key, node, read)
 
-    def awaits(self, table: str, key: bytes) -> bool:
-        """See `Resolver.awaits`."""
-        return self._begun().awaits(table, key)
+    def settled_up_to(self, table: str, key: bytes, epoch: int) -> dict[str, int] | None:
+        """See `Resolver.settled_up_to`."""
+        return self._begun().settled_up_to(table, key, epoch)
 
     def pause(self, nodes: Mapping[str, str], tables: Mapping[str, str]) -> int:
         """See `Resolver.pause`."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.running import RunningGroup
+from actors.recopy import Recopied
+from cluster.running import ANSWER_SECONDS, RunningGroup, patiently
 from replication.audit.undecided import RESOLVED, Record, newest_writes
-from replication.errors import ConfigError, Terminal
+from replication.errors import ConfigError, NodeUnavailable, Terminal
 from replication.schema import Column, Table
 from replication.types import Kind
 
@@ -42,7 +43,7 @@ class Resolution:
         Raises:
             Terminal: the node's row cannot be read, or is to get values and is not there.
         """
-        done = group.settle_key(self.table, self.key, self.node, newest_writes(self.conflicts), self.given)
+        done = self._settle(group)
         if done.unreadable:
             message = f"the row of {self.node} cannot be read: {done.unreadable[0][1]}"
             raise Terminal(message, hint="take another node's row, or mend it there")
@@ -54,6 +55,42 @@ class Resolution:
             "given": {name: _plain(value) for name, value in self.given.items()},
         }
         group.note(RESOLVED, detail)
+
+    def _settle(self, group: RunningGroup) -> Recopied:
+        """Send the row; returns once no crash can bring the conflict back.
+
+        Where an application writes the row while it is read, it is read again. After a crash before the end
+        the key is on hold again, and all is begun anew.
+        """
+        owner, read, epoch = group.owner(self.key), newest_writes(self.conflicts), 0
+
+        def ask() -> None:
+            nonlocal epoch
+            epoch = owner.call("settle", self.table.name, self.key, self.node, read).result(ANSWER_SECONDS)
+            if not epoch:
+                message = "the group is not yet as far as the conflict"
+                raise NodeUnavailable(message)
+
+        def settled() -> dict[str, int] | None:
+            until: dict[str, int] | None
+            until = owner.call("settled_up_to", self.table.name, self.key, epoch).result(ANSWER_SECONDS)
+            return until
+
+        while True:
+            done = group.copy_keys(
+                self.table,
+                self.node,
+                [self.key],
+                deletes=True,
+                before=lambda: patiently(ask),
+                given=self.given,
+            )
+            if done.unreadable:
+                return done
+            if (until := patiently(settled)) is not None:
+                group.wait_released(until)
+                if patiently(settled) is not None:
+                    return done
 
 
 def plan(

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from actors.audit import NoteRecords
-from actors.backfill import Backfill, CopyStatus, Surroundings
+from actors.backfill import POLL_SECONDS, Backfill, CopyStatus, Surroundings
 from actors.promptness import Heed
 from actors.recopy import Recopied, Recopy
 from actors.remote import Handle, RemoteCapture, RemoteLog
@@ -35,7 +35,7 @@ from replication.audit.store import AuditInUse, read_manifest
 from replication.audit.writer import AuditWriter
 from replication.copying import CopyProgress, state_name
 from replication.engine import Engine
-from replication.errors import NodeUnavailable, Terminal, Transient
+from replication.errors import Terminal, Transient
 from replication.pacing import Pace
 from replication.schema import Table
 from replication.sharding import shards_of
@@ -87,7 +87,7 @@ class RunningGroup:
                 recopy = Recopy(table, uuid.uuid4().hex, snapshot, self._around(node), before, given)
                 return recopy.copy(keys, deletes=deletes)
 
-        return _patiently(attempt)
+        return patiently(attempt)
 
     def prune(self, before: int) -> dict[str, int]:
         """Remove old records from the audit log; see `AuditWriter.prune`."""
@@ -98,24 +98,17 @@ class RunningGroup:
         """Destroy a subject's key; see `AuditWriter.erase`."""
         self.parts()["audit"].call("erase", table, name, dict(records)).result(ANSWER_SECONDS)
 
-    def settle_key(
-        self, table: Table, key: bytes, node: str, read: Mapping[str, int], given: Mapping[str, pa.Scalar]
-    ) -> Recopied:
-        """Let the row of `node`, with the `given` values, decide a key on hold; see `Shard.settle`."""
+    def owner(self, key: bytes) -> Handle:
+        """The resolver of a key."""
         resolvers = self._resolvers()
-        owner = resolvers[int(shards_of([key], 1, len(resolvers))[0])]
+        return resolvers[int(shards_of([key], 1, len(resolvers))[0])]
 
-        def ask() -> None:
-            if not owner.call("settle", table.name, key, node, read).result(ANSWER_SECONDS):
-                message = "the group is not yet as far as the conflict"
-                raise NodeUnavailable(message)
-
-        while True:  # where an application writes the row while it is read, it is read again
-            done = self.copy_keys(
-                table, node, [key], deletes=True, before=partial(_patiently, ask), given=given
-            )
-            if done.unreadable or not owner.call("awaits", table.name, key).result(ANSWER_SECONDS):
-                return done
+    def wait_released(self, until: Mapping[str, int]) -> None:
+        """Wait until each node's log is released up to there, so that nothing of before is read again."""
+        for node, order in until.items():
+            around = self._around(node)
+            while patiently(around.released) < order:
+                around.wait(POLL_SECONDS)
 
     def copy_table(
         self, table: Table, node: str, report: Callable[[CopyStatus], object], workers: int = 1
@@ -138,7 +131,7 @@ class RunningGroup:
                     begun, afresh = afresh, False
                     return copy.run(afresh=begun)
 
-            return _patiently(attempt).done_rows
+            return patiently(attempt).done_rows
 
     def resize_copy(self, table: Table, node: str, workers: int) -> bool:
         """Let so many readers read for the copy of a table from `node`; whether one is at work."""
@@ -379,7 +372,7 @@ def writer_at_rest(config: GroupConfig) -> Iterator[AuditWriter]:
         writer.close(drained=bool(manifest and manifest.drained))
 
 
-def _patiently(attempt: Callable[[], T]) -> T:
+def patiently(attempt: Callable[[], T]) -> T:
     """Try again while a part of the group or a node is away."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:

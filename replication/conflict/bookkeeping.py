@@ -62,6 +62,7 @@ class Bookkeeping:
         self.unacked: dict[str, dict[int, SentBatch]] = {n: {} for n in self.nodes}
         self.unrecorded: dict[tuple[str, int], Arrival] = {}
         self.conflicts: list[Conflict] = []
+        self.doubtful: dict[KeyState, Conflict] = {}  # a person is asked, unless replay tells more
         self.resting: set[KeyState] = set()
         self.refused: dict[str, dict[bytes, set[str]]] = {t: {} for t in config.policies}
         for (table, key), lacking in (refused or {}).items():
@@ -164,10 +165,19 @@ class Bookkeeping:
         state = self.keys[table].get(key)
         return state is not None and not (isinstance(state, KeyState) and state in self.resting)
 
-    def awaits(self, table: str, key: bytes) -> bool:
-        """Whether the row that is to decide a key on hold has not come yet."""
+    def settled_up_to(self, table: str, key: bytes) -> dict[str, int] | None:
+        """Up to where each log must be released until nothing that a settled key has met is read again.
+
+        A write of before would be in conflict with those that follow the row that was taken, since a node
+        whose own row that was has not been sent it.
+
+        Returns:
+            None while the row that is to decide the key has not come.
+        """
         state = self.keys[table].get(key)
-        return isinstance(state, KeyState) and state.settled_by != ""
+        if isinstance(state, KeyState) and state.settled_by:
+            return None
+        return {n: p.order for n, p in self.progress.position.items()}
 
     def _is_settled(self, state: KeyState | Run | None, node: str, op: int) -> bool:
         """Whether a row of `node` ends a hold; the key is forgotten then, and the row is like any other."""
@@ -200,6 +210,24 @@ class Bookkeeping:
     def _give_back(self, node: str, state: KeyState, cut: Vector) -> None:
         """A batch with this cut has reached a node: what it replaced and had not seen must return."""
         self._want(node, state, wanted=node in state.own and state.last.get(node, 0) > cut[node])
+
+    def _was_decided(self, state: KeyState, cut: Vector) -> bool:
+        """Whether a batch with this cut shows that what put a key on hold while replaying never did before.
+
+        A predecessor that had weighed both writes sent the key all the same: they came in another order, and
+        a third one was between them. What it had put on hold itself is on record before it sends anything.
+        """
+        conflict = self.doubtful.get(state)
+        return conflict is not None and all(v.order <= cut[v.node] for v in (conflict.left, conflict.right))
+
+    def _take_up(self, state: KeyState, decided: Version) -> list[Version]:
+        """End a hold with what a predecessor had decided; gives the writes that it had not weighed."""
+        del self.doubtful[state]
+        later = [v for v in state.own.values() if v.order > decided.absorbed[v.node]]
+        state.version, state.own, state.held = decided, {}, False
+        for node in self.nodes:
+            self._want_unless_sent(node, state)
+        return sorted(later, key=lambda v: v.time)
 
     def _rest(self, state: KeyState) -> None:
         """Nothing of a key on hold is on its way."""

@@ -200,33 +200,51 @@ class Shard(Bookkeeping):
         write = read_version(node, rows, index, absorbed, rank, fields=policies.merge)
         if key in self.refused[rows.table] and not (write.op is Op.DELETE or write.whole or policies.merge):
             write.layers = ()  # to be read where it was written
-        lost = clash = False
         if isinstance(state, Run):
             state = self._promote(state, key)
         if state is None:
             state = self.keys[rows.table][key] = KeyState(rows.table, key, write)
+            self._note(state, write, arrival)
+            self._send_on(state, write)
         elif state.held:
             self._write_held(state, write)
+            self._note(state, write, arrival)
         else:
             if not self.replaying:
                 state.meet(write)
-            decision = self._decide(state, write)
-            state.version, lost, clash = decision.version, decision.lost, decision.clash
-            if decision.conflict:
-                self.conflicts.append(decision.conflict)
-            if decision.held:
-                self._set_aside(state, write)
-        if node not in state.first:
+            self._weigh(state, write, arrival)
+        self._forget_if_finished(state)
+
+    def _weigh(self, state: KeyState, write: Version, arrival: Arrival | None = None) -> None:
+        """Decide about one more write of a key that is on its way; without `arrival` one that is known."""
+        decision = self._decide(state, write)
+        state.version = decision.version
+        if decision.held:
+            self._set_aside(state, write)
+        if decision.held and self.replaying:
+            assert decision.conflict is not None
+            self.doubtful[state] = decision.conflict
+        elif decision.conflict:
+            self.conflicts.append(decision.conflict)
+        if arrival:
+            self._note(state, write, arrival)
+        if not state.held:
+            self._send_on(state, write, lost=decision.lost, clash=decision.clash)
+
+    def _note(self, state: KeyState, write: Version, arrival: Arrival) -> None:
+        if write.node not in state.first:
             arrival.live += 1
         state.note(write, arrival)
-        for other in self.nodes if not state.held else ():
-            if clash and (other != node or lost):  # a predecessor may have come to another winner
+
+    def _send_on(self, state: KeyState, write: Version, *, lost: bool = False, clash: bool = False) -> None:
+        """Say which nodes must be sent what was decided when a write came; see `Decision`."""
+        for other in self.nodes:
+            if clash and (other != write.node or lost):  # a predecessor may have come to another winner
                 self._want(other, state, wanted=True)
-            elif other == node:
+            elif other == write.node:
                 self._want_back(state, write, lost=lost)
-            elif write.order > self._applied(other, state)[node]:
+            elif write.order > self._applied(other, state)[write.node]:
                 self._want_unless_sent(other, state)
-        self._forget_if_finished(state)
 
     def _decide(self, state: KeyState, write: Version) -> Decision:
         return decide(state, write, self.config.policies[state.table], self.config.nodes)
@@ -294,11 +312,15 @@ class Shard(Bookkeeping):
         """Learn from a predecessor's batch what it had decided."""
         state = self.keys[row.table].get(row.key)
         assert not isinstance(state, Run)
-        if state is not None and state.held:
-            self._give_back(node, state, marker.own_cut)
-            return
         decided = row.version
         decided.absorbed = cut = marker.own_cut
+        later: list[Version] = []
+        if state is not None and state.held:
+            if not self._was_decided(state, cut):
+                self._give_back(node, state, cut)
+                return
+            later = self._take_up(state, decided)
+            state.decided, state.decided_cut, decided.learnt = marker.seq, cut, True
         if state is None:
             state = self.keys[row.table][row.key] = KeyState(row.table, row.key, decided)
             state.decided, state.decided_cut, decided.learnt = marker.seq, cut, True
@@ -326,6 +348,8 @@ class Shard(Bookkeeping):
             self._want_unless_sent(node, state)  # it holds a decision that a write has since overturned
         elif not self.config.policies[row.table].merge:
             self._want(node, state, wanted=False)  # it holds just that
+        for write in later:
+            self._weigh(state, write)
 
     # -- the place in a log -------------------------------------------------------------------
 
@@ -333,6 +357,8 @@ class Shard(Bookkeeping):
         replaying = self.replaying
         self.progress.advance(node, end)
         if replaying and not self.replaying:
+            self.conflicts += self.doubtful.values()
+            self.doubtful.clear()
             for table in self.keys.values():
                 for state in [s for s in table.values() if isinstance(s, KeyState)]:
                     self._forget_if_finished(state)

@@ -10,16 +10,25 @@ At quiescence, beside what every schedule checks of the keys that are not on hol
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from replication.change import Op
 from replication.conflict.decide import Conflict
 from replication.conflict.policy import MANUAL
 from replication.conflict.rows import KeyState
+from replication.marker import Vector
 from tests.property.checked import CheckedShard
 from tests.property.databases import EMPTY, FIELDS, TABLE, Rows, Sent, Write
 from tests.property.scenario import Scenario
 from tests.property.schedule import Schedule
+
+
+@dataclass
+class Settling:
+    """A key that is being settled: its conflicts, and how far the logs must be released first."""
+
+    idents: set[str]
+    until: Vector | None = None
 
 
 class HoldingSchedule(Schedule):
@@ -29,7 +38,7 @@ class HoldingSchedule(Schedule):
         self.open: dict[bytes, set[str]] = defaultdict(set)  # conflicts that are on record, by key
         self.pairs: dict[str, tuple[dict[str, int], list[Write]]] = {}  # a conflict's dots and writes
         self.waiting: list[tuple[bytes, str]] = []
-        self.settling: dict[bytes, tuple[str, int, set[str]]] = {}
+        self.settling: dict[bytes, Settling] = {}
         self.settled = 0
         self.half: set[bytes] = set()  # a crash met it while it was being settled
         super().__init__(scenario)
@@ -89,15 +98,16 @@ class HoldingSchedule(Schedule):
         else:
             (decided,) = db.copy(node, [key])
         self.truth[node, len(db.log), key] = decided
-        self.settling[key] = node, len(db.log), set(self.open[key])
+        self.settling[key] = Settling(set(self.open[key]))
         self.settled += 1
 
     def release(self) -> None:
         super().release()
-        for key, (node, order, idents) in list(self.settling.items()):
-            if self.released[node] >= order and not self.shard.awaits(TABLE, key):
+        for key, settling in list(self.settling.items()):
+            settling.until = settling.until or self.shard.settled_up_to(TABLE, key)
+            if settling.until and all(self.released[n] >= order for n, order in settling.until.items()):
                 del self.settling[key]
-                self.open[key] -= idents
+                self.open[key] -= settling.idents
 
     def quiesce(self) -> None:
         self.finish()

@@ -55,10 +55,27 @@ class ForgottenWhenReplayed(CheckedShard):
         return super().settle(table, key, node, {})
 
 
+class SettledAtOnce(CheckedShard):
+    """That a key was settled is on record while the logs can still be read again from before."""
+
+    def settled_up_to(self, table: str, key: bytes) -> dict[str, int] | None:
+        until = super().settled_up_to(table, key)
+        return until and dict.fromkeys(until, 0)
+
+
+class HeldByReplayAlone(CheckedShard):
+    """What only replay put on hold stays there, whatever a predecessor had decided."""
+
+    def _was_decided(self, *args: Any) -> bool:
+        return False
+
+
 HOLD_MUTATIONS: list[Mutation] = [
     mutation(ReplacedStaysReplaced, "manual"),
     mutation(SentThoughHeld, "manual"),
     mutation(HoldsDieWithTheirShard, "manual"),
     mutation(LaterWritesTravel, "manual"),
     mutation(ForgottenWhenReplayed, "manual", first=1100),
+    mutation(SettledAtOnce, "manual", first=3400),
+    mutation(HeldByReplayAlone, "manual", first=16100),
 ]
