@@ -18,7 +18,7 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import ray
@@ -30,6 +30,7 @@ from actors.reading import Assignment, Read
 from actors.remote import Handle
 from actors.shard_status import ShardStatus
 from cluster.group_state import GroupState, guards_of, state_of
+from cluster.lean_ray import lean
 from cluster.pausing import read_pauses
 from cluster.processes import (
     ApplierProcess,
@@ -136,7 +137,8 @@ def connect(address: str | None, group: str, *, dashboard: bool = True) -> None:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     for attempt in range(1, STARTS + 1):
         try:
-            ray.init(address=address or "local", namespace=namespace(group), **options)
+            with nullcontext() if address or dashboard else lean():
+                ray.init(address=address or "local", namespace=namespace(group), **options)
             return
         except Exception as error:  # Ray has no class of its own for daemons that are slow to start
             if address or "startup" not in str(error):

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import replication.arrow  # noqa: F401  first of all that is Arrow
 from replication.marker import Marker
 
 APPLY_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import replication.arrow  # noqa: F401  first of all that is Arrow
+
 Bools = npt.NDArray[np.bool_]
 
 

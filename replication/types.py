@@ -12,6 +12,8 @@ from enum import StrEnum
 
 import pyarrow as pa
 
+import replication.arrow  # noqa: F401  first of all that is Arrow
+
 
 class Kind(StrEnum):
     """The canonical kinds."""

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-dashboard",
         dest="dashboard",
         action="store_false",
-        help="start Ray without its dashboard: eleven processes and about 190 MiB less",
+        help="start Ray without its dashboard, autoscaler and log monitor: about 450 MiB less",
     )
     parser.add_argument(
         "--accept",

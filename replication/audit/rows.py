@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import replication.arrow  # noqa: F401  first of all that is Arrow
 from replication.errors import Terminal
 
 _NULL = pa.scalar(b"\0", pa.binary())

@@ -67,6 +67,8 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
         ) as process:
             try:
                 read_until(process.stderr, '"group_ready"')
+                if not address:
+                    assert daemons(process).keys() == {"gcs_server", "raylet"}, "nothing that nobody asks for"
                 with docs.watch(max_await_time_ms=1000) as stream:
                     sql.execute("INSERT INTO orders VALUES (1000, 'last')")
                     for _ in range(600):
@@ -100,6 +102,11 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
             assert process.wait(120) == 0
             assert process.stderr is not None
             assert process.stderr.read() is not None
+
+
+def daemons(up: subprocess.Popen[str]) -> dict[str, psutil.Process]:
+    """What this `up` has started of Ray, by the name of the program."""
+    return {Path(child.exe()).name: child for child in psutil.Process(up.pid).children()}
 
 
 def asks_the_audit_log(config: Path, address: list[str]) -> None:
@@ -206,15 +213,6 @@ def test_up_runs_on_a_cluster_with_two_shards(
     copies_and_synchronises(config, postgres_db, mongodb_db, ["--address", ray_cluster])
 
 
-def kill_daemon(up: subprocess.Popen[str], name: str) -> None:
-    """Kill one of the Ray daemons that this `up` has started."""
-    for child in psutil.Process(up.pid).children():
-        if Path(child.exe()).name == name:
-            child.kill()
-            return
-    raise AssertionError(name)
-
-
 @contextmanager
 def ended_after(up: subprocess.Popen[str]) -> Iterator[None]:
     """Kill a process that hangs, so that whoever reads what it writes goes on."""
@@ -246,7 +244,7 @@ def test_another_up_takes_over_and_a_lost_daemon_of_ray_begins_it_anew(
         first.kill()
         read_until(second.stderr, '"takes_over"')
         read_until(second.stderr, '"group_ready"')
-        kill_daemon(second, "raylet")
+        daemons(second)["raylet"].kill()
         read_until(second.stderr, '"ray_lost"')
         read_until(second.stderr, '"group_ready"')
         with docs.watch(max_await_time_ms=1000) as stream:

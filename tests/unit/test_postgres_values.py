@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -100,25 +98,6 @@ def test_dates_agree_with_pythons(day: date, time_: Any) -> None:
 def test_what_is_no_date_is_an_error(text: str) -> None:
     with pytest.raises(pa.ArrowInvalid):
         from_text(pa.array([text]), CanonicalType(Kind.TIMESTAMP), LocalType(Kind.TIMESTAMP))
-
-
-def test_the_first_value_loads_no_module() -> None:
-    """Pyarrow loads pandas, if it is there, when it makes its first scalar; that is no time for a poll."""
-    code = """
-import sys
-import pyarrow as pa
-from replication.engines.postgres.types import LocalType
-from replication.engines.postgres.values import from_text
-from replication.types import CanonicalType, Kind
-before = set(sys.modules)
-for kind, text in ((Kind.BOOLEAN, b"t"), (Kind.INT64, b"1"), (Kind.TIME, b"01:02:03")):
-    from_text(pa.array([text], pa.binary()), CanonicalType(kind), LocalType(kind))
-print(sorted(m for m in set(sys.modules) - before if m.startswith("pandas")))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout == "[]\n"
 
 
 def test_padding_is_no_value() -> None:

@@ -20,7 +20,6 @@ from replication.engines.mysql.values import Errors, adapt
 from replication.key import encode_keys
 from replication.marker import Marker
 
-_LOADED = pa.array(np.zeros(0))  # the first array makes pyarrow load pandas: at start-up, not in a poll
 BLOCK = 8192
 """So many rows are decoded in one step: what more of them need does not stay in the processor's cache."""
 

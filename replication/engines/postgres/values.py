@@ -29,7 +29,7 @@ _ORDINARY = {
 _ANY_DATE = re.compile(r"(\d+)-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:\+00)?)?( BC)?$")
 _INT64 = np.iinfo(np.int64)
 _INT32 = np.iinfo(np.int32)
-_TRUE = pa.scalar("t", pa.utf8())  # the first scalar makes pyarrow load pandas: at start-up, not in a poll
+_TRUE = pa.scalar("t", pa.utf8())
 _FIRST_DAY = -719_162
 """0001-01-01."""
 _LAST_DAY = 2_932_896
