@@ -64,7 +64,7 @@ def running(bed: Bed, sizes: Sizes) -> Iterator[Running]:
         config = folder / "sync.yaml"
         config.write_text(_CONFIG.format(group=GROUP, left=left, right=right))
         log = folder / "up.log"
-        command = [sys.executable, "-m", "cluster.cli", "up", "-c", str(config)]
+        command = [sys.executable, "-m", "cluster.cli", "up", "--no-dashboard", "-c", str(config)]
         up = ServerProcess("sync-worker up", command, log, lambda: b'"group_ready"' in log.read_bytes())
         try:
             up.start(READY_SECONDS)

@@ -72,7 +72,7 @@ class Stack:
         self.config = folder / "sync.yaml"
         self.audit = folder / "audit"
         self.log = folder / "up.log"
-        command = [sys.executable, "-m", "cluster.cli", "up", "-c", str(self.config)]
+        command = [sys.executable, "-m", "cluster.cli", "up", "--no-dashboard", "-c", str(self.config)]
         self._up = ServerProcess("sync-worker up", command, self.log, self._ready)
 
     def write_config(self) -> None:
