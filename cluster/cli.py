@@ -35,6 +35,7 @@ COMMANDS = {
     "replay": "apply again what the audit log has on record",
     "pause": "let nodes be: nothing is applied to them or read from them",
     "resume": "go on with nodes that were paused",
+    "db": "make, migrate or remove what the group keeps on the databases",
     "reset": "go on although a node's log was lost, and copy anew",
     "conflicts": "list and show recorded conflicts, and resolve open ones",
     "dlq": "list, retry and discard rows on hold",

@@ -213,12 +213,20 @@ class Reached:
 class Control(StateStore, Protocol):
     """Owns the group's own tables and its place in the log on one node."""
 
+    def stored_format(self) -> int:
+        """The format of our own tables on the node, see `replication.formats`; 0 if there are none."""
+
     def prepare(self, tables: Sequence[Table]) -> Position:
         """Create what capture needs (our tables, publication and slot, pre-images); idempotent.
+
+        Nothing is created that is there, so an account may lose the privilege to once it is done.
 
         Returns:
             a position that is at or before the next change of the log, for a node that has no marker yet.
             If a slot exists already it is kept and its position is returned.
+
+        Raises:
+            PreflightFailed: our own tables are of a newer format.
         """
 
     def raise_epoch(self, shards: int, at_least: int, initial: Marker) -> list[Marker]:

@@ -9,6 +9,7 @@ from replication.engine import Reached
 from replication.engines.memory.log import StoredMarker
 from replication.engines.memory.position import position_of
 from replication.engines.memory.session import Session
+from replication.formats import FORMAT
 from replication.marker import Marker
 from replication.position import Position
 from replication.schema import NodeConfig, Table
@@ -20,6 +21,10 @@ class MemoryControl:
     def __init__(self, node: NodeConfig, group: str) -> None:
         self._session = Session(node, group)
         self._group = group
+
+    def stored_format(self) -> int:
+        """See `engine.Control.stored_format`. It has no tables of ours that could be older than it."""
+        return FORMAT
 
     def prepare(self, tables: Sequence[Table]) -> Position:
         """See `engine.Control.prepare`. Any table can be captured as it is."""

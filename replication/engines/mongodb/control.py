@@ -28,12 +28,14 @@ from replication.engines.mongodb.position import cluster_time, pack_token, token
 from replication.engines.mongodb.schema import ensure_collection
 from replication.engines.mongodb.sessions import end_session
 from replication.errors import Contention
+from replication.formats import FORMAT, FORMAT_NAME, must_be_made
 from replication.marker import Marker
 from replication.position import Position, order_of
 from replication.schema import NodeConfig, Table
 
 _START = "start"
 _ATTEMPTS = 10
+_FORMAT = FORMAT_NAME.removeprefix("/")
 
 
 class MongoControl:
@@ -44,6 +46,14 @@ class MongoControl:
         self._group = group
         self._db = connect(node)
 
+    def stored_format(self) -> int:
+        """See `engine.Control`."""
+        with translated(self._node.name):
+            return self._format()
+
+    def _format(self) -> int:
+        return int(get_state(self._db, "", _FORMAT) or 0)
+
     def prepare(self, tables: Sequence[Table]) -> Position:
         """See `engine.Control`. Creates missing collections and switches pre-images on.
 
@@ -51,8 +61,10 @@ class MongoControl:
         marker loses nothing.
         """
         with translated(self._node.name):
-            for name in (MARKER, WATERMARK, STATE):
-                ensure_collection(self._db, name, pre_images=False)
+            if must_be_made(self._format(), self._node.name):
+                for name in (MARKER, WATERMARK, STATE):
+                    ensure_collection(self._db, name, pre_images=False)
+                put_state(self._db, "", _FORMAT, json.dumps(FORMAT))
             for table in tables:
                 ensure_collection(self._db, collection_name(self._node, table.mapping), pre_images=True)
             if (kept := self.get_state(_START)) is not None:
@@ -124,7 +136,7 @@ class MongoControl:
             self._db[WATERMARK].delete_many({"_id": {"$in": [self._group, f"{self._group}/beat"]}})
             self._db[STATE].delete_many({"group": self._group})
             for name in (MARKER, WATERMARK, STATE):
-                if self._db[name].find_one({}, {"_id": 1}) is None:
+                if self._db[name].find_one({"_id": {"$ne": FORMAT_NAME}}, {"_id": 1}) is None:
                     self._db.drop_collection(name)
 
     def get_state(self, name: str) -> str | None:

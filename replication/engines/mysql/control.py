@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pymysql
 from pymysql.connections import Connection
 
 from replication.engine import Reached
 from replication.engines.mysql import lineage
 from replication.engines.mysql.config import MARKER, NO_SHARD, STATE, WATERMARK, parse
 from replication.engines.mysql.connection import Session
+from replication.engines.mysql.errors import code_of
 from replication.engines.mysql.marker import (
     LOCK,
     PUT_STATE,
@@ -23,12 +25,14 @@ from replication.engines.mysql.marker import (
 )
 from replication.engines.mysql.position import Token, position_now
 from replication.errors import Contention
+from replication.formats import FORMAT, FORMAT_NAME, must_be_made
 from replication.marker import Marker
 from replication.position import Position
 from replication.schema import NodeConfig, Table
 
 _START = "start"
 _ATTEMPTS = 10
+_DENIED = 1142
 _NO_ECHO = f"UPDATE {MARKER} SET epoch = %s, seq = seq + 1 WHERE grp = %s AND shard = {NO_SHARD}"
 """Comes first in a transaction that changes markers and is no batch; it changes its row for certain."""
 _REPLACE = (
@@ -45,6 +49,11 @@ class MysqlControl:
         self.group = group
         self._session = Session(parse(node))
 
+    def stored_format(self) -> int:
+        """See `Control.stored_format`."""
+        with self._session.use() as c:
+            return self._format(c)
+
     def prepare(self, tables: Sequence[Table]) -> Position:
         """See `Control.prepare`.
 
@@ -52,8 +61,11 @@ class MysqlControl:
         marker loses nothing.
         """
         with self._session.use() as c:
-            for statement in TABLES:
-                c.query(statement)
+            if must_be_made(self._format(c), self.node.name):
+                for statement in TABLES:
+                    c.query(statement)
+                with c.cursor() as cursor:
+                    cursor.execute(PUT_STATE, [FORMAT_NAME, json.dumps(FORMAT)])
             if (kept := self.get_state(_START)) is not None:
                 order, token = json.loads(kept)
                 return Position(int(order, 16), token)
@@ -123,26 +135,44 @@ class MysqlControl:
             cursor.execute(PUT_STATE, [state_name(self.group, name), value])
 
     def drop(self) -> None:
-        """See `Control.drop`. The tables go with the last group that uses them."""
+        """See `Control.drop`. The tables go with the last group, if the account may drop any."""
         with self._session.use() as c, c.cursor() as cursor:
-            cursor.execute(
-                "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s",
-                [MARKER],
-            )
-            if cursor.fetchone() is None:
+            if not self._exists(c, MARKER):
                 return
             cursor.execute(f"DELETE FROM {MARKER} WHERE grp = %s", [self.group])
             cursor.execute(f"DELETE FROM {WATERMARK} WHERE grp = %s", [self.group])
             prefix = state_name(self.group, "")
             cursor.execute(f"DELETE FROM {STATE} WHERE LEFT(name, CHAR_LENGTH(%s)) = %s", [prefix, prefix])
-            cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {MARKER}) OR EXISTS (SELECT 1 FROM {STATE})")
+            others = f"EXISTS (SELECT 1 FROM {MARKER}) OR EXISTS (SELECT 1 FROM {STATE} WHERE name <> %s)"
+            cursor.execute(f"SELECT {others}", [FORMAT_NAME])
             row = cursor.fetchone()
             if row is not None and not row[0]:
-                cursor.execute(f"DROP TABLE IF EXISTS {MARKER}, {WATERMARK}, {STATE}")
+                try:
+                    cursor.execute(f"DROP TABLE IF EXISTS {MARKER}, {WATERMARK}, {STATE}")
+                except pymysql.err.OperationalError as error:
+                    if code_of(error) != _DENIED:
+                        raise
 
     def close(self) -> None:
         """See `Control.close`."""
         self._session.close()
+
+    def _format(self, c: Connection) -> int:
+        with c.cursor() as cursor:
+            if not self._exists(c, STATE):
+                return 0
+            cursor.execute(f"SELECT value FROM {STATE} WHERE name = %s", [FORMAT_NAME])
+            row = cursor.fetchone()
+        return 0 if row is None else int(row[0])
+
+    @staticmethod
+    def _exists(c: Connection, table: str) -> bool:
+        with c.cursor() as cursor:
+            cursor.execute(
+                "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s",
+                [table],
+            )
+            return cursor.fetchone() is not None
 
     def _raise(self, shards: int, at_least: int, initial: Marker) -> list[Marker]:
         with self._session.use() as c:

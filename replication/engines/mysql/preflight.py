@@ -16,7 +16,7 @@ from replication.engines.mysql.columns import (
     read_unique_indexes,
     unfit,
 )
-from replication.engines.mysql.config import OWN, quoted, table_name
+from replication.engines.mysql.config import OWN, STATE, quoted, table_name
 from replication.engines.mysql.declare import declaration
 from replication.engines.mysql.errors import code_of
 from replication.engines.mysql.grants import Grants, read_grants
@@ -107,7 +107,9 @@ def _account(c: Connection, grants: Grants) -> Iterator[Finding]:
             remedy = f"GRANT {privilege} ON *.* TO {grants.account}"
             yield _error("account", f"account {grants.account} lacks {privilege}", remedy)
     database = str(_one(c, "SELECT DATABASE()"))
-    for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE", "CREATE"):
+    ours = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s"
+    create = () if _row(c, ours, STATE) else ("CREATE",)
+    for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE", *create):
         if not grants.on_table(privilege, database, OWN + "marker"):
             remedy = f"GRANT {privilege} ON {quoted(database)}.* TO {grants.account}"
             yield _error("account", f"account {grants.account} lacks {privilege} for our own tables", remedy)

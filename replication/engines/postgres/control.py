@@ -28,6 +28,7 @@ from replication.engines.postgres.config import (
 from replication.engines.postgres.errors import SNAPSHOT_HINT
 from replication.engines.postgres.position import between, parse_lsn
 from replication.errors import LogLost, PreflightFailed
+from replication.formats import FORMAT, FORMAT_NAME, must_be_made
 from replication.marker import Marker
 from replication.position import Position
 from replication.schema import NodeConfig, Table
@@ -95,20 +96,27 @@ class PostgresControl:
         # Raising the epoch puts all that was committed before it on disk, whatever the server's default is.
         self._session = Session(node, {"synchronous_commit": "on"})
 
+    def stored_format(self) -> int:
+        """See `Control.stored_format`."""
+        with self._session.use() as c:
+            return self._format(c)
+
     def prepare(self, tables: Sequence[Table]) -> Position:
         """See `Control.prepare`.
 
         Raises:
             LogLost: the slot is gone although the group has been at work here.
-            PreflightFailed: a table's changes could not be published without failing its applications.
+            PreflightFailed: our own tables are of a newer format, or a table's changes could not be published
+                without failing its applications.
         """
         name = object_name(self.group)
         with self._session.use() as c:
             with c.transaction():
                 c.execute(_LOCK)
-                c.execute(_TABLES)
-                c.execute(_DECIMAL128)
-                c.execute(_EXACT)
+                if must_be_made(self._format(c), self.node.name):
+                    for statement in (_TABLES, _DECIMAL128, _EXACT):
+                        c.execute(statement)
+                    c.execute(put_state_sql(), [FORMAT_NAME, json.dumps(FORMAT)])
                 self._publish(c, name, tables)
             slot = self._slot(c, name)
             if slot is None:
@@ -281,6 +289,13 @@ class PostgresControl:
             [self.group],
         ).fetchall()
         return [Marker.load(*row) for row in rows]
+
+    def _format(self, c: Connection) -> int:
+        there = c.execute("SELECT to_regclass(%s) IS NOT NULL", [STATE]).fetchone()
+        if not (there and there[0]):
+            return 0
+        row = c.execute(f"SELECT value FROM {STATE} WHERE name = %s", [FORMAT_NAME]).fetchone()
+        return 0 if row is None else int(row[0])
 
     def _exists(self, c: Connection) -> bool:
         row = c.execute("SELECT to_regclass(%s) IS NOT NULL", [MARKER]).fetchone()

@@ -22,7 +22,7 @@ from replication.schema import Column, NodeConfig, Table
 MINIMUM_VERSION = 140_000
 _ROLE = """
 SELECT rolsuper, rolreplication OR rolsuper, current_user, current_database(),
-       has_database_privilege(current_database(), 'CREATE')
+       has_database_privilege(current_database(), 'CREATE') OR to_regclass('sync_worker.state') IS NOT NULL
 FROM pg_roles WHERE rolname = current_user"""
 _RELATION = """
 SELECT r.oid::int8, r.relreplident, pg_has_role(r.relowner, 'USAGE'), r.relpersistence
