@@ -7,9 +7,19 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
-from load import bench_audit, bench_binlog, bench_copy, bench_flow, bench_mysql, bench_ray, bench_stages
+from load import (
+    bench_audit,
+    bench_binlog,
+    bench_copy,
+    bench_everything,
+    bench_flow,
+    bench_mysql,
+    bench_ray,
+    bench_stages,
+)
 from load.bench_bed import Bed, Line, Sizes
 
 QUICK = 10
@@ -47,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(sizes: Sizes, only: str) -> Iterator[Line]:
     """Every line, as soon as it is measured."""
     bare: dict[str, float] = {}
-    with Bed() as bed:
-        stages = _stages(bed, sizes, bare)
+    with Bed() as bed, closing(bench_ray.Plain(bed, sizes)) as plain:
+        stages = _stages(bed, plain, sizes, bare)
         wanted = [s for s in stages if any(only in name for name in s.names)]
         needed = {s.needs for s in wanted}
         for stage in stages:
@@ -73,11 +83,12 @@ class Stage:
     needs: str = ""
 
 
-def _stages(bed: Bed, sizes: Sizes, bare: dict[str, float]) -> list[Stage]:
+def _stages(bed: Bed, plain: bench_ray.Plain, sizes: Sizes, bare: dict[str, float]) -> list[Stage]:
     """Everything in the order of the report.
 
     Args:
         bed: the servers.
+        plain: a group on Ray.
         sizes: how much each does.
         bare: filled while they run: the rows per second that an engine takes bare.
     """
@@ -104,7 +115,8 @@ def _stages(bed: Bed, sizes: Sizes, bare: dict[str, float]) -> list[Stage]:
         Stage(("initial copy",), lambda: [bench_flow.copy(bed, sizes, bare["postgres"])], needs="postgres"),
         Stage(bench_copy.NAMES, lambda: bench_copy.measure(bed, sizes)),
         Stage(("latency p50", "latency p99"), lambda: bench_flow.latency(bed, sizes)),
-        Stage(("latency p50 on Ray", "latency p99 on Ray"), lambda: bench_ray.latency(bed, sizes)),
+        Stage(("latency p50 on Ray", "latency p99 on Ray"), lambda: bench_ray.latency(plain, sizes)),
+        Stage(bench_everything.NAMES, lambda: bench_everything.measure(bed, plain, sizes)),
         Stage(bench_ray.FAULTS, lambda: bench_ray.faults(bed, sizes)),
         Stage(("capture mysql", "apply mysql"), mysql, gives="mysql"),
         drain("postgres -> mysql", "mysql", DRAIN_GOAL),

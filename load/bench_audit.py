@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ def measure(sizes: Sizes) -> list[Line]:
             f"{encrypted.rate / clear.rate:.2f}",
             f">= {GOAL // 1000} k/s",
             encrypted.rate >= GOAL,
-            f"{encrypted.processor:.1f} us of processor for each of {2 * FLUSH_ROWS * len(batches):,}, a durable "
-            f"flush every {2 * FLUSH_ROWS:,}; {encrypted.sealed} segments became Parquet, "
+            f"{encrypted.processor:.1f} us of processor for each of {2 * FLUSH_ROWS * len(batches):,}, "
+            f"a durable flush every {2 * FLUSH_ROWS:,}; {encrypted.sealed} segments became Parquet, "
             f"{encrypted.heads} heads were signed",
         )
     ]
@@ -101,7 +102,7 @@ def _writer(path: Path, keys: Keyring | None) -> AuditWriter:
 def _changes(first: int, count: int) -> ChangeRecords:
     """Changes at the node `a`."""
     numbers = range(first, first + count)
-    columns = {
+    columns: dict[str, Sequence[object]] = {
         "_op": [int(Op.INSERT)] * count,
         "_hi": numbers,
         "_lo": [0] * count,
@@ -121,7 +122,7 @@ def _changes(first: int, count: int) -> ChangeRecords:
 def _decisions(first: int, count: int) -> DecisionRecords:
     """What became of them at the node `b`."""
     numbers = range(first, first + count)
-    columns = {
+    columns: dict[str, Sequence[object]] = {
         "_node": ["b"] * count,
         "_shard": [0] * count,
         "_epoch": [1] * count,
@@ -142,6 +143,6 @@ def _keys(numbers: range) -> list[bytes]:
     return [n.to_bytes(9, "big") for n in numbers]
 
 
-def _batch(schema: pa.Schema, columns: dict[str, object], count: int) -> pa.RecordBatch:
+def _batch(schema: pa.Schema, columns: Mapping[str, Sequence[object]], count: int) -> pa.RecordBatch:
     arrays = [pa.array(columns[f.name] if f.name in columns else [None] * count, f.type) for f in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ from load.processes import find, memory_bytes, used_seconds
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
+LOOK_SECONDS = 0.1
 RECOVERY_GOAL = 5.0
 RECOVERY_RATE = 200
 """Changes per second while a part is killed."""
@@ -37,8 +38,10 @@ nodes:
   b: {{engine: postgres, dsn: "{right}", priority: 10}}
 tables:
   bench: {{key: [id]}}
-audit: {{path: audit}}
+{settings}
 """
+CHEAPEST = "audit: {path: audit}"
+"""What cannot be left out: an audit log in clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +60,67 @@ class Running:
 
 
 @contextmanager
-def running(bed: Bed, sizes: Sizes) -> Iterator[Running]:
-    """`sync-worker up`, ready; a first row has gone through it."""
+def running(
+    bed: Bed, sizes: Sizes, settings: str = CHEAPEST, event: str = "group_ready"
+) -> Iterator[Running]:
+    """`sync-worker up`, ready; a first row has gone through it.
+
+    Args:
+        bed: the servers.
+        sizes: how long to wait.
+        settings: sections of the configuration.
+        event: what it logs once it is ready.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=bed.folder))
     with bed.database(0) as left, bed.database(1) as right:
         config = folder / "sync.yaml"
-        config.write_text(_CONFIG.format(group=GROUP, left=left, right=right))
+        config.write_text(_CONFIG.format(group=GROUP, left=left, right=right, settings=settings))
         log = folder / "up.log"
         command = [sys.executable, "-m", "cluster.cli", "up", "--no-dashboard", "-c", str(config)]
-        up = ServerProcess("sync-worker up", command, log, lambda: b'"group_ready"' in log.read_bytes())
+        up = ServerProcess("sync-worker up", command, log, lambda: f'"{event}"'.encode() in log.read_bytes())
         try:
             up.start(READY_SECONDS)
-            _write(left, right, 1, 1, sizes)
+            write_through(left, right, 1, 1, sizes)
             assert up.child is not None
             yield Running(left, right, up.child.pid)
         finally:
             up.stop(timeout=STOP_SECONDS)
 
 
-def latency(bed: Bed, sizes: Sizes) -> list[Line]:
+class Plain:
+    """A group with nothing beside it, for stages that follow each other; started for the first that asks."""
+
+    def __init__(self, bed: Bed, sizes: Sizes) -> None:
+        self._bed, self._sizes = bed, sizes
+        self._stack = ExitStack()
+        self._running: Running | None = None
+        self.next_row = 2
+        """The first id that no row has."""
+
+    def up(self) -> Running:
+        """The group."""
+        if self._running is None:
+            self._running = self._stack.enter_context(running(self._bed, self._sizes))
+        return self._running
+
+    def close(self) -> None:
+        """Stop it; whoever asks next has a new one."""
+        self._running, self.next_row = None, 2
+        self._stack.close()
+
+
+def latency(plain: Plain, sizes: Sizes) -> list[Line]:
     """Single inserts at a steady rate, from the source's commit timestamp to the target's.
 
     The target notes its own when it begins to write the commit to disk, a moment before readers see the row.
     """
-    count = int(sizes.rate * sizes.seconds)
-    with running(bed, sizes) as up:
-        used, began = used_seconds(up.pid), time.monotonic()
-        _write(up.left, up.right, 2, count, sizes)
-        busy = (used_seconds(up.pid) - used) / (time.monotonic() - began)
-        committed, rate = commit_times(up.left)
-        visible, _ = commit_times(up.right)
+    up, count = plain.up(), int(sizes.rate * sizes.seconds)
+    used, began = used_seconds(up.pid), time.monotonic()
+    write_through(up.left, up.right, 2, count, sizes)
+    busy = (used_seconds(up.pid) - used) / (time.monotonic() - began)
+    committed, rate = commit_times(up.left)
+    visible, _ = commit_times(up.right)
+    plain.next_row = 2 + count
     delays = [(visible[i] - committed[i]) * 1000 for i in range(2, count + 2)]
     under = f"at {rate:,.0f} changes/s"
     held = rate >= 0.9 * sizes.rate
@@ -122,7 +156,7 @@ def _recovery(up: Running, part: str, first: int, sizes: Sizes) -> Line:
 
     timer = threading.Timer(sizes.seconds / 4, kill)
     timer.start()
-    _write(up.left, up.right, first, count, sizes, RECOVERY_RATE)
+    write_through(up.left, up.right, first, count, sizes, RECOVERY_RATE)
     timer.join()
     name, goal = f"recovery, {part.split()[0]} killed", f"<= {RECOVERY_GOAL:.0f} s"
     if not killed:
@@ -146,24 +180,26 @@ def _growth(up: Running, first: int, sizes: Sizes) -> Line:
         nonlocal most
         most = max(most, memory_bytes(up.pid))
 
-    _await(up.right, first, count, sizes.patience * TIMES_LARGER, look)
+    arrived(up.right, first, count, sizes.patience * TIMES_LARGER, look)
     seconds = time.monotonic() - began
     figure = f"{max(0, most - before) / (1 << 20):,.0f} MiB over {before / (1 << 20):,.0f}"
     limit = f"{count:,} rows in one transaction, {count / seconds:,.0f} rows/s"
     return Line("memory, huge transaction", figure, "", "<= 512 MiB", most - before <= MEMORY_GOAL, limit)
 
 
-def _write(left: str, right: str, first: int, count: int, sizes: Sizes, rate: int = 0) -> None:
+def write_through(left: str, right: str, first: int, count: int, sizes: Sizes, rate: int = 0) -> None:
     """Write rows at the source, at the rate of `sizes` by default, and wait until the target has them all."""
     rate = rate or sizes.rate
     writer = get_context("spawn").Process(target=write, args=(left, first, count, rate))
     writer.start()
     writer.join()
-    _await(right, first, count, sizes.patience, lambda: None)
+    arrived(right, first, count, sizes.patience)
 
 
-def _await(dsn: str, first: int, count: int, patience: float, look: Callable[[], None]) -> None:
-    """Wait until the target has so many rows from `first` on.
+def arrived(
+    dsn: str, first: int, count: int, patience: float, look: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until the target has so many rows from `first` on, and `look` meanwhile.
 
     Raises:
         TimeoutError: it has not in time.
@@ -174,14 +210,14 @@ def _await(dsn: str, first: int, count: int, patience: float, look: Callable[[],
     end = first + count
     with closing(psycopg.connect(dsn, autocommit=True)) as c:
 
-        def arrived() -> bool:
+        def has_all() -> bool:
             if c.execute(last, [end - 1]).fetchone() != (True,):
                 return False
             return c.execute(every, [first, end]).fetchone() == (count,)
 
-        while not arrived():
+        while not has_all():
             if time.monotonic() > deadline:
                 message = "the target did not get all rows"
                 raise TimeoutError(message)
             look()
-            time.sleep(0.1)
+            time.sleep(LOOK_SECONDS)
