@@ -18,6 +18,7 @@ from functools import partial
 from actors.complete import Completer
 from actors.guard import Guard, GuardStatus
 from actors.measured import Measured
+from actors.tracing import Apply, Tracing
 from actors.tries import Tries
 from replication.batch import Applied, ApplyBatch, Outcome
 from replication.engine import Applier, Engine
@@ -44,6 +45,7 @@ class Applying:
         retry_max_seconds: longest pause between two tries.
         part: what it is called in logs and in `status`.
         shard: whose batches it applies.
+        tracing: what follows batches on their way, where that is configured.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Applying:
         retry_max_seconds: float = 30.0,
         part: str = "applier",
         shard: int = 0,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._whole: Apply = tracing.apply(self._apply, engine.node.engine) if tracing else self._apply
         sources = [e.node.engine for n, e in engines.items() if n != engine.node.name]
         self._completer = Completer(engine, engines, tables)
         self._open = partial(engine.applier, tables, sources)
@@ -76,6 +80,9 @@ class Applying:
             Terminal: trying again will not help.
             Transient: the node is away, and it was told to give up.
         """
+        return self._whole(batch)
+
+    def _apply(self, batch: ApplyBatch) -> Applied:
         self._conflicts = 0
         while (applied := self._try(batch)) is None:
             pass

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -313,4 +313,4 @@ def _split_changes(event: Changes, shards: int) -> list[Changes | Progress]:
             rows = t.rows.filter(pa.array(owner == shard))
             if rows.num_rows:
                 tables[shard].append(TableChanges(t.table, rows))
-    return [Changes(own, event.end) if own else Progress(event.end) for own in tables]
+    return [replace(event, tables=own) if own else Progress(event.end) for own in tables]

@@ -22,12 +22,14 @@ from actors.limits import Limits
 from actors.promptness import Heed
 from actors.reading import MOST_WORKERS, LocalReader, Reader, ReaderPool
 from actors.reading import Capture as CopySource
+from actors.tracing import Tracing
 from actors.truncate import Truncation
 from replication.backfill import Chunk, ChunkIdent
 from replication.copying import CopyProgress, state_name
-from replication.engine import Engine
+from replication.engine import Engine, Source
 from replication.errors import NodeUnavailable, Transient
 from replication.pacing import Pace
+from replication.position import Position
 from replication.schema import Table
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class CaptureHost:
         limits: see `Limits`.
         fail: told of the error that ends the incarnation.
         others: engines of the other nodes, asked for what a TRUNCATE removes.
+        tracing: what follows changes on their way, where that is configured.
     """
 
     def __init__(
@@ -77,9 +80,11 @@ class CaptureHost:
         limits: Limits,
         fail: Fail,
         others: Mapping[str, Engine],
+        tracing: Tracing | None = None,
     ) -> None:
         self._engine = engine
         self._tables = tables
+        self._tracing = tracing
         self._sinks = sinks
         self._limits = limits
         self._fail = fail
@@ -157,11 +162,15 @@ class CaptureHost:
                 self._fail(error)
                 return
 
+    def _open(self, start: Position) -> Source:
+        source = self._engine.source(self._tables, start)
+        return self._tracing.source(self._engine.node.name, source) if self._tracing else source
+
     def _stream(self) -> None:
         node = self._engine.node.name
         capture = Capture(
             node,
-            lambda start: self._engine.source(self._tables, start),
+            self._open,
             self._sinks,
             self._tables,
             self._carry,

@@ -11,10 +11,12 @@ from dataclasses import replace
 
 from actors.applier import Applying
 from actors.audit import AuditLog, AuditQueue
+from actors.capture import Sink
 from actors.host import CaptureHost, CopyHost, hand_over_quickly
 from actors.limits import Limits
 from actors.resolver import Resolver
 from actors.shards import NOTHING_ASIDE, Aside, make_shard
+from actors.tracing import Tracing
 from replication.applying import findings_name
 from replication.audit.writer import AuditWriter
 from replication.copying import copies
@@ -39,6 +41,7 @@ class Pipeline:
         limits: see `Limits`.
         paused: nodes that are paused from the beginning.
         paused_tables: tables that are.
+        tracing: what follows changes on their way; closed with the pipeline.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Pipeline:
         aside: Aside = NOTHING_ASIDE,
         paused: Sequence[str] = (),
         paused_tables: Sequence[str] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         hand_over_quickly()
         self.limits = limits or Limits()
@@ -63,18 +67,26 @@ class Pipeline:
         markers = prepare(group, engines, tables, shards)
         self.appliers: list[Applying] = []
         self.resolvers: list[Resolver] = []
+        self._tracing = tracing
+        sinks: list[Sink] = []
         for number in range(shards):
-            targets = {n: Applying(engines[n], engines, tables, self.limits.retry_max) for n in names}
-            self.appliers += targets.values()
+            own_appliers = {
+                n: Applying(engines[n], engines, tables, self.limits.retry_max, tracing=tracing)
+                for n in names
+            }
+            self.appliers += own_appliers.values()
+            followed = tracing.shard(number) if tracing else None
+            targets = followed.targets(own_appliers) if followed else own_appliers
             own = {n: m[number] for n, m in markers.items()}
             shard = make_shard(group, number, shards, engines, tables, own, aside)
             findings = {n: m.findings for n, m in own.items()}
             self.resolvers.append(
                 Resolver(shard, schemas, targets, self.audit, self.limits, self.fail, findings)
             )
+            sinks.append(followed.sink(self.resolvers[-1]) if followed else self.resolvers[-1])
         self.pause(*paused, tables=paused_tables)
         self.captures = {
-            n: CaptureHost(engines[n], tables, self.resolvers, self.limits, self.fail, without(engines, n))
+            n: CaptureHost(*(engines[n], tables, sinks, self.limits, self.fail, without(engines, n)), tracing)
             for n in names
         }
         self.copies = [
@@ -116,6 +128,8 @@ class Pipeline:
             applier.close()
         self.audit.close()
         self.audit_log.close(drained=False)
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _heartbeats(self) -> None:
         """Release what is finished although nothing more comes; often while a copy waits for it."""

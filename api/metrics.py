@@ -114,6 +114,11 @@ FAMILIES = (
     ),
     Family("kafka_up", "gauge", (), "1 if Kafka took what it was given last."),
     Family(
+        "trace_spans", "counter", ("outcome", "part"),
+        "Spans of traces, where they are configured: made, sent, or lost as the collector did not take"
+        " them; those that are neither wait, or were too many.",
+    ),
+    Family(
         "api_requests", "counter", ("method", "route", "status", "replica"), "Requests that were answered."
     ),
     Family("api_request_seconds", "histogram", ("route", "replica"), "Time until a request was answered."),
@@ -209,7 +214,7 @@ def from_json(text: bytes) -> Measured:
 
 def gather(parts: Mapping[str, Handle]) -> list[Measured]:
     """What the parts have counted, of those that answer soon, and what the group says of itself."""
-    kinds = ("resolver ", "applier ")
+    kinds = ("capture ", "resolver ", "applier ")
     calls = [
         h.call("measured")
         for n, h in sorted(parts.items())

@@ -151,9 +151,7 @@ def build(config: GroupConfig, log_level: str) -> Any:
     """The application, in the process that answers."""
     from ray.serve import get_replica_context
 
-    secrets = secrets_of(config.addresses) | config.audit.secrets
-    secrets |= config.kafka.secrets if config.kafka else frozenset()
-    configure_logging(log_level, secrets)
+    configure_logging(log_level, secrets_of(config.addresses) | config.secrets)
     several = config.api is not None and config.api.replicas > 1
     actor = partial(RayHandle.named, ACTOR, _space(config)) if several else None
     replica = str(get_replica_context().rank.rank)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from actors.tracing import TracingConfig
 from cluster.config_api import ApiConfig, read_api
 from cluster.config_audit import SEALED_BESIDE, AuditConfig, read_audit
 from cluster.config_kafka import read_kafka
@@ -19,6 +20,7 @@ from cluster.config_reader import Problem, Report, Value, compose
 from cluster.config_redis import read_redis
 from cluster.config_retries import read_rabbitmq, read_retries
 from cluster.config_tables import read_tables
+from cluster.config_tracing import read_tracing
 from cluster.kafka.address import KafkaConfig
 from cluster.retries.address import RabbitConfig
 from cluster.sharing.address import RedisConfig
@@ -71,6 +73,7 @@ class GroupConfig:
         rabbitmq: where such rows wait; None for a file beside the audit log.
         redis: what replicas of the interface share; None for what this machine has.
         kafka: where changes are published; None for a group that does not.
+        tracing: where spans are sent; None for a group that is not traced.
         source: the file's name as given, for messages.
         lines: line of each path in the file, for messages.
     """
@@ -89,6 +92,7 @@ class GroupConfig:
     rabbitmq: RabbitConfig | None = None
     redis: RedisConfig | None = None
     kafka: KafkaConfig | None = None
+    tracing: TracingConfig | None = None
     source: str = field(default="", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -97,6 +101,12 @@ class GroupConfig:
         """Every address that may hold a password."""
         beside = [server.url for server in (self.rabbitmq, self.redis) if server]
         return [node.dsn for node in self.nodes] + beside
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """What no log may show, beside the passwords in `addresses`."""
+        beside = [one.secrets for one in (self.kafka, self.tracing) if one]
+        return self.audit.secrets.union(*beside)
 
     def node(self, name: str) -> NodeConfig:
         """The node called `name`; KeyError if there is none."""
@@ -180,7 +190,7 @@ def auto_shards(ordering: str) -> int:
 
 _SECTIONS = (
     *("group", "nodes", "tables", "create_tables", "ordering", "shards", "audit", "api", "limits"),
-    *("retries", "rabbitmq", "redis", "kafka"),
+    *("retries", "rabbitmq", "redis", "kafka", "tracing"),
 )
 
 
@@ -215,6 +225,7 @@ def _read_group(root: Value) -> GroupConfig | None:
         rabbitmq=read_rabbitmq(sections["rabbitmq"]) if "rabbitmq" in sections else None,
         redis=read_redis(sections["redis"]) if "redis" in sections else None,
         kafka=read_kafka(sections["kafka"]) if "kafka" in sections else None,
+        tracing=read_tracing(sections["tracing"]) if "tracing" in sections else None,
         source=root.report.file,
         lines=root.report.lines,
     )

@@ -50,7 +50,7 @@ def copying_of(config: GroupConfig) -> Copying:
     """The same for a process that has joined the group's Ray."""
     from actors.limits import Limits as PartLimits
     from cluster.launch import RayReader
-    from cluster.processes import GroupPlan
+    from cluster.plan import GroupPlan
 
     path = config.audit_path.absolute()
     plan = GroupPlan(

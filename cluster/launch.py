@@ -32,12 +32,12 @@ from actors.shard_status import ShardStatus
 from cluster.group_state import GroupState, guards_of, state_of
 from cluster.lean_ray import lean
 from cluster.pausing import read_pauses
+from cluster.plan import GroupPlan
 from cluster.processes import (
     ApplierProcess,
     AuditProcess,
     CaptureProcess,
     CopyProcess,
-    GroupPlan,
     ReaderProcess,
     ResolverProcess,
     settled,

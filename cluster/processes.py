@@ -6,12 +6,9 @@ which raises the error that ended the part.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from actors.applier import Applying
@@ -19,9 +16,8 @@ from actors.audit import AuditLog, AuditQueue, Record
 from actors.backfill import CopyStatus
 from actors.capture import Ack
 from actors.guard import GuardStatus
-from actors.host import CaptureHost, CopyHost, hand_over_quickly
+from actors.host import CaptureHost, CopyHost
 from actors.lately import Lately
-from actors.limits import Limits
 from actors.measured import Measured
 from actors.pipeline import copied_from, without
 from actors.promptness import Heed
@@ -32,66 +28,19 @@ from actors.shard_status import ShardStatus
 from actors.shards import Aside, make_shard
 from actors.watching import Watched
 from cluster.audit_log import open_keys, open_writer, published_places
-from cluster.config_audit import SEALED_BESIDE, AuditConfig
-from cluster.kafka.address import KafkaConfig
-from cluster.logs import configure_logging, secrets_of
+from cluster.part import Part
 from cluster.pausing import Pauses
+from cluster.plan import GroupPlan
 from replication.audit.holds import open_holds
 from replication.backfill import Chunk, ChunkIdent
 from replication.batch import Applied, ApplyBatch
 from replication.change import LogEvent
-from replication.engine import Engine
-from replication.engines import load_engine
 from replication.errors import NodeUnavailable, Transient
 from replication.marker import Marker
 from replication.retries import RetryStatus
-from replication.schema import NodeConfig, Table
 
 
-@dataclass(frozen=True, slots=True)
-class GroupPlan:
-    """Everything that a part must know of its group; it pickles."""
-
-    group: str
-    nodes: tuple[NodeConfig, ...]
-    tables: tuple[Table, ...]
-    shards: int
-    audit_path: Path
-    limits: Limits
-    log_level: str = "info"
-    audit: AuditConfig = SEALED_BESIDE
-    kafka: KafkaConfig | None = None
-
-    def engines(self) -> dict[str, Engine]:
-        """Every node's engine, by name in sorted order."""
-        return {n.name: load_engine(n, self.group) for n in sorted(self.nodes, key=lambda n: n.name)}
-
-    def log(self) -> None:
-        """Set up this process's logging."""
-        secrets = secrets_of(n.dsn for n in self.nodes) | self.audit.secrets
-        configure_logging(self.log_level, secrets | (self.kafka.secrets if self.kafka else frozenset()))
-
-
-class _Part:
-    """What every part answers."""
-
-    def __init__(self, plan: GroupPlan) -> None:
-        plan.log()
-        hand_over_quickly()
-        self._error: BaseException | None = None
-
-    def health(self) -> int:
-        """The process id; raises the error that ended this part."""
-        if self._error is not None:
-            raise self._error
-        return os.getpid()
-
-    def _fail(self, error: BaseException) -> None:
-        if self._error is None:
-            self._error = error
-
-
-class AuditProcess(_Part):
+class AuditProcess(Part):
     """The audit log."""
 
     def __init__(self, plan: GroupPlan) -> None:
@@ -141,13 +90,14 @@ class AuditProcess(_Part):
         self._log.close(drained=False)
 
 
-class ApplierProcess(_Part):
+class ApplierProcess(Part):
     """One node's writer for one shard."""
 
     def __init__(self, plan: GroupPlan, node: str, shard: int) -> None:
-        super().__init__(plan)
-        engines, part = plan.engines(), f"applier {node}/{shard}"
-        self._applying = Applying(engines[node], engines, plan.tables, plan.limits.retry_max, part, shard)
+        part = f"applier {node}/{shard}"
+        super().__init__(plan, part)
+        engines, longest = plan.engines(), plan.limits.retry_max
+        self._applying = Applying(engines[node], engines, plan.tables, longest, part, shard, self.tracing)
 
     def guard(self) -> GuardStatus:
         """See `Applying.guard`."""
@@ -155,7 +105,7 @@ class ApplierProcess(_Part):
 
     def measured(self) -> Measured:
         """See `Applying.measured`."""
-        return self._applying.measured()
+        return self.with_traces(self._applying.measured())
 
     def give_up(self) -> None:
         """See `Applying.give_up`."""
@@ -168,13 +118,14 @@ class ApplierProcess(_Part):
     def close(self) -> None:
         """Disconnect."""
         self._applying.close()
+        self.end_traces()
 
 
-class ResolverProcess(_Part):
+class ResolverProcess(Part):
     """One shard. It holds what cannot be repeated, so a process that was made again waits for `begin`."""
 
     def __init__(self, plan: GroupPlan, number: int, appliers: Mapping[str, Handle], audit: Handle) -> None:
-        super().__init__(plan)
+        super().__init__(plan, f"resolver {number}")
         self._plan = plan
         self._number = number
         self._schemas = {t.name: t.schema for t in plan.tables}
@@ -183,6 +134,7 @@ class ResolverProcess(_Part):
         self._queue = self._open_queue()
         self._targets = {n: RemoteTarget(h) for n, h in appliers.items()}
         self._resolver: Resolver | None = None
+        self._followed = self.tracing.shard(number) if self.tracing else None
 
     def begin(self, markers: Mapping[str, Marker], pauses: Pauses, aside: Aside) -> None:
         """Start an incarnation from every node's marker. What an earlier one still hears is of no account.
@@ -197,14 +149,15 @@ class ResolverProcess(_Part):
 
         def fail(error: BaseException) -> None:
             if self._resolver is begun:
-                self._fail(error)
+                self.fail(error)
 
         findings = {n: m.findings for n, m in markers.items()}
         self._queue.abandon()  # once something could not be written, it takes nothing more
         self._queue = self._open_queue()
-        begun = Resolver(shard, self._schemas, self._targets, self._queue, plan.limits, fail, findings)
+        targets = self._followed.targets(self._targets) if self._followed else self._targets
+        begun = Resolver(shard, self._schemas, targets, self._queue, plan.limits, fail, findings)
         begun.pause(pauses.since, pauses.tables)
-        self._error = None
+        self.error = None
         self._resolver = begun
 
     def suspend(self) -> None:
@@ -213,13 +166,15 @@ class ResolverProcess(_Part):
 
     def epoch(self) -> int:
         """The incarnation at work; 0 before `begin`, and once a passing error has ended it."""
-        ended = isinstance(self._error, Transient)
+        ended = isinstance(self.error, Transient)
         return self._resolver.shard.epoch if self._resolver and not ended else 0
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
         """See `Resolver.feed`."""
         self.health()
-        return self._begun().feed(node, events, epoch)
+        begun = self._begun()
+        sink = self._followed.sink(begun) if self._followed else begun
+        return sink.feed(node, events, epoch)
 
     def on_their_way(self, table: str) -> list[bytes]:
         """See `Resolver.on_their_way`."""
@@ -259,7 +214,7 @@ class ResolverProcess(_Part):
 
     def measured(self) -> Measured:
         """See `Resolver.measured`."""
-        return self._resolver.measured() if self._resolver else Measured()
+        return self.with_traces(self._resolver.measured() if self._resolver else Measured())
 
     def recorded(self) -> None:
         """Return once every record made so far is durable."""
@@ -268,6 +223,7 @@ class ResolverProcess(_Part):
     def close(self) -> None:
         """Write the records that wait."""
         self._queue.close()
+        self.end_traces()
 
     def _begun(self) -> Resolver:
         if self._resolver is None:
@@ -276,14 +232,20 @@ class ResolverProcess(_Part):
         return self._resolver
 
 
-class CaptureProcess(_Part):
+class CaptureProcess(Part):
     """One node's reader."""
 
     def __init__(self, plan: GroupPlan, node: str, resolvers: Sequence[Handle]) -> None:
-        super().__init__(plan)
+        super().__init__(plan, f"capture {node}")
         sinks, engines = [RemoteSink(h) for h in resolvers], plan.engines()
         others = without(engines, node)
-        self._host = CaptureHost(engines[node], plan.tables, sinks, plan.limits, self._fail, others)
+        self._host = CaptureHost(
+            *(engines[node], plan.tables, sinks, plan.limits, self.fail, others), self.tracing
+        )
+
+    def measured(self) -> Measured:
+        """What became of its spans."""
+        return self.with_traces(Measured())
 
     def guard(self) -> GuardStatus:
         """See `CaptureHost.guard`."""
@@ -329,12 +291,13 @@ class CaptureProcess(_Part):
     def close(self) -> None:
         """Stop reading."""
         self._host.stop()
+        self.end_traces()
 
 
 Hire = Callable[[GroupPlan, str, Handle, int], Reader]
 
 
-class CopyProcess(_Part):
+class CopyProcess(Part):
     """The initial copy from one node, and the first of its readers.
 
     Args:
@@ -352,7 +315,7 @@ class CopyProcess(_Part):
             engines[node],
             tables,
             RemoteCapture(capture),
-            self._fail,
+            self.fail,
             limits,
             partial(hire, plan, node, capture),
             without(engines, node),
@@ -376,7 +339,7 @@ class CopyProcess(_Part):
         self._host.stop()
 
 
-class ReaderProcess(_Part):
+class ReaderProcess(Part):
     """A further reader of an initial copy."""
 
     def __init__(self, plan: GroupPlan, node: str, capture: Handle) -> None:

@@ -10,7 +10,7 @@ from actors.measured import Measured
 from actors.publisher import Broker, Publisher, PublisherStatus, Work
 from cluster.audit_log import open_keys
 from cluster.locks import PUBLISHER_LOCK_FILE, alone
-from cluster.processes import GroupPlan
+from cluster.plan import GroupPlan
 
 LOCK_SECONDS = 10.0
 """So long a predecessor that is ending is waited for."""

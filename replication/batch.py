@@ -61,11 +61,15 @@ def _table_rows(table: str, buffer: pa.Buffer) -> TableRows:
 
 @dataclass(frozen=True, slots=True)
 class ApplyBatch:
-    """One transaction for one node: the marker, then the rows of every table."""
+    """One transaction for one node: the marker, then the rows of every table.
+
+    `traces` are the W3C Trace Contexts of what it goes back to, if somebody follows its way.
+    """
 
     node: str
     marker: Marker
     tables: Sequence[TableRows]
+    traces: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:

@@ -71,11 +71,13 @@ def _table_changes(table: str, buffer: pa.Buffer) -> TableChanges:
 class Changes:
     """Changes that applications made, of whole transactions or of a part of one too large to hold.
 
-    `end` is the position of the last change; resuming there re-reads nothing of this event.
+    `end` is the position of the last change; resuming there re-reads nothing of this event. `trace` is the
+    W3C Trace Context of whoever read it, if somebody follows its way; nothing here looks at it.
     """
 
     tables: Sequence[TableChanges]
     end: Position
+    trace: str = ""
 
     @property
     def rows(self) -> int:

@@ -33,9 +33,7 @@ def load_config(args: argparse.Namespace) -> GroupConfig:
     from cluster.config import load
 
     config = load(args.config)
-    secrets = secrets_of(config.addresses) | config.audit.secrets
-    secrets |= config.kafka.secrets if config.kafka else frozenset()
-    configure_logging(args.log_level, secrets)
+    configure_logging(args.log_level, secrets_of(config.addresses) | config.secrets)
     return config
 
 

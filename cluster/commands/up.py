@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cluster.interface import Interface
     from cluster.launch import Group
     from cluster.lease import GroupLease
-    from cluster.processes import GroupPlan
+    from cluster.plan import GroupPlan
     from cluster.ready import Ready
     from cluster.retrying import Retrier
     from cluster.waiting import Waiting
@@ -173,7 +173,7 @@ def _run_leased(config: GroupConfig, args: argparse.Namespace, lease: GroupLease
 def _plan(config: GroupConfig, tables: tuple[Table, ...], args: argparse.Namespace) -> GroupPlan:
     from actors.limits import Limits
     from cluster.copying import bounds_of
-    from cluster.processes import GroupPlan
+    from cluster.plan import GroupPlan
 
     whole = config.ordering == "transaction"
     limits = Limits(
@@ -191,7 +191,7 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], args: argparse.Namespa
     path = config.audit_path.absolute()
     return GroupPlan(
         *(config.group, config.nodes, tables, config.shards, path, limits, args.log_level, config.audit),
-        config.kafka,
+        *(config.kafka, config.tracing),
     )
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from cluster.servers.process import free_port
 from load.processes import find
 from replication.audit import reader
 from replication.change import Op
+from tests.fixtures.collector import Collector, collector
 from tests.fixtures.commands import ask, config_text, read_until, sync_worker
 from tests.fixtures.kafka import Cluster
+from tests.fixtures.until import until
 
 PATIENCE = 180.0
 SUBJECTS = f"key: {'ab' * 32}, subjects: {{orders: id}}"
@@ -56,7 +58,13 @@ def write_config(folder: Path, postgres: str, mongodb: str, shards: int, **more:
     return config
 
 
-def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: list[str]) -> None:
+def copies_and_synchronises(
+    config: Path,
+    postgres: str,
+    mongodb: str,
+    address: list[str],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
     with psycopg.connect(postgres, autocommit=True) as sql, MongoClient(mongodb) as client:
         sql.execute("CREATE TABLE orders (id int PRIMARY KEY, name text)")
         sql.execute("INSERT INTO orders SELECT i, 'n' FROM generate_series(1, 500) i")
@@ -76,6 +84,7 @@ def copies_and_synchronises(config: Path, postgres: str, mongodb: str, address: 
                         if docs.count_documents({}) == 502:
                             break
                     assert docs.count_documents({}) == 502, change
+                meanwhile()
                 verify = sync_worker(config, "verify", "--json", *address)
                 answer = subprocess.run(verify, capture_output=True, text=True, timeout=PATIENCE, check=False)
                 assert answer.returncode == 1, answer.stderr
@@ -176,12 +185,28 @@ def test_up_copies_synchronises_and_ends_on_sigterm(
     """Another Ray on this machine is not asked, nor the one of a run that was killed."""
     assert ray_cluster
     brokers = f"{{brokers: ['{kafka.address}']}}"
-    config = write_config(tmp_path, postgres_db, mongodb_db, shards=1, kafka=brokers)
-    (tmp_path / "audit").mkdir()
-    (tmp_path / "audit" / "address").write_text("127.0.0.1:1\n")
-    copies_and_synchronises(config, postgres_db, mongodb_db, [])
+    with collector() as collected:
+        tracing = f"{{endpoint: '{collected.endpoint}', sample: 1}}"
+        more = {"kafka": brokers, "tracing": tracing}
+        config = write_config(tmp_path, postgres_db, mongodb_db, shards=1, **more)
+        (tmp_path / "audit").mkdir()
+        (tmp_path / "audit" / "address").write_text("127.0.0.1:1\n")
+        copies_and_synchronises(config, postgres_db, mongodb_db, [], lambda: is_traced(collected))
     assert not (tmp_path / "audit" / "address").exists()
     has_published(kafka, tmp_path / "audit")
+
+
+def is_traced(collected: Collector) -> None:
+    """The change that was written is followed through three processes."""
+    applied, *_ = until(lambda: collected.spans("apply mongo"), patience=PATIENCE)
+    parents = until(lambda: [s for s in collected.spans() if s.ident == applied.parent], patience=PATIENCE)
+    resolved = parents[0]
+    firsts = until(lambda: [s for s in collected.spans() if s.ident == resolved.parent], patience=PATIENCE)
+    way = [firsts[0], resolved, applied]
+    assert [s.name for s in way] == ["capture pg", "resolve pg", "apply mongo"]
+    assert [s.resource["service.instance.id"] for s in way] == ["capture pg", "resolver 0", "applier mongo/0"]
+    assert {s.trace for s in way} == {applied.trace}
+    assert applied.about["db.system.name"] == "mongodb"
 
 
 def has_published(kafka: Cluster, folder: Path) -> None:

@@ -12,7 +12,8 @@ from actors.limits import Limits
 from actors.shards import Aside
 from cluster import launch
 from cluster.pausing import Pauses
-from cluster.processes import GroupPlan, ResolverProcess
+from cluster.plan import GroupPlan
+from cluster.processes import ResolverProcess
 from replication.errors import NodeUnavailable, SyncError, Terminal
 from replication.marker import Marker
 from replication.position import Position, order_of
