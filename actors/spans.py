@@ -37,8 +37,8 @@ from replication.change import Changes, LogEvent
 from replication.engine import Source
 from replication.position import Position, split_order
 
-MOST_WAITING = 1_000
-"""So many traces of changes are remembered that no batch to a node has taken yet."""
+MOST_WAITING = 128
+"""So many traces are remembered of changes that no batch to a node has taken; a span has as many links."""
 SYSTEMS = {"postgres": "postgresql", "mysql": "mysql", "mongodb": "mongodb"}
 """Engines as OpenTelemetry calls them."""
 _LONGEST = 60.0
@@ -161,7 +161,7 @@ class _TracedSource:
         used = time.thread_time_ns()
         events = self._source.poll(max_rows, wait)
         used = time.thread_time_ns() - used
-        changes = [e for e in events if isinstance(e, Changes)]
+        changes = [e for e in events if isinstance(e, Changes) and e.rows]
         if not changes:
             return events
         now = time.time_ns()
@@ -174,7 +174,7 @@ class _TracedSource:
         span.set_attribute("sync.rows", sum(c.rows for c in changes))
         span.set_attribute("sync.tables", _tables_of(changes))
         span.set_attribute("sync.position", _position_of(changes))
-        committed = min(t.rows.column("_ts")[0].as_py() for c in changes for t in c.tables)
+        committed = min(t.rows.column("_ts")[0].as_py() for c in changes for t in c.tables if t.rows.num_rows)
         span.set_attribute("sync.behind_ms", (now // 1000 - committed) / 1000)
         span.end(now)
         return [replace(e, trace=trace) if isinstance(e, Changes) else e for e in events]
@@ -264,12 +264,15 @@ class _Waiting:
         if not waiting:
             return ()
         oldest, cut = time.monotonic() - _LONGEST, batch.marker.cut
+        reached = []
         with self._lock:
-            reached = [fed for fed in waiting if fed.order <= cut.get(fed.node, 0)]
-            left = [fed for fed in waiting if fed not in reached]
-            waiting.clear()
-            waiting.extend(left)
-        return tuple(fed.trace for fed in reached if fed.at >= oldest)
+            for _ in range(len(waiting)):
+                fed = waiting.popleft()
+                if fed.order > cut.get(fed.node, 0):
+                    waiting.append(fed)
+                elif fed.at >= oldest:
+                    reached.append(fed.trace)
+        return tuple(reached)
 
 
 def _tables_of(changes: Sequence[Changes]) -> list[str]:
