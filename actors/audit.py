@@ -127,9 +127,9 @@ class AuditLog:
         """Destroy a subject's key; see `AuditWriter.erase`."""
         self._writer.erase(table, name, records)
 
-    def close(self, *, drained: bool) -> None:
+    def close(self) -> None:
         """Close the log; see `AuditWriter.close`."""
-        self._writer.close(drained=drained)
+        self._writer.close()
 
 
 class AuditQueue:

@@ -292,7 +292,8 @@ def _split(events: Sequence[LogEvent], shards: int) -> list[list[LogEvent]]:
             continue
         owner = -1
         if isinstance(event, Echo):
-            owner = event.marker.shard
+            ours = event.marker.shards == shards  # else of those that were there before
+            owner = event.marker.shard if ours else -1
         elif isinstance(event, Unreadable):
             owner = int(shards_of([event.key], 1, shards)[0])
         elif isinstance(event, SchemaChange):

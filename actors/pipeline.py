@@ -21,7 +21,7 @@ from replication.applying import findings_name
 from replication.audit.writer import AuditWriter
 from replication.copying import copies
 from replication.engine import Control, Engine, Reached
-from replication.errors import ConfigError, LogLost
+from replication.errors import LogLost, ShardsDiffer
 from replication.marker import Marker
 from replication.position import START
 from replication.schema import Table
@@ -44,6 +44,8 @@ class Pipeline:
         tracing: what follows changes on their way; closed with the pipeline.
     """
 
+    resolver_kind: type[Resolver] = Resolver
+
     def __init__(
         self,
         group: str,
@@ -59,6 +61,7 @@ class Pipeline:
     ) -> None:
         hand_over_quickly()
         self.limits = limits or Limits()
+        self.engines = engines
         self.error: BaseException | None = None
         self.stopping = threading.Event()
         names, schemas = sorted(engines), {t.name: t.schema for t in tables}
@@ -81,7 +84,7 @@ class Pipeline:
             shard = make_shard(group, number, shards, engines, tables, own, aside)
             findings = {n: m.findings for n, m in own.items()}
             self.resolvers.append(
-                Resolver(shard, schemas, targets, self.audit, self.limits, self.fail, findings)
+                self.resolver_kind(shard, schemas, targets, self.audit, self.limits, self.fail, findings)
             )
             sinks.append(followed.sink(self.resolvers[-1]) if followed else self.resolvers[-1])
         self.pause(*paused, tables=paused_tables)
@@ -127,7 +130,7 @@ class Pipeline:
         for applier in self.appliers:
             applier.close()
         self.audit.close()
-        self.audit_log.close(drained=False)
+        self.audit_log.close()
         if self._tracing is not None:
             self._tracing.close()
 
@@ -161,7 +164,7 @@ def prepare(
         node name to its markers, by shard, all of one epoch.
 
     Raises:
-        ConfigError: the markers were written under another number of shards.
+        ShardsDiffer: the markers were written under another number of shards.
         LogLost: a node no longer holds what its log had shown.
     """
     controls: dict[str, Control] = {n: e.control() for n, e in engines.items()}
@@ -192,12 +195,14 @@ def raise_all(controls: Mapping[str, Control], shards: int, initial: Marker) -> 
         node name to its markers, by shard, all of one epoch.
 
     Raises:
-        ConfigError: the markers were written under another number of shards.
+        ShardsDiffer: the markers were written under another number of shards.
     """
     stored = [m for c in controls.values() for m in c.raise_epoch(0, 0, initial)]
     if other := {m.shards for m in stored} - {shards}:  # asked before any is created
-        message = f"shards: this group runs with {other.pop()} shards, not {shards}"
-        raise ConfigError(message, hint="set `shards` to the number that it was started with")
+        before = other.pop()
+        message = f"shards: this group runs with {before} shards, not {shards}"
+        hint = f"'sync-worker up' changes the number; for anything else set `shards` to {before}"
+        raise ShardsDiffer(message, hint=hint)
     epoch = 0
     while True:  # the nodes may have been raised unevenly before: raise until all agree
         markers = {n: c.raise_epoch(shards, epoch, initial) for n, c in controls.items()}

@@ -87,7 +87,7 @@ class AuditProcess(Part):
 
     def close(self) -> None:
         """Close the files."""
-        self._log.close(drained=False)
+        self._log.close()
 
 
 class ApplierProcess(Part):

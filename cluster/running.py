@@ -369,7 +369,7 @@ def writer_at_rest(config: GroupConfig) -> Iterator[AuditWriter]:
     try:
         yield writer
     finally:
-        writer.close(drained=bool(manifest and manifest.drained))
+        writer.close()
 
 
 def patiently(attempt: Callable[[], T]) -> T:

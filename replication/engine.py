@@ -268,7 +268,10 @@ class Control(StateStore, Protocol):
         """
 
     def replace_markers(self, markers: Sequence[Marker]) -> None:
-        """Store these in place of the markers that there are, in one transaction that is no echo."""
+        """Store these in place of all markers that there are, in one transaction that is no echo.
+
+        They may be of another number of shards: a batch of a shard that has none then is fenced.
+        """
 
     def drop(self) -> None:
         """Remove everything that is ours: slot, publication, tables. Used when a node leaves the group."""

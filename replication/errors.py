@@ -7,6 +7,7 @@
     │   └── Superseded         the resolvers began a new epoch; read again from where they stand
     └── Terminal               stop; somebody must act
         ├── ConfigError        the configuration is wrong; names the path and the fix
+        │   └── ShardsDiffer     the markers are of another number of shards than it says
         ├── PreflightFailed    a node cannot take part as it is set up
         ├── LogLost            the log no longer reaches back to our position
         ├── SchemaChanged      a mapped table is no longer what it was
@@ -79,6 +80,10 @@ class Terminal(SyncError):
 
 class ConfigError(Terminal):
     """The configuration is wrong; the message names the path in the file, the hint the fix."""
+
+
+class ShardsDiffer(ConfigError):
+    """The markers were written under another number of shards than the configuration names."""
 
 
 class PreflightFailed(Terminal):

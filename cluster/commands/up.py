@@ -9,6 +9,9 @@ one is away, `up` waits for it and says so, here and in `status`.
 One `up` runs a group. A second one, on this or on another machine, stands by and takes over when the first
 has gone.
 
+Where the file names another number of shards than the group has, that is changed before it starts, while
+applications go on writing.
+
 A mapped table whose columns change, or that is truncated, is dealt with as its `schema` and `truncate` say.
 Where that is `halt`, the group ends, and --accept TABLE goes on with the table as it is now.
 
@@ -37,7 +40,15 @@ from cluster.commands.common import (
     present_ray_token,
     worker_count,
 )
-from replication.errors import Fenced, LogLost, NodeUnavailable, SchemaChanged, SyncError, Transient
+from replication.errors import (
+    Fenced,
+    LogLost,
+    NodeUnavailable,
+    SchemaChanged,
+    ShardsDiffer,
+    SyncError,
+    Transient,
+)
 
 if TYPE_CHECKING:
     from cluster.config import GroupConfig
@@ -257,12 +268,10 @@ def _run_incarnation(
     interface: Interface,
 ) -> BaseException | None:
     """Run one incarnation; the error that ended it, or None when it was stopped."""
-    from cluster.launch import Group
-
     try:
-        group = waiting.until("start", lambda: Group(plan))  # without a database no part is made
-    except SchemaChanged as changed:
-        return changed
+        group = waiting.until("start", lambda: _made(plan, waiting))  # without a database no part is made
+    except (SchemaChanged, Fenced) as ended:
+        return ended
     with closing(_retrier(config, group)) as retrier:
         error = _watch(group, retrier, ready, lease, waiting, interface)
     if error is None or isinstance(error, SchemaChanged):
@@ -270,6 +279,17 @@ def _run_incarnation(
     else:
         group.kill()
     return error
+
+
+def _made(plan: GroupPlan, waiting: Waiting) -> Group:
+    """The parts of a group, with as many shards as the plan names, or if that cannot be, as there are."""
+    from cluster.launch import Group
+    from cluster.reshard import with_shards
+
+    try:
+        return Group(plan)
+    except ShardsDiffer:
+        return Group(with_shards(plan, waiting))
 
 
 def _retrier(config: GroupConfig, group: Group) -> Retrier:

@@ -1,7 +1,7 @@
 """The audit log's folder; with `evidence.py` all of `replication.audit` that touches files.
 
     lock                          held by the one writer
-    manifest.json                 group, shards, whether the last run drained
+    manifest.json                 group, shards
     keys.json                     wrapped data keys, see `keys.py`
     heads.jsonl                   signed tree heads, see `heads.py`
     signing.key                   the key that signs them, where no other was named
@@ -50,13 +50,11 @@ class Manifest:
     Attributes:
         group: the group's name.
         shards: how many shards the last run had.
-        drained: whether the last run stopped with nothing on its way, so that `shards` may change.
         logs: how often each node's log has begun anew; 0 where it is not named.
     """
 
     group: str
     shards: int
-    drained: bool
     logs: dict[str, int] = field(default_factory=dict)
     format: int = _FORMAT
 
@@ -100,6 +98,7 @@ def read_manifest(root: Path) -> Manifest | None:
     if found.get("format") != _FORMAT:
         message = f"the audit log in {root} has format {found.get('format')}, this release reads {_FORMAT}"
         raise ConfigError(message, hint="use the release that wrote it, or another audit path")
+    found.pop("drained", None)  # which earlier ones say
     return Manifest(**found)
 
 

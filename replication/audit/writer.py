@@ -63,7 +63,7 @@ class AuditWriter:
 
     Raises:
         AuditInUse: another process writes to this folder.
-        ConfigError: it is another group's, or `shards` changed although changes were on their way.
+        ConfigError: it is another group's.
         AuditDamaged: acknowledged records are damaged.
         AuditKeyMissing: the log is encrypted, and not with these keys.
     """
@@ -182,7 +182,7 @@ class AuditWriter:
         self.add_operator("log_replaced", {"node": node})
         self.flush()
         self._logs[node] = self._log(node) + 1
-        self._write_manifest(drained=False)
+        self._write_manifest()
 
     def rotate_keys(self, master: MasterKey | None = None) -> int:
         """Encrypt what comes with new data keys, or wrap all data keys by another master key.
@@ -271,12 +271,8 @@ class AuditWriter:
             self._sign(now)
         self._failed = False
 
-    def close(self, *, drained: bool = False) -> None:
-        """Flush, finish sealing, and let the folder go; after a failure, only the last. Safe to call twice.
-
-        Args:
-            drained: nothing is on its way in the whole group, so that the next run may have other shards.
-        """
+    def close(self) -> None:
+        """Flush, finish sealing, let the folder go; after a failure, only the last. Safe to call twice."""
         if self._lock < 0:
             return
         try:
@@ -287,7 +283,7 @@ class AuditWriter:
                 self._sign(self._flushed)
                 if self._pending:  # that it could not be signed
                     self.flush()
-                self._write_manifest(drained=drained)
+                self._write_manifest()
         finally:
             self._release()
 
@@ -301,7 +297,7 @@ class AuditWriter:
         if manifest is not None:
             self._check(manifest)
             self._logs = dict(manifest.logs)
-        self._write_manifest(drained=False)
+        self._write_manifest()
         for name in store.streams(self._root):
             self._stream(name)
         self._idents = self._recent_idents()
@@ -317,10 +313,6 @@ class AuditWriter:
         if manifest.group != self._group:
             message = f"the audit log in {self._root} belongs to the group '{manifest.group}'"
             raise ConfigError(message, hint="give each group an audit path of its own")
-        if manifest.shards != self._shards and not manifest.drained:
-            message = f"shards was {manifest.shards} and is {self._shards}, but changes were on their way"
-            hint = f"start once more with shards: {manifest.shards} and stop with SIGTERM, then change it"
-            raise ConfigError(message, hint=hint)
 
     def _recent_idents(self) -> dict[str, None]:
         newest: list[str] = []
@@ -337,7 +329,7 @@ class AuditWriter:
     def _mark(self, stream: Stream, node: str, shard: int) -> int:
         """The highest order recorded.
 
-        Marks made under another number of shards count for all: it changes only when nothing is on its way.
+        Marks made under another number of shards count for all: those had read the log to one place.
         """
         highest = 0
         for mark, order in stream.added.items():
@@ -351,8 +343,8 @@ class AuditWriter:
     def _log(self, node: str) -> int:
         return self._logs.get(node, 0)
 
-    def _write_manifest(self, *, drained: bool) -> None:
-        store.write_manifest(self._root, store.Manifest(self._group, self._shards, drained, self._logs))
+    def _write_manifest(self) -> None:
+        store.write_manifest(self._root, store.Manifest(self._group, self._shards, self._logs))
 
     def _stream(self, name: str) -> Stream:
         if name not in self._streams:

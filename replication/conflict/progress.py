@@ -10,6 +10,8 @@ from replication.conflict.rows import Arrival, at_least
 from replication.marker import Marker, Vector
 from replication.position import Position
 
+Kept = tuple[dict[str, Position], dict[str, Vector], dict[str, int]]
+
 
 class Progress:
     """The vectors of a shard.
@@ -39,6 +41,7 @@ class Progress:
         self._arrivals: dict[str, deque[Arrival]] = {n: deque() for n in nodes}
         self._parts: dict[str, Arrival] = {}
         self._count = 0
+        self._frozen: Kept | None = None
         self.audited = 0
         self.replaying = True
         self._see_if_replayed()
@@ -75,6 +78,15 @@ class Progress:
         """Nodes whose logs are kept because the last batch that they have shown left others behind."""
         return list(self._parts)
 
+    def freeze(self) -> None:
+        """Let a successor read the logs again from where it would have to now, whatever is finished later."""
+        self._frozen = self.vectors()[1:]
+
+    @property
+    def all_audited(self) -> bool:
+        """Whether every arrival is on record."""
+        return self.audited >= self._count
+
     def advance(self, node: str, end: Position) -> None:
         """`node`'s log has been processed up to `end`; an older position changes nothing."""
         if end.order > self.position[node].order:
@@ -91,6 +103,8 @@ class Progress:
     def vectors(self) -> tuple[dict[str, int], dict[str, Position], dict[str, Vector], dict[str, int]]:
         """Cut, resume, and what each log had absorbed and echoed at its resume position."""
         cut = {n: p.order for n, p in self.position.items()}
+        if self._frozen is not None:
+            return cut, *self._frozen
         resume: dict[str, Position] = {}
         absorbed: dict[str, Vector] = {}
         echoed: dict[str, int] = {}

@@ -8,7 +8,7 @@ does that key get a state of its own.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -284,6 +284,13 @@ class SentBatch:
             del outbox[state]
             state.sent[self.node] = self.seq
         self.part = bool(queue or outbox)
+
+    def places(self) -> Iterator[tuple[str, bytes]]:
+        """Table and key of every row."""
+        for run in self.runs:
+            keys = run.rows.keys
+            yield from ((run.rows.table, key) for i, key in enumerate(keys) if i not in run.promoted)
+        yield from ((state.table, state.key) for state in self.states)
 
     def version_of(self, state: KeyState) -> Version:
         """What the node is sent of a key. A delete with layers takes the row only if it holds just that.

@@ -29,6 +29,8 @@ PROBES = 10_000
 COPIED = 100, 300
 MOVES = 0.15
 """How often an application gives a row another key."""
+SCALES = 1.0
+"""So many seconds after a change of the number of shards has begun, `up` is killed, at most."""
 SHARDS = int(os.environ.get("SHARDS", "1"))
 
 
@@ -51,6 +53,10 @@ class Up:
         self.starts += 1
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(sync_worker(self.config, "up"), stderr=file, stdout=file)
+
+    def logged(self, event: str) -> bool:
+        """Whether the process that was started last has logged an event."""
+        return f'"{event}"' in self.log.read_text()
 
     def status(self) -> Any:
         """What `sync-worker status` says."""
@@ -140,13 +146,14 @@ class Bed:
             f"tables:\n  orders: {{key: [id], schema: {schema}, initial: {{from: {first}}}}}\n"
             f"create_tables: true\nshards: {SHARDS}\naudit: {{path: audit}}\nlimits: {{{limits}}}\n",
         )
+        self.shards = SHARDS
         self.writers: list[Writer] = []
         self._direct, self._seed, self._probes = direct, seed, 0
 
     @property
     def parts(self) -> list[str]:
         """The processes of the group that may be killed."""
-        shards = range(SHARDS)
+        shards = range(self.shards)
         each = [p for n in self.ends for p in (f"capture {n}", *(f"applier {n}/{s}" for s in shards))]
         return [*each, *(f"resolver {s}" for s in shards), "audit", f"copy {next(iter(self.ends))}"]
 
@@ -167,6 +174,24 @@ class Bed:
             )
             for i, (n, dsn) in enumerate(self._direct.items())
         ]
+
+    def scale(self, shards: int, luck: random.Random) -> None:
+        """Kill `up`, start it with another number of shards, and kill it once more while it changes that."""
+        up, text = self.up, self.up.config.read_text()
+        up.kill("up")
+        up.config.write_text(text.replace(f"shards: {self.shards}\n", f"shards: {shards}\n"))
+        up.start()
+        self.wait(lambda: up.logged("shards_changing") or up.ready(), "the change begins")
+        self.passes(luck.uniform(0.0, SCALES))
+        up.kill("up")
+        up.start()
+        self.wait(up.ready, "ready")
+        while len(up.status()["shards"]) != shards:  # two wrote a row in just that moment, five times
+            assert up.logged("shards_kept")
+            up.stop()
+            up.start()
+            self.wait(up.ready, "ready")
+        self.shards = shards
 
     def wait(self, done: Callable[[], object], what: str, seconds: float = 240) -> None:
         """Wait for `done`; between looks, block on the writers' end."""

@@ -4,8 +4,8 @@
 
 KILLS says how often (6 by default, 5 on three nodes), SEED in which order, NODES of which group, SHARDS how
 many resolvers it has, STALL how long a process stands still at most. With KILLS, what each fault took is
-printed, and among the faults are columns that an application adds on one node, whereupon a process is killed.
-FAULTS names the kinds of faults, of `kill`, `freeze` and `alter`.
+printed, and among the faults are columns that an application adds on one node, whereupon a process is killed,
+and other numbers of shards. FAULTS names the kinds of faults, of `kill`, `freeze`, `alter` and `scale`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from statistics import median
 import pytest
 
 from load.processes import DAEMONS
-from tests.chaos.bed import COPIED, Bed, seed
+from tests.chaos.bed import COPIED, SHARDS, Bed, seed
 from tests.chaos.conftest import SHAPES, Servers
 from tests.fixtures.ends import SqlEnd
 
 STALL = float(os.environ.get("STALL", "2"))
 KILLS = os.environ.get("KILLS")
-KINDS = os.environ.get("FAULTS", "kill,freeze,alter" if KILLS else "kill,freeze").split(",")
+KINDS = os.environ.get("FAULTS", "kill,freeze,alter,scale" if KILLS else "kill,freeze").split(",")
 
 
 @pytest.mark.parametrize("nodes", SHAPES, ids="-".join, indirect=True)
@@ -36,6 +36,7 @@ def test_killed_anywhere(servers: Servers, capsys: pytest.CaptureFixture[str]) -
     faults = [("kill", part) for part in (*bed.parts, *DAEMONS, "up")]
     faults += [("freeze", part) for part in (*bed.parts, "up")]
     faults += [("alter", node) for node, end in bed.ends.items() if isinstance(end, SqlEnd)]
+    faults += [("scale", "shards")]
     faults = [(verb, place) for verb, place in faults if verb in KINDS]
     left: list[tuple[str, str]] = []
     took: dict[str, list[float]] = defaultdict(list)
@@ -49,6 +50,8 @@ def test_killed_anywhere(servers: Servers, capsys: pytest.CaptureFixture[str]) -
             print(f"{verb} {part}")
             if verb == "kill":
                 kill(bed, part)
+            elif verb == "scale":
+                bed.scale(SHARDS + (bed.shards == SHARDS), order)
             elif verb == "alter":
                 columns += 1
                 alter(bed, part, columns, order.choice(bed.parts))

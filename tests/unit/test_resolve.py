@@ -81,7 +81,7 @@ def test_what_awaits_a_person_is_known_from_the_audit_log(tmp_path: Path) -> Non
     writer.add_operator(RESOLVED, {"idents": ["c1"]})
     writer.flush()
     assert list(undecided(tmp_path)) == ["c3"]
-    writer.close(drained=True)
+    writer.close()
 
 
 def test_one_conflict_of_a_row_settles_all_of_it() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from replication.engine import Reached
+from replication.engines.memory.database import MemoryDatabase
 from replication.engines.memory.log import StoredMarker
 from replication.engines.memory.position import position_of
 from replication.engines.memory.session import Session
@@ -60,6 +61,7 @@ class MemoryControl:
         """See `engine.Control.replace_markers`."""
         database = self._session.database()
         with database.lock:
+            self._remove_markers(database)
             for marker in markers:
                 database.markers[self._group, marker.shard] = StoredMarker.of(marker)
             database.note()
@@ -81,8 +83,11 @@ class MemoryControl:
         with database.lock:
             database.slots.pop(self._group, None)
             database.state.clear()
-            for key in [k for k in database.markers if k[0] == self._group]:
-                del database.markers[key]
+            self._remove_markers(database)
+
+    def _remove_markers(self, database: MemoryDatabase) -> None:
+        for key in [k for k in database.markers if k[0] == self._group]:
+            del database.markers[key]
 
     def close(self) -> None:
         """Disconnect. Safe to call twice."""

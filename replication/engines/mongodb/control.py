@@ -125,9 +125,12 @@ class MongoControl:
             self._db.client.start_session() as session,
             session.start_transaction(read_concern=SNAPSHOT, write_concern=MAJORITY),
         ):
+            shards = [marker.shard for marker in markers]
+            others = {"group": self._group, "shard": {"$nin": shards}}
+            self._db[MARKER].delete_many(others, session=session)
             for marker in markers:
                 document = to_document(marker, None)
-                self._db[MARKER].replace_one({"_id": document["_id"]}, document, session=session)
+                self._db[MARKER].replace_one({"_id": document["_id"]}, document, upsert=True, session=session)
 
     def drop(self) -> None:
         """See `engine.Control`. Other groups' documents in our collections stay."""

@@ -35,10 +35,7 @@ _ATTEMPTS = 10
 _DENIED = 1142
 _NO_ECHO = f"UPDATE {MARKER} SET epoch = %s, seq = seq + 1 WHERE grp = %s AND shard = {NO_SHARD}"
 """Comes first in a transaction that changes markers and is no batch; it changes its row for certain."""
-_REPLACE = (
-    f"UPDATE {MARKER} SET shards = %s, epoch = %s, seq = %s, state = %s, versions = %s "
-    "WHERE grp = %s AND shard = %s"
-)
+_REMOVE = f"DELETE FROM {MARKER} WHERE grp = %s AND shard <> {NO_SHARD}"
 
 
 class MysqlControl:
@@ -112,10 +109,10 @@ class MysqlControl:
             c.begin()
             try:
                 with c.cursor() as cursor:
-                    for m in markers:
-                        cursor.execute(_NO_ECHO, [m.epoch, self.group])
-                        values = [m.shards, m.epoch, m.seq, m.state(), m.versions]
-                        cursor.execute(_REPLACE, [*values, self.group, m.shard])
+                    cursor.execute(_NO_ECHO, [markers[0].epoch, self.group])
+                    cursor.execute(_REMOVE, [self.group])
+                    for marker in markers:
+                        cursor.execute(*insert_marker(marker))
                 c.commit()
             finally:
                 if c.open:

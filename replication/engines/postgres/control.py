@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from psycopg import sql
 
@@ -134,12 +133,7 @@ class PostgresControl:
             c.execute(_ANNOUNCE, {"epoch": epoch, "grp": self.group})
             c.execute(_RAISE, {"epoch": epoch, "grp": self.group})
             for shard in range(shards):
-                marker = replace(initial, group=self.group, shard=shard, epoch=epoch)
-                c.execute(
-                    f"INSERT INTO {MARKER} (grp, shard, shards, epoch, seq, state, versions) "
-                    "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (grp, shard) DO NOTHING",
-                    [*_columns(marker), marker.state(), marker.versions],
-                )
+                self._insert(c, replace(initial, shard=shard, epoch=epoch))
             return self._markers(c)
 
     def accept_server(self, reached: Sequence[Reached]) -> list[Position]:
@@ -166,13 +160,10 @@ class PostgresControl:
         """See `Control.replace_markers`."""
         with self._session.use() as c, c.transaction():
             c.execute(f"LOCK TABLE {MARKER} IN SHARE ROW EXCLUSIVE MODE")
-            for m in markers:
-                c.execute(_ANNOUNCE, {"epoch": m.epoch, "grp": self.group})
-                c.execute(
-                    f"UPDATE {MARKER} SET shards = %s, epoch = %s, seq = %s, state = %s, versions = %s "
-                    "WHERE grp = %s AND shard = %s",
-                    [m.shards, m.epoch, m.seq, m.state(), m.versions, self.group, m.shard],
-                )
+            c.execute(_ANNOUNCE, {"epoch": markers[0].epoch, "grp": self.group})
+            c.execute(f"DELETE FROM {MARKER} WHERE grp = %s AND shard <> {NO_SHARD}", [self.group])
+            for marker in markers:
+                self._insert(c, marker)
 
     def get_state(self, name: str) -> str | None:
         """See `StateStore.get_state`."""
@@ -297,6 +288,15 @@ class PostgresControl:
         row = c.execute(f"SELECT value FROM {STATE} WHERE name = %s", [FORMAT_NAME]).fetchone()
         return 0 if row is None else int(row[0])
 
+    def _insert(self, c: Connection, marker: Marker) -> None:
+        """Store a marker where there is none."""
+        m = marker
+        c.execute(
+            f"INSERT INTO {MARKER} (grp, shard, shards, epoch, seq, state, versions) "
+            "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (grp, shard) DO NOTHING",
+            [self.group, m.shard, m.shards, m.epoch, m.seq, m.state(), m.versions],
+        )
+
     def _exists(self, c: Connection) -> bool:
         row = c.execute("SELECT to_regclass(%s) IS NOT NULL", [MARKER]).fetchone()
         return bool(row and row[0])
@@ -325,7 +325,3 @@ def put_state_sql() -> str:
         f"INSERT INTO {STATE} (name, value) VALUES (%s, %s) "
         "ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"
     )
-
-
-def _columns(marker: Marker) -> list[Any]:
-    return [marker.group, marker.shard, marker.shards, marker.epoch, marker.seq]
