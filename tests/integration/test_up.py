@@ -41,6 +41,8 @@ def ray_cluster() -> Iterator[str]:
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus", "2"]
     command += ["--port", str(port), "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
     command += ["--temp-dir", folder, "--disable-usage-stats"]
+    command += ["--no-monitor", "--include-log-monitor", "false"]
+    command += ["--ray-client-server-port", str(free_port())]  # another test's may have the default one
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             read_until(process.stdout, "Ray runtime started")

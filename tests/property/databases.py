@@ -161,8 +161,11 @@ class Database:
 
     def newest(self, key: bytes) -> int:
         """Where in the log an application wrote a key last; 0 if none did."""
-        own = (i for i, e in enumerate(self.log, 1) if isinstance(e, Rows) and not e.copied and key in e.keys)
-        return max(own, default=0)
+        for place in range(len(self.log), 0, -1):
+            entry = self.log[place - 1]
+            if isinstance(entry, Rows) and not entry.copied and key in entry.keys:
+                return place
+        return 0
 
     def forget_copies(self) -> None:
         """Copied rows are not in the log: who reads it again does not find them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -76,8 +77,14 @@ def check_all(policies: tuple[str, ...], each: int, **more: bool) -> int:
     """Run `each` schedules, and see that there was something to check."""
     bases = range(0, each, CHUNK)
     counts = [min(CHUNK, each - b) for b in bases]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        totals = list(pool.map(partial(explore, policies, **more), bases, counts))
+    work = partial(explore, policies, **more)
+    if each <= CHUNK:
+        totals = [work(0, each)]  # quicker than to start a process for it
+    else:
+        # Schedules make very many objects and few cycles, which Python need not look for that often.
+        rarely = {"initializer": gc.set_threshold, "initargs": (20_000, 20, 20)}
+        with ProcessPoolExecutor(mp_context=get_context("spawn"), **rarely) as pool:
+            totals = list(pool.map(work, bases, counts))
     writes, conflicts, crashes, beside = (sum(column) for column in zip(*totals, strict=True))
     assert writes > each * 10, "the schedules hardly wrote"
     assert conflicts > each, "the schedules hardly met a conflict"
