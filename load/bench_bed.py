@@ -210,7 +210,8 @@ class Group:
             self.tables = [read_table(self.engines["a"], mapping)]
             with closing(self.engines["b"].catalog()) as catalog:
                 catalog.create_table(self.tables[0], self.source)
-            prepare(GROUP, self.engines, self.tables, 1)
+            if self.initial == "none":
+                prepare(GROUP, self.engines, self.tables, 1)
             self._stack = stack.pop_all()
         return self
 
@@ -218,12 +219,14 @@ class Group:
         self._stack.close()
 
     def fill(self, rows: int) -> None:
-        """Write the rows 1 to `rows` at the source."""
+        """Write the rows 1 to `rows` at the source: before its log begins, where they are to be copied."""
         if self.source == "mysql":
             with connect(parse(self.engines["a"].node)) as c:
                 fill_mysql(c, rows)
         else:
             fill(self.left, 1, rows)
+        if self.initial != "none":
+            prepare(GROUP, self.engines, self.tables, 1)
 
     def start(self, limits: Limits | None = None) -> Pipeline:
         """Start a pipeline; its audit log is a new one."""
