@@ -22,7 +22,7 @@ from actors.tracing import Apply, Tracing
 from actors.tries import Tries
 from replication.batch import Applied, ApplyBatch, Outcome
 from replication.engine import Applier, Engine
-from replication.errors import Contention, Transient
+from replication.errors import Contention, Occupied, Transient
 from replication.schema import Table
 
 CONTENTION_SECONDS = 0.25
@@ -111,6 +111,11 @@ class Applying:
         began = time.monotonic()
         try:
             applied = self._once(batch)
+        except Occupied:  # tried again at once, without the rows that are there
+            self._tries.add(self._node, "occupied", time.monotonic() - began)
+            self._guard.succeeded()
+            self._completer.look(batch)
+            return None
         except Contention:  # the node has answered
             self._tries.add(self._node, "contention", time.monotonic() - began)
             self._guard.succeeded()
@@ -137,7 +142,13 @@ class Applying:
         try:
             ready = self._completer.complete(batch)
             applied = self._applier.apply(ready.batch)
+            if applied.outcome is Outcome.ALREADY and not ready.looked:
+                # Who asked for it the first time may have looked, and left rows out.
+                self._completer.look(batch)
+                ready = self._completer.complete(batch)
             return replace(applied, kept=ready.kept, outside=ready.outside)
+        except Occupied:
+            raise
         except Contention:
             self._conflicts += 1
             if self._conflicts % AFRESH_TRIES == 0:

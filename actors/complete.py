@@ -7,10 +7,11 @@ where the version was written. If it is gone there too, by a delete that lost or
 it lacks is taken from another node; where none holds the row, it is left out.
 
 **Rows of an initial copy do not replace a row that the target holds.** An application may have written it a
-moment ago, and what it writes next would build on the copy. The resolver is told which rows were kept, and
-which of them differ. Once the target's log has shown everything that was written before, it knows whether
-somebody did; if not, it sends a row that differs again as a decided version, which replaces what was there
-before the group began.
+moment ago, and what it writes next would build on the copy. The target only inserts them. Where that meets a
+row, this looks which ones are there and leaves them out, of this batch and the next ones, until a look finds
+none. The resolver is told which rows were kept, and which of them differ. Once the target's log has shown
+everything that was written before, it knows whether somebody did; if not, it sends a row that differs again
+as a decided version, which replaces what was there before the group began.
 
 **The delete of a row that came back takes only that row.** A batch of ours may have put it there just after
 an application had deleted it. Such a delete has all columns. Where the target holds another row by now, the
@@ -47,11 +48,15 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A batch as the target can take it; `kept` and `outside` are as in `Applied`."""
+    """A batch as the target can take it; `kept` and `outside` are as in `Applied`.
+
+    `looked` says that every copied row was looked for.
+    """
 
     batch: ApplyBatch
     kept: Mapping[tuple[str, bytes], bool]
     outside: Sequence[tuple[str, bytes]]
+    looked: bool = True
 
 
 class Completer:
@@ -73,17 +78,32 @@ class Completer:
         self._filters = {t.name: row_filter(t, self._target, kinds) for t in tables}
         self._snapshots: dict[str, Snapshot] = {}
         self._keys: Snapshot | None = None
+        self._occupied: set[str] = set()
+
+    def look(self, batch: ApplyBatch) -> None:
+        """From now on look for copied rows of these tables, until none is found: some are there."""
+        self._occupied.update(part.table for part in batch.tables)
 
     def complete(self, batch: ApplyBatch) -> Ready:
         """The batch as the target can take it."""
         tables, kept, outside = list(batch.tables), dict[tuple[str, bytes], bool](), []
+        looked = True
         for i, part in enumerate(tables):
             if part.rows.column("_have").null_count < part.rows.num_rows:
                 tables[i], newer = self._unless_newer(part)
                 kept |= dict.fromkeys(((part.table, key) for key in newer), True)
                 tables[i] = self._complete(tables[i])
-            copied, held = self._held(tables[i])
-            if len(held):
+            copied = tables[i].rows.filter(pc.equal(tables[i].rows.column("_op"), int(Op.READ)))
+            if not copied.num_rows:
+                continue
+            # A row that the filter excludes is not inserted, so nothing else would tell what is there.
+            if part.table not in self._occupied and self._filters[part.table] is None:
+                looked = False
+                continue
+            held = self._present(part.table, copied).column("_key")
+            if not len(held):
+                self._occupied.discard(part.table)
+            else:
                 same = self._same(part.table, copied, held)
                 kept |= {(part.table, key): key not in same for key in held.to_pylist()}
                 rows = tables[i].rows
@@ -98,7 +118,7 @@ class Completer:
                 outside += [(part.table, key) for key in keys]
         if kept or outside:
             batch = replace(batch, marker=replace(batch.marker, versions=pack_versions(decided)))
-        return Ready(replace(batch, tables=tables), kept, outside)
+        return Ready(replace(batch, tables=tables), kept, outside, looked)
 
     def close(self) -> None:
         """Disconnect."""
@@ -106,13 +126,6 @@ class Completer:
             snapshot.close()
         self._snapshots.clear()
         self._keys = None
-
-    def _held(self, part: TableRows) -> tuple[pa.RecordBatch, pa.Array]:
-        """Copied rows, and the keys of those that the target holds, whatever else is in its rows."""
-        copied = part.rows.filter(pc.equal(part.rows.column("_op"), int(Op.READ)))
-        if not copied.num_rows:
-            return copied, pa.array([], pa.binary())
-        return copied, self._present(part.table, copied).column("_key")
 
     def _unless_newer(self, part: TableRows) -> tuple[TableRows, list[bytes]]:
         """Without the deletes of one row where the target holds another by now; their keys."""

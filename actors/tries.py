@@ -34,7 +34,7 @@ class Tries:
 
         Args:
             node: at which node.
-            outcome: `done`, `refused` (some of its rows), `contention` or `away`.
+            outcome: `done`, `refused` (some of its rows), `contention`, `occupied` or `away`.
             seconds: how long it took.
         """
         now = self._clock()

@@ -84,7 +84,8 @@ FAMILIES = (
     Family(
         "sync_apply_tries", "counter", ("node", "outcome", "shard"),
         "Tries to apply a batch, by outcome: done, refused (some rows), contention (a write conflict with an"
-        " application, tried again), away.",
+        " application, tried again), occupied (the node holds a row that was to be copied, tried again"
+        " without it), away.",
     ),
     Family("sync_conflicts", "counter", ("table", "kind", "shard"), "Conflicts found, by kind."),
     Family("sync_open_conflicts", "gauge", (), "Rows that await a person's decision (policy manual)."),

@@ -26,11 +26,13 @@ class Parts:
         deleted: rows to delete, their key columns filled.
         partial: which columns to write, by index, and the rows that have only these; key columns filled.
         whole: rows to insert or update.
+        copied: rows of an initial copy, to insert.
     """
 
     deleted: pa.RecordBatch
     partial: Sequence[tuple[tuple[int, ...], pa.RecordBatch]]
     whole: pa.RecordBatch
+    copied: pa.RecordBatch
 
 
 class Work(Protocol):
@@ -89,8 +91,8 @@ def findings_name(shard: int) -> str:
 
 def split(table: Table, rows: pa.RecordBatch) -> Parts:
     """Split the rows of an apply batch."""
-    deleted = pc.equal(rows.column("_op"), int(Op.DELETE))
-    whole = rows.filter(pc.invert(deleted)) if deleted.true_count else rows
+    rows, copied = _apart(rows, Op.READ)
+    whole, gone = _apart(rows, Op.DELETE)
     have = whole.column("_have")
     partial = []
     if have.null_count < len(have):
@@ -98,8 +100,16 @@ def split(table: Table, rows: pa.RecordBatch) -> Parts:
             some = whole.filter(pc.fill_null(pc.equal(have, pattern), False))
             partial.append((_set_bits(pattern, len(table.schema.columns)), _keyed(table, some)))
         whole = whole.filter(pc.is_null(have))
-    gone = rows.filter(deleted) if deleted.true_count else rows.slice(0, 0)
-    return Parts(_keyed(table, gone), partial, whole)
+    return Parts(_keyed(table, gone), partial, whole, copied)
+
+
+def _apart(rows: pa.RecordBatch, op: Op) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """The rows of all other operations, and those of one."""
+    of_op = pc.equal(rows.column("_op"), int(op))
+    if of_op.true_count in (0, rows.num_rows):
+        none = rows.slice(0, 0)
+        return (none, rows) if of_op.true_count else (rows, none)
+    return rows.filter(pc.invert(of_op)), rows.filter(of_op)
 
 
 def beyond(column: pa.Array, checks: Iterable[tuple[pa.Array, str]]) -> dict[int, str]:

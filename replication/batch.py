@@ -3,8 +3,8 @@
 System columns of an apply batch, before the table's data columns in schema order:
 
     _op      int8     UPDATE writes the row (insert or update), DELETE removes it (one with `_have` only the
-                      very row that it names); READ comes from an initial copy, and inserts the row where the
-                      applier has found none
+                      very row that it names); READ comes from an initial copy, and inserts the row where
+                      there is none
     _key     binary   canonical key; each key once per batch
     _have    binary   bit per data column to write (little-endian); null means all
     _origin  int16    index of the node where the version was written, in the sorted node names

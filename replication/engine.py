@@ -81,6 +81,9 @@ class Applier(Protocol):
         is `marker.after`. If not, nothing is written and the outcome is what `batch.refusal` says. A batch
         without rows writes its marker all the same.
 
+        Rows of an initial copy (`_op` is READ) are inserted, and never update: if the node holds a row of
+        such a key, nothing is committed.
+
         Only mapped columns are touched. A value that equals the narrowed form of what the node holds is left
         alone. Deleting a missing row is no error. Partial rows (`_have`) that the node does not hold are
         reported in `missing`.
@@ -90,6 +93,7 @@ class Applier(Protocol):
 
         Raises:
             NodeUnavailable, Contention: nothing is known to be committed; try the same batch again.
+            Occupied: the node holds a row that would have been copied; try again without it.
         """
 
     def close(self) -> None:

@@ -4,6 +4,7 @@
     ├── Transient              try again, with backoff
     │   ├── NodeUnavailable    the connection or the server is away
     │   ├── Contention         deadlock, serialization failure, write conflict
+    │   │   └── Occupied       a row of an initial copy meets one that the node holds
     │   └── Superseded         the resolvers began a new epoch; read again from where they stand
     └── Terminal               stop; somebody must act
         ├── ConfigError        the configuration is wrong; names the path and the fix
@@ -68,6 +69,10 @@ class NodeUnavailable(Transient):
 
 class Contention(Transient):
     """Another transaction was in the way: deadlock, serialization failure, write conflict."""
+
+
+class Occupied(Contention):
+    """A row of an initial copy was to be inserted where the node holds one: look, and leave it out."""
 
 
 class Superseded(Transient):

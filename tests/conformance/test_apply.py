@@ -9,6 +9,7 @@ import pytest
 
 from replication.applying import Findings, findings_name
 from replication.batch import ApplyBatch, HeldRow, Outcome
+from replication.errors import Occupied
 from replication.key import encode_key
 from replication.types import Kind
 from tests.conformance.samples import AT, NOTHING, PLANES, item
@@ -163,6 +164,29 @@ def test_a_value_that_comes_back_narrower_leaves_the_wider_one(harness: EngineHa
         (1,): item(1, at=fine, qty=5),
         (2,): item(2, at=AT - timedelta(milliseconds=1)),
     }
+
+
+@pytest.mark.parametrize("count", [3, 600])
+def test_a_copied_row_replaces_none(harness: EngineHarness, peer: Peer, count: int) -> None:
+    mine = item(count // 2, qty=7)
+    harness.insert("items", mine)
+    copied = [Write("items", (i,), item(i), copied=True) for i in range(count)]
+    word = Write("words", ("a",), {"meaning": "b"})
+    with pytest.raises(Occupied):
+        peer.applier.apply(peer.batch(*copied, word))
+    assert mapped(harness) == {(count // 2,): mine}
+    assert not harness.rows("words")
+    del copied[count // 2]
+    assert peer.apply(*copied, word).held == []
+    assert mapped(harness) == {(i,): item(i) for i in range(count)} | {(count // 2,): mine}
+    assert ("a",) in harness.rows("words")
+
+
+def test_refused_rows_of_a_copy_are_held(harness: EngineHarness, peer: Peer) -> None:
+    rows = [item(i, qty=POISON if i in (7, 500) else 1) for i in range(600)]
+    applied = peer.apply(*(Write("items", (i,), row, copied=True) for i, row in enumerate(rows)))
+    assert {h.key for h in applied.held} == {encode_key((i,), [Kind.INT64]) for i in (7, 500)}
+    assert {k[0] for k in mapped(harness)} == set(range(600)) - {7, 500}
 
 
 def test_many_rows_in_one_batch(harness: EngineHarness, peer: Peer) -> None:

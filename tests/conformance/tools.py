@@ -50,6 +50,11 @@ class Write:
     table: str
     key: Key
     row: Row | None = None
+    copied: bool = False
+
+    @property
+    def op(self) -> Op:
+        return Op.DELETE if self.row is None else Op.READ if self.copied else Op.UPDATE
 
 
 class Peer:
@@ -148,7 +153,7 @@ def apply_rows(table: Table, writes: Sequence[Write]) -> pa.RecordBatch:
     kinds = key_kinds(table)
     n = len(writes)
     system = [
-        pa.array([Op.DELETE if w.row is None else Op.UPDATE for w in writes], pa.int8()),
+        pa.array([w.op for w in writes], pa.int8()),
         pa.array([encode_key(w.key, kinds) for w in writes], pa.binary()),
         pa.array([_have(names, schema.key, w.row) for w in writes], pa.binary()),
         pa.array([0] * n, pa.int16()),

@@ -1,9 +1,13 @@
-"""The initial copy while applications keep writing the very rows that are copied, as fast as they can."""
+"""The initial copy while applications write the very rows that are copied."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+from replication.engines.mysql.config import parse
+from replication.engines.mysql.connection import connect
+from replication.schema import NodeConfig
 from tests.fixtures.ends import open_end
 from tests.fixtures.shop import Shop
 from tests.fixtures.writer import Writer
@@ -39,4 +43,28 @@ def test_a_copy_finishes_while_its_rows_are_hammered(
     finally:
         for writer in writers:
             writer.abandon()
+        shop.close()
+
+
+def test_a_row_that_is_inserted_while_its_copy_is_on_its_way_is_never_replaced(
+    postgres_db: str, mysql_db: str, tmp_path: Path
+) -> None:
+    """Not for a moment: the application commits when our transaction with the copied row waits for it."""
+    shop = Shop({"pg": postgres_db, "my": mysql_db}, tmp_path / "audit")
+    try:
+        shop.ends["pg"].fill(1, 2_000)
+        shop.copy_from("pg")
+        with closing(connect(parse(NodeConfig("my", "mysql", mysql_db)))) as app:
+            app.query("BEGIN")
+            app.query("INSERT INTO orders (id, name, qty) VALUES (7, 'mine', 77)")
+            shop.start()
+            waits = "SELECT COUNT(*) FROM performance_schema.data_lock_waits"
+            shop.wait_for(lambda: shop.ends["my"].execute(waits)[1][0][0] == 1)
+            app.query("COMMIT")
+        rows = shop.wait_equal(present=2_000)
+        assert (len(rows), rows[7]) == (2_000, ("mine", 77))
+        shop.pipeline.stop()
+        told = shop.recorded_of([7])("decisions")
+        assert [d["outcome"] for d in told if d["_node"] == "my"] == ["kept"]
+    finally:
         shop.close()

@@ -97,7 +97,9 @@ def test_keys_that_a_collation_takes_for_equal(mysql_db: str) -> None:
         have = b"\x03"
         applied = node.apply("t", [{"k": "A", "v": 3, "_have": have}, {"k": "b", "v": 3, "_have": have}])
         assert applied.missing == [("t", b"A")]
-        node.apply("t", [{"k": "A", "_op": Op.DELETE}, {"k": "c", "_op": Op.DELETE}])
+        applied = node.apply("t", [{"k": k, "v": 4, "_op": Op.READ} for k in ("A", "d")])
+        assert {h.key for h in applied.held} == {b"A"}, "that is not the row which is there"
+        node.apply("t", [{"k": k, "_op": Op.DELETE} for k in ("A", "c", "d")])
         assert node.sql("SELECT k, v FROM t ORDER BY k") == [("a", 1), ("b", 3)]
 
 

@@ -9,14 +9,18 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pymysql.connections import Connection
 
 from actors.backfill import Backfill
 from actors.limits import Limits
 from load.processes import find
 from replication.copying import CopyProgress, state_name
+from replication.engines.mysql.config import parse
+from replication.engines.mysql.connection import connect
 from replication.paging import ChunkSize
+from replication.schema import NodeConfig
 from tests.fixtures.commands import config_text, read_until, sync_worker
-from tests.fixtures.ends import SqlEnd, open_end
+from tests.fixtures.ends import open_end
 from tests.fixtures.shop import Shop
 from tests.fixtures.writer import Writer
 
@@ -117,14 +121,16 @@ def test_up_replaces_a_reader_that_is_killed(postgres_db: str, mysql_db: str, tm
     config, count = tmp_path / "sync.yaml", 30_000
     nodes = {"pg": postgres_db, "my": mysql_db}
     config.write_text(config_text(nodes, "orders: {key: [id], initial: {from: pg}}", shards=1))
-    with closing(open_end("pg", postgres_db)) as source, closing(open_end("my", mysql_db)) as target:
-        assert isinstance(source, SqlEnd)
-        source.execute(source.create)
+    with closing(Shop(nodes, tmp_path / "none")) as shop, closing(application(mysql_db)) as app:
+        source, target = shop.ends["pg"], shop.ends["my"]
         source.fill(1, count)
+        app.query("BEGIN")
+        app.query("INSERT INTO orders (id) VALUES (1)")  # the copy waits for it at its first row
         command = sync_worker(config, "up", "--workers", "2")
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             try:
                 kill_reader(process.pid)
+                app.query("ROLLBACK")
                 read_until(process.stderr, '"copy_finished"')
                 assert target.rows() == source.rows()
                 assert len(source.rows()) == count
@@ -134,9 +140,14 @@ def test_up_replaces_a_reader_that_is_killed(postgres_db: str, mysql_db: str, tm
             assert process.returncode == 0
 
 
+def application(dsn: str) -> Connection:
+    """An application's connection to MySQL."""
+    return connect(parse(NodeConfig("my", "mysql", dsn)))
+
+
 def kill_reader(pid: int) -> None:
-    """Kill the second reader, which the copy cannot end without."""
-    deadline = time.monotonic() + PATIENCE
+    """Kill the second reader; it is there until the copy is finished."""
+    deadline = time.monotonic() + 3 * PATIENCE  # the whole group has to start
     while (reader := find(pid, "reader pg/1")) is None:
         assert time.monotonic() < deadline, "no reader was started"
         time.sleep(0.05)

@@ -10,7 +10,7 @@ import pytest
 
 from replication.batch import Applied, Outcome
 from replication.change import Op
-from replication.errors import Contention, NodeUnavailable, SchemaChanged, SyncError
+from replication.errors import Contention, NodeUnavailable, Occupied, SchemaChanged, SyncError
 from replication.marker import Marker
 from tests.fixtures.sql_engines import MakeNode
 from tests.fixtures.sql_node import GROUP, SqlNode, bits, mapping, wait_for
@@ -280,6 +280,40 @@ def test_deadlock_is_contention(node: SqlNode) -> None:
         cursor.execute("ROLLBACK")
     assert [type(e) for e in caught] == [Contention]
     assert node.apply("items", [{"id": 1, "qty": 3}]).outcome == Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("count", [3, 600])
+def test_a_row_that_is_inserted_while_it_is_copied_stays(node: SqlNode, count: int) -> None:
+    """However late an application inserts it: here it commits while our transaction waits for it."""
+    copied = [{"id": i, "qty": 1, "_op": Op.READ} for i in range(1, count + 1)]
+    with node.connect() as app, app.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("INSERT INTO items (id, qty) VALUES (2, 22)")
+        caught: list[SyncError] = []
+
+        def apply() -> None:
+            try:
+                node.apply("items", copied)
+            except SyncError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=apply)
+        thread.start()
+        wait_for(lambda: node.sql(BLOCKED[node.kind]) == [(1,)])
+        cursor.execute("COMMIT")
+        thread.join()
+    assert [type(e) for e in caught] == [Occupied]
+    assert node.sql("SELECT id, qty FROM items") == [(2, 22)]
+    del copied[1]
+    assert node.apply("items", copied).outcome == Outcome.COMMITTED
+    assert node.sql("SELECT COUNT(*), SUM(qty) FROM items") == [(count, count - 1 + 22)]
+
+
+def test_a_unique_value_that_is_there_is_no_copied_row(node: SqlNode) -> None:
+    node.apply("items", [{"id": 1, "email": "a"}])
+    applied = node.apply("items", [{"id": i, "email": "ab"[i - 2], "_op": Op.READ} for i in (2, 3)])
+    assert set(held_of(applied)) == {2}
+    assert node.sql("SELECT id, email FROM items ORDER BY id") == [(1, "a"), (3, "b")]
 
 
 def test_vanished_column_stops_the_applier(node: SqlNode) -> None:

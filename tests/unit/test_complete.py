@@ -88,10 +88,16 @@ def test_a_copied_row_is_told_from_what_is_there_already(databases: Mapping[str,
         for ident, qty, note in ((0, 1, "n"), (1, 2, "n"), (2, 1, None), (4, 1, "n")):
             tx.insert("t", {"id": ident, "qty": qty, "note": note})
     engines = {n: MemoryEngine(NodeConfig(n, "memory", f"memory://complete-{n}"), "g") for n in NODES}
+    batch, rest = written("b", *rows), written("b", rows[3])
     with closing(Completer(engines["b"], engines, [TABLE])) as completer:
-        ready = completer.complete(written("b", *rows))
+        unseen = completer.complete(batch)
+        completer.look(batch)
+        ready = completer.complete(batch)
+        looked = [completer.complete(rest).looked for _ in range(2)]
+    assert (unseen.batch, unseen.kept, unseen.looked) == (batch, {}, False)
     assert ready.kept == {("t", key(0)): False, ("t", key(1)): True, ("t", key(2)): True}
     assert ready.batch.tables[0].rows.column("id").to_pylist() == [3, 4]
+    assert looked == [True, False], "until nothing is found"
 
 
 def test_the_delete_of_one_row_spares_another(databases: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from replication.engines.memory.schema import Binding
 from replication.engines.memory.store import Ref, TableStore
 from replication.engines.memory.transaction import Draft
 from replication.engines.memory.types import LOSSLESS, left_alone
+from replication.errors import Occupied
 
 Mask = npt.NDArray[np.bool_]
 
@@ -63,6 +64,7 @@ class TableMerge:
     ) -> tuple[list[tuple[bytes, str]], list[bytes]]:
         keys: list[bytes] = rows.column("_key").to_pylist()
         held = self.store.find(keys)
+        self._refuse_occupied(rows, held)
         partial = rows.column("_have").is_valid().to_numpy(zero_copy_only=False)
         present = np.fromiter((r is not None for r in held), np.bool_, len(held))
         lost = partial & ~present
@@ -79,6 +81,12 @@ class TableMerge:
             refused = []
         draft.put(self.store, keys, merged, held)
         return refused, missing
+
+    def _refuse_occupied(self, rows: pa.RecordBatch, held: Sequence[Ref | None]) -> None:
+        ops = rows.column("_op").to_numpy()
+        if any(there is not None for op, there in zip(ops, held, strict=True) if op == Op.READ):
+            message = f"{self.store.schema.name} has a row that was to be copied"
+            raise Occupied(message)
 
     def _merged(self, rows: pa.RecordBatch, held: Sequence[Ref | None]) -> pa.RecordBatch:
         """The rows as they will stand, in the table's own columns."""

@@ -38,7 +38,7 @@ from replication.engines.mongodb.marker import marker_id, to_document
 from replication.engines.mongodb.plan import Incoming, Numbered, Plan, incoming, make_plan
 from replication.engines.mongodb.sessions import open_session
 from replication.engines.mongodb.snapshot import find_ids
-from replication.errors import Contention, NodeUnavailable
+from replication.errors import Contention, NodeUnavailable, Occupied
 from replication.marker import Marker
 from replication.schema import NodeConfig, Table
 
@@ -246,12 +246,13 @@ def _blame(error: BulkWriteError, rows: Incoming, numbered: Sequence[Numbered], 
     if not failures or error.has_error_label("TransientTransactionError"):
         return Contention("the transaction was aborted", node=node)
     first = failures[0]
-    code = first.get("code", 0)
+    code, row = first.get("code", 0), numbered[first["index"]][0]
     if code in CONTENTION or (code == DUPLICATE_KEY and list(first.get("keyPattern", {})) == ["_id"]):
-        return Contention(first.get("errmsg", "write conflict"), node=node)
+        kind = Occupied if code == DUPLICATE_KEY and rows.copied[row] else Contention
+        return kind(first.get("errmsg", "write conflict"), node=node)
     if code in UNAVAILABLE:
         return classify(error, node)
-    return _Refused(rows, {numbered[first["index"]][0]: f"({code}) {first.get('errmsg', '')[:300]}"})
+    return _Refused(rows, {row: f"({code}) {first.get('errmsg', '')[:300]}"})
 
 
 def _unencodable(document: Document) -> str:

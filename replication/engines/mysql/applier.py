@@ -23,10 +23,11 @@ from replication.batch import Applied, ApplyBatch, HeldRow, Outcome, TableRows, 
 from replication.engines.mysql.columns import Bound, bind
 from replication.engines.mysql.config import MARKER, STATE, parse
 from replication.engines.mysql.connection import Session
-from replication.engines.mysql.errors import code_of, reason, refuses_row
+from replication.engines.mysql.errors import DUPLICATE_KEY, code_of, reason, refuses_row
 from replication.engines.mysql.limits import checks
 from replication.engines.mysql.marker import put_state, set_marker, state_name
 from replication.engines.mysql.statements import Statements, Work
+from replication.errors import Occupied
 from replication.marker import Marker
 from replication.schema import NodeConfig, Table
 
@@ -111,8 +112,31 @@ class MysqlApplier:
         if _in_transaction(c):
             c.rollback()
         _run(c, [b"START TRANSACTION", set_marker(marker), _OUR_TURN])
-        found.held += write_what_passes(work, lambda w: _try(c, w, found))
+        found.held += write_what_passes(work, lambda w: self._try(c, w, found))
         _run(c, [*self._keep(marker, found), b"COMMIT"])
+
+    def _try(self, c: Connection, work: Work, found: Findings) -> str | None:
+        """Write all of it, the reason where the node refuses; partial rows that passed pass again."""
+        try:
+            counts = _run(c, work.statements())
+        except pymysql.MySQLError as error:
+            if not c.open or not refuses_row(error):
+                raise
+            if code_of(error) == DUPLICATE_KEY and self._is_there(c, work):
+                message = f"{work.table} has a row that was to be copied"
+                raise Occupied(message, node=self.node.name) from error
+            if code_of(error) == _NULL_REFUSED and b", NULL)" in work.tail:
+                return f"{reason(error)}, or another row has one of its unique values"
+            return reason(error)
+        found.missing += _missing(work, counts)
+        return None
+
+    def _is_there(self, c: Connection, work: Work) -> bool:
+        """Whether it is one copied row, and the node holds a row of its key: not only one of equal values."""
+        if work.copied is None or len(work) != 1:
+            return False
+        (found,) = _run(c, [self._statements[work.table].find(work.copied)])
+        return found > 0
 
     def _keep(self, marker: Marker, found: Findings) -> list[bytes]:
         return [put_state(self._state(marker), found.dump(marker))] if found else []
@@ -148,6 +172,8 @@ class MysqlApplier:
                 work.append(statements.update(have, rows))
         if (rows := _writable(bound, statements.writable, parts.whole, found)).num_rows:
             work.append(statements.upsert(rows))
+        if (rows := _writable(bound, statements.writable, parts.copied, found)).num_rows:
+            work.append(statements.insert(rows))
         return [piece for w in work for piece in self._fitting(w, found).pieces()]
 
     def _fitting(self, work: Work, found: Findings) -> Work:
@@ -157,10 +183,7 @@ class MysqlApplier:
             return work
         why = f"the row is larger than max_allowed_packet ({self._packet} bytes)"
         found.held += [HeldRow(work.table, key, why) for key in work.key.filter(large).to_pylist()]
-        small = pc.invert(large)
-        return Work(
-            work.table, work.key.filter(small), work.head, work.rows.filter(small), work.tail, work.partial
-        )
+        return work.filter(pc.invert(large))
 
 
 def _writable(bound: Bound, columns: Iterable[int], rows: pa.RecordBatch, found: Findings) -> pa.RecordBatch:
@@ -204,20 +227,6 @@ def _send(c: Connection, packet: Sequence[bytes], counts: list[int]) -> None:
         if c.open and at < len(packet) and packet[at] is _OUR_TURN:
             raise _NotOurTurn from None
         raise
-
-
-def _try(c: Connection, work: Work, found: Findings) -> str | None:
-    """Write all of it, the reason where the node refuses; partial rows that passed pass again."""
-    try:
-        counts = _run(c, work.statements())
-    except pymysql.MySQLError as error:
-        if not c.open or not refuses_row(error):
-            raise
-        if code_of(error) == _NULL_REFUSED and b", NULL)" in work.tail:
-            return f"{reason(error)}, or another row has one of its unique values"
-        return reason(error)
-    found.missing += _missing(work, counts)
-    return None
 
 
 def _missing(work: Work, counts: Sequence[int]) -> list[tuple[str, bytes]]:

@@ -1,6 +1,7 @@
 """The statements that write rows: their values are literals, built for whole columns.
 
     whole rows     one INSERT … ON DUPLICATE KEY UPDATE for many rows
+    copied rows    one INSERT for many rows, which fails if one is there
     partial rows   one UPDATE for each, whose count of found rows tells which are missing
     deleted rows   one DELETE for many keys
 
@@ -45,6 +46,7 @@ class Work:
         rows: the SQL of each row; with a comma at the end, but for partial rows.
         tail: the rest of the statement.
         partial: the rows update what exists.
+        copied: of an initial copy the rows themselves, to look for one that is there.
     """
 
     table: str
@@ -53,6 +55,7 @@ class Work:
     rows: pa.Array
     tail: bytes
     partial: bool = False
+    copied: pa.RecordBatch | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,7 +74,14 @@ class Work:
 
     def slice(self, start: int, count: int) -> Work:
         """Some of the rows."""
-        return replace(self, key=self.key.slice(start, count), rows=self.rows.slice(start, count))
+        copied = None if self.copied is None else self.copied.slice(start, count)
+        key, rows = self.key.slice(start, count), self.rows.slice(start, count)
+        return replace(self, key=key, rows=rows, copied=copied)
+
+    def filter(self, keep: pa.Array) -> Work:
+        """The rows where `keep` is true."""
+        copied = None if self.copied is None else self.copied.filter(keep)
+        return replace(self, key=self.key.filter(keep), rows=self.rows.filter(keep), copied=copied)
 
     def statements(self) -> list[bytes]:
         """What to execute, in order."""
@@ -116,18 +126,27 @@ class Statements:
 
     def upsert(self, rows: pa.RecordBatch) -> Work:
         """Insert whole rows, or update those that exist."""
-        b, columns = self.bound, self.writable
-        change = [f"{b.name(i)} = {self._kept(i, f'{NEW}.{b.name(i)}')}" for i in columns if i not in b.key]
+        b = self.bound
+        plain = [i for i in self.writable if i not in b.key]
+        change = [f"{b.name(i)} = {self._kept(i, f'{NEW}.{b.name(i)}')}" for i in plain]
         same = f"{b.sql}.{b.name(b.key[0])}"
         if b.inexact or not b.only_key:
             equal = " AND ".join(self._same(i) for i in b.key)
             change.append(f"{b.name(b.key[0])} = IF({equal}, {same}, NULL)")
         elif not change:
             change.append(f"{b.name(b.key[0])} = {same}")
-        head = f"INSERT INTO {b.sql} ({', '.join(b.names(columns))}) VALUES "
-        tail = f" AS {NEW} ON DUPLICATE KEY UPDATE {', '.join(change)}"
-        values = rows_of_literals([self._literals(rows, i) for i in columns])
-        return self._work(rows, head, _listed(values), tail)
+        return self._insert(rows, f" AS {NEW} ON DUPLICATE KEY UPDATE {', '.join(change)}")
+
+    def insert(self, rows: pa.RecordBatch) -> Work:
+        """Insert whole rows; it fails if one is there already."""
+        return replace(self._insert(rows, ""), copied=rows)
+
+    def find(self, rows: pa.RecordBatch) -> bytes:
+        """Find rows by key, whatever else is in them."""
+        columns, keys = self._keys(rows)
+        head = f"SELECT 1 FROM {self.bound.sql} WHERE ({', '.join(columns)}) IN ("
+        (statement,) = self._work(rows, head, keys, ")").statements()
+        return statement
 
     def update(self, have: Sequence[int], rows: pa.RecordBatch) -> Work:
         """Update the columns `have` of rows that exist."""
@@ -151,12 +170,23 @@ class Statements:
 
     def delete(self, rows: pa.RecordBatch) -> Work:
         """Delete by key."""
+        columns, keys = self._keys(rows)
+        head = f"DELETE FROM {self.bound.sql} WHERE ({', '.join(columns)}) IN ("
+        return self._work(rows, head, keys, ")")
+
+    def _keys(self, rows: pa.RecordBatch) -> tuple[list[str], pa.Array]:
+        """The columns that tell rows apart exactly, and their values of each row."""
         b = self.bound
         columns = b.names(b.key) + [b.bytewise(i) for i in b.inexact]
         values = [self._key_literals(rows, i) for i in b.key]
         values += [self._exact_literals(rows, i) for i in b.inexact]
-        head = f"DELETE FROM {b.sql} WHERE ({', '.join(columns)}) IN ("
-        return self._work(rows, head, _listed(rows_of_literals(values)), ")")
+        return columns, _listed(rows_of_literals(values))
+
+    def _insert(self, rows: pa.RecordBatch, tail: str) -> Work:
+        columns = self.writable
+        head = f"INSERT INTO {self.bound.sql} ({', '.join(self.bound.names(columns))}) VALUES "
+        values = rows_of_literals([self._literals(rows, i) for i in columns])
+        return self._work(rows, head, _listed(values), tail)
 
     def _work(self, rows: pa.RecordBatch, head: str, values: pa.Array, tail: str) -> Work:
         return Work(self.bound.table.name, rows.column("_key"), head.encode(), values, tail.encode())

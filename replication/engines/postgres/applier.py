@@ -8,7 +8,6 @@ undone by the server; the same batch is then tried step by step, which finds the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -16,83 +15,24 @@ import pyarrow as pa
 
 from replication.applying import Findings, beyond, findings_name, split, without_unwritable, write_what_passes
 from replication.batch import Applied, ApplyBatch, Outcome, TableRows, refusal
-from replication.declared import second_digits
 from replication.engines.postgres.columns import Bound, bind
 from replication.engines.postgres.config import MARKER, REPLICA, STATE, Connection, Session
 from replication.engines.postgres.control import put_state_sql, state_name
 from replication.engines.postgres.errors import reason, refuses_row
 from replication.engines.postgres.limits import checks
-from replication.engines.postgres.statements import Statements, literal
-from replication.engines.postgres.values import to_text
+from replication.engines.postgres.statements import Statements
+from replication.engines.postgres.work import Insert, Work
+from replication.errors import Occupied
 from replication.marker import Marker
-from replication.narrowing import floored
 from replication.schema import NodeConfig, Table
 
 _SET = f"""UPDATE {MARKER} SET shards = %s, seq = %s, state = %s, versions = %b
 WHERE grp = %s AND shard = %s AND epoch = %s AND seq = %s RETURNING 1"""
 _SET_OR_FAIL = f"WITH written AS ({_SET}) SELECT 1 / count(*) FROM written"
-_ROWS_AT_ONCE = 2_500
-"""So many rows go into one statement: while the server writes them, the next ones are printed here."""
 
 
 class _NotOurTurn(Exception):
     """The marker's condition does not hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Rows of one table that one statement writes.
-
-    Attributes:
-        bound: the table on this node.
-        statement: with one parameter per column.
-        indexes: which columns the parameters stand for.
-        rows: an apply batch.
-        partial: the rows update what exists, and the statement returns which did.
-    """
-
-    bound: Bound
-    statement: str
-    indexes: tuple[int, ...]
-    rows: pa.RecordBatch
-    partial: bool = False
-
-    def __len__(self) -> int:
-        return int(self.rows.num_rows)
-
-    @property
-    def table(self) -> str:
-        """The canonical table name."""
-        return self.bound.table.name
-
-    @property
-    def keys(self) -> list[bytes]:
-        """The canonical keys."""
-        keys: list[bytes] = self.rows.column("_key").to_pylist()
-        return keys
-
-    def slice(self, start: int, count: int) -> Work:
-        """Some of the rows."""
-        return replace(self, rows=self.rows.slice(start, count))
-
-    def run(self, cursor: psycopg.Cursor[Any]) -> None:
-        """Execute; the result may be pending while in a pipeline."""
-        parameters = []
-        for i in self.indexes:
-            column, local = self.bound.table.schema.columns[i], self.bound.columns[i]
-            values = self.rows.column(column.name)
-            if i not in self.bound.key:
-                values = floored(values, column.type, second_digits(local.native, "postgres"))
-            texts = to_text(values, column.type, local.type)
-            parameters.append(literal(texts, column.type.kind))
-        cursor.execute(self.statement, parameters, prepare=True)
-
-    def missing(self, cursor: psycopg.Cursor[Any]) -> list[tuple[str, bytes]]:
-        """Which partial rows the node does not hold, after `run`."""
-        if not self.partial:
-            return []
-        found = {n for (n,) in cursor.fetchall()}
-        return [(self.table, k) for n, k in enumerate(self.keys, 1) if n not in found]
 
 
 class PostgresApplier:
@@ -134,9 +74,12 @@ class PostgresApplier:
         self._session.close()
 
     def _at_once(self, c: Connection, marker: Marker, work: Sequence[Work], found: Findings) -> bool:
-        """Everything in one round trip, or two if there are partial rows; False if it did not go through."""
+        """Everything in as few round trips as can be; False if it did not go through."""
         failure: psycopg.Error | None = None
         try:
+            if any(isinstance(w, Insert) and w.streams for w in work):
+                self._stream(c, marker, work, found)
+                return True
             with c.pipeline() as pipeline:
                 try:
                     self._send(c, pipeline, marker, work, found)
@@ -173,6 +116,19 @@ class PostgresApplier:
         self._keep(c, marker, found)
         c.execute("COMMIT", prepare=True)
 
+    def _stream(self, c: Connection, marker: Marker, work: Sequence[Work], found: Findings) -> None:
+        """The same with rows that are streamed, which needs a round trip for each part."""
+        with c.pipeline():
+            c.execute("BEGIN", prepare=True)
+            c.execute(_SET_OR_FAIL, _set_parameters(marker), prepare=True)
+        for w in work:
+            with c.cursor() as cursor:
+                w.run(cursor)
+                found.missing += w.missing(cursor)
+        with c.pipeline():
+            self._keep(c, marker, found)
+            c.execute("COMMIT", prepare=True)
+
     def _step_by_step(self, c: Connection, marker: Marker, work: Sequence[Work], found: Findings) -> None:
         """The same transaction with a savepoint around every part, so that bad rows can be left out."""
         with c.transaction():
@@ -191,6 +147,9 @@ class PostgresApplier:
         except psycopg.Error as error:
             if c.closed or not refuses_row(error):
                 raise
+            if isinstance(work, Insert) and len(work) == 1 and work.is_there(c):
+                message = f"{work.table} has a row that was to be copied"
+                raise Occupied(message, node=self.node.name) from error
             return reason(error)
         found.missing += missing
         return None
@@ -223,21 +182,15 @@ class PostgresApplier:
         work: list[Work] = []
         # Where a key cannot be written, there is no such row to delete.
         if (rows := _writable(bound, bound.key, parts.deleted, Findings())).num_rows:
-            work += _pieces(bound, statements.delete, rows, False)
+            work += Work(bound, *statements.delete, rows).pieces()
         for have, partial in parts.partial:
             if (rows := _writable(bound, (*bound.key, *have), partial, found)).num_rows:
-                work += _pieces(bound, statements.update(have), rows, True)
+                work += Work(bound, *statements.update(have), rows, partial=True).pieces()
         if (rows := _writable(bound, statements.writable, parts.whole, found)).num_rows:
-            work += _pieces(bound, statements.upsert, rows, False)
+            work += Work(bound, *statements.upsert, rows).pieces()
+        if (rows := _writable(bound, statements.writable, parts.copied, found)).num_rows:
+            work += Insert.of(statements, rows).pieces()
         return work
-
-
-def _pieces(
-    bound: Bound, statement: tuple[str, tuple[int, ...]], rows: pa.RecordBatch, partial: bool
-) -> list[Work]:
-    text, indexes = statement
-    work = Work(bound, text, indexes, rows, partial)
-    return [work.slice(i, _ROWS_AT_ONCE) for i in range(0, len(work), _ROWS_AT_ONCE)]
 
 
 def _writable(bound: Bound, columns: Iterable[int], rows: pa.RecordBatch, found: Findings) -> pa.RecordBatch:

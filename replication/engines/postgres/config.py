@@ -39,8 +39,10 @@ SETTINGS: Mapping[str, str] = {
 REPLICA: Mapping[str, str] = {
     "session_replication_role": "replica",
     "plan_cache_mode": "force_generic_plan",
+    "default_transaction_isolation": "read committed",
 }
-"""For appliers: no triggers, no foreign keys; and key lookups by index whatever the batch's size."""
+"""For appliers: no triggers, no foreign keys; key lookups by index whatever the batch's size; and what others
+commit meanwhile can be seen."""
 
 _CONNECTION: Mapping[str, str | int] = {
     "client_encoding": "UTF8",
@@ -94,7 +96,8 @@ def conninfo(node: NodeConfig, settings: Mapping[str, str], **extra: str) -> str
         hint = "postgresql://user@host:5432/database"
         raise ConfigError(message, node=node.name, hint=hint) from None
     options = [str(given.pop("options", "") or "")]
-    options += [f"-c {name}={value}" for name, value in {**SETTINGS, **settings}.items()]
+    pinned = {name: value.replace(" ", "\\ ") for name, value in {**SETTINGS, **settings}.items()}
+    options += [f"-c {name}={value}" for name, value in pinned.items()]
     parameters = {**_CONNECTION, **given, "client_encoding": "UTF8", **extra}
     return make_conninfo("", **parameters, options=" ".join(options).strip())
 

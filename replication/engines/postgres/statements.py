@@ -119,6 +119,45 @@ class Statements:
         )
         return statement, columns
 
+    @cached_property
+    def insert(self) -> tuple[str, tuple[int, ...]]:
+        """Insert whole rows; it fails if one is there already.
+
+        Returns:
+            the statement, and the columns that its parameters stand for.
+        """
+        columns = self.writable
+        statement = (
+            f"INSERT INTO {self.table} ({', '.join(self.name(i) for i in columns)}) OVERRIDING SYSTEM VALUE "
+            f"SELECT {self._casts(columns)} FROM {self._unnest(columns)}"
+        )
+        return statement, columns
+
+    @cached_property
+    def copy(self) -> str:
+        """The same of a stream of CSV; empty where `insert` checks a value that COPY would take as it is."""
+        columns = self.writable
+        if any(self._exact(n, i) != self._value(n, i) for n, i in enumerate(columns)):
+            return ""
+        return f"COPY {self.bound.sql} ({', '.join(self.bound.names(columns))}) FROM STDIN (FORMAT csv)"
+
+    @cached_property
+    def there(self) -> str:
+        """Find rows by key, exactly: what a collation takes for equal is another row.
+
+        One parameter per key column.
+        """
+        b = self.bound
+        exact = [
+            f't.{self.name(i)}::text COLLATE "C" = u.c{n}::text COLLATE "C"'
+            for n, i in enumerate(b.key)
+            if b.table.schema.columns[i].type.kind is Kind.TEXT
+        ]
+        return (
+            f"SELECT 1 FROM {self.table} AS t, {self._unnest(b.key)} "
+            f"WHERE {' AND '.join([self._same_key(), *exact])} LIMIT 1"
+        )
+
     def update(self, have: Sequence[int]) -> tuple[str, tuple[int, ...]]:
         """Update the columns `have` of rows that exist; returns the places of those that did, from 1.
 
