@@ -1,16 +1,21 @@
 """The reader of whole rows, in key order.
 
-Rows come as CSV by COPY and are read by Arrow's own parser, then as columns of text go the same way as those
-of the log: what the initial copy reads and what the log shows of the same row is the same.
+Rows come as text and are read by Arrow's own parser, then as columns of text go the same way as those of the
+log: what the initial copy reads and what the log shows of the same row is the same.
+
+Many narrow rows come as one text that the server has joined, others as CSV by COPY. That is a message for
+each row, and receiving those takes seven times as long as parsing them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg import sql
 from pyarrow import csv
 
@@ -19,7 +24,7 @@ from replication.engines.postgres.config import WATERMARK, Connection, Session, 
 from replication.engines.postgres.statements import literal
 from replication.engines.postgres.sums import row_digest, sums
 from replication.engines.postgres.values import from_text, to_text
-from replication.errors import Contention
+from replication.errors import Contention, RowRefused
 from replication.key import encode_key, encode_keys, key_columns
 from replication.schema import NodeConfig, Table
 from replication.summing import RangeSum
@@ -28,6 +33,11 @@ from replication.types import Kind
 _COUNT_BELOW = 10_000
 """Tables that the planner thinks smaller than this are counted."""
 _COUNT_LIMIT = 1_000_000
+_JOINED_ROWS = 500
+"""Fewer rows are not worth a statement of another kind."""
+_JOINED_BYTES = 16 << 20
+"""What the server is to join in its memory at most, judged by the rows that were read before."""
+_RECORD = "sync_worker_record"
 _COLLATED = frozenset({25, 1043})
 """text and varchar, which an index of the collation "C" can give in canonical order."""
 
@@ -51,6 +61,7 @@ class PostgresSnapshot:
         self.group = group
         self._session = Session(node)
         self._bound: dict[str, Bound] = {}
+        self._width: dict[str, float] = {}  # bytes of a row, of those that were read last
 
     def read_chunk(
         self, table: Table, after: bytes | None, limit: int, *, until: bytes | None = None, skip: int = 0
@@ -62,6 +73,10 @@ class PostgresSnapshot:
             f"SELECT {_columns(bound)} FROM {bound.sql} t WHERE {where} "
             f"ORDER BY {_order(bound)} LIMIT {limit} OFFSET {skip}"
         )
+        width = self._width.get(table.name)
+        if width is not None and limit >= _JOINED_ROWS and limit * width <= _JOINED_BYTES:
+            with contextlib.suppress(RowRefused):  # so much wider than those before that no text holds them
+                return self._read_joined(bound, query)
         return self._read(bound, query)
 
     def read_keys(self, table: Table, keys: Sequence[bytes]) -> pa.RecordBatch:
@@ -156,7 +171,19 @@ class PostgresSnapshot:
             copy = f"COPY ({query}) TO STDOUT (FORMAT csv)"
             with cursor.copy(copy.encode()) as rows:
                 data = b"".join(rows)
-        return parse_csv(bound, data)
+        return self._measured(bound, parse_csv(bound, data))
+
+    def _read_joined(self, bound: Bound, query: str) -> pa.RecordBatch:
+        """The same rows; their order is the query's, since nothing can be done to a LIMIT but read it."""
+        with self._session.use() as c, c.cursor() as cursor:
+            cursor.execute(_joined(query).encode())
+            data = cursor.pgresult.get_value(0, 0) if cursor.pgresult else None
+        return self._measured(bound, parse_records(bound, data or b""))
+
+    def _measured(self, bound: Bound, rows: pa.RecordBatch) -> pa.RecordBatch:
+        if rows.num_rows:
+            self._width[bound.table.name] = rows.nbytes / rows.num_rows
+        return rows
 
 
 def _hidden(c: Connection) -> set[str]:
@@ -164,11 +191,30 @@ def _hidden(c: Connection) -> set[str]:
     return set(found)
 
 
+def _joined(query: str) -> str:
+    """The rows of a query as one text: a record's text in each line.
+
+    Between two columns of null: the brackets of a record are fields of their own then.
+    """
+    rows = f"SELECT NULL, q.*, NULL FROM ({query}) q"
+    return f"SELECT string_agg({_RECORD}::text, E'\\n') FROM ({rows}) {_RECORD}"
+
+
 def parse_csv(bound: Bound, data: bytes) -> pa.RecordBatch:
     """Rows that COPY wrote as CSV, with `_key` before the data columns."""
+    return _of_texts(bound, _texts(data, len(bound.columns)))
+
+
+def parse_records(bound: Bound, data: bytes) -> pa.RecordBatch:
+    """Rows of a joined query: their texts are CSV in which backslashes are doubled, too."""
+    texts = _texts(data, len(bound.columns), frame=1)
+    if b"\\" in data:
+        texts = [pc.replace_substring(text, "\\\\", "\\") for text in texts]
+    return _of_texts(bound, texts)
+
+
+def _of_texts(bound: Bound, texts: Sequence[pa.Array]) -> pa.RecordBatch:
     schema = bound.table.schema
-    names = list(schema.arrow.names)
-    texts = _texts(data, names)
     columns = [
         from_text(text, column.type, local.type)
         for text, column, local in zip(texts, schema.columns, bound.columns, strict=True)
@@ -179,21 +225,25 @@ def parse_csv(bound: Bound, data: bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([key, *columns], schema=pa.schema(fields))
 
 
-def _texts(data: bytes, names: Sequence[str]) -> list[pa.Array]:
+def _texts(data: bytes, count: int, *, frame: int = 0) -> list[pa.Array]:
+    """So many columns of CSV, between `frame` others on each side."""
+    names = [str(i) for i in range(count + 2 * frame)]
+    wanted = names[frame : frame + count]
     if not data:
-        return [pa.array([], pa.utf8()) for _ in names]
+        return [pa.array([], pa.utf8()) for _ in wanted]
     table = csv.read_csv(
         io.BytesIO(data),
         csv.ReadOptions(column_names=names, use_threads=False, block_size=max(len(data), 1 << 20) + 1),
         csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         csv.ConvertOptions(
-            column_types={name: pa.utf8() for name in names},
+            include_columns=wanted,
+            column_types={name: pa.utf8() for name in wanted},
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),
     )
-    return [table.column(name).combine_chunks() for name in names]
+    return [table.column(name).combine_chunks() for name in wanted]
 
 
 def _columns(bound: Bound) -> str:
