@@ -20,9 +20,17 @@ _NULL = pa.scalar(b"\0", pa.binary())
 _NOTHING = pa.scalar(b"", pa.binary())
 
 
-def encode_rows(columns: Sequence[pa.Array]) -> list[bytes]:
-    """Each row of some columns of the same length, at least one, as bytes."""
-    cells: list[pa.Array] = []
+def encode_rows(columns: Sequence[pa.Array], before: bytes = b"", first: int | None = None) -> list[bytes]:
+    """Each row of some columns of the same length, at least one, as bytes.
+
+    Args:
+        columns: the columns.
+        before: what each row's bytes begin with.
+        first: the number of the first row, where each row's is to follow that, eight bytes, little-endian.
+    """
+    cells: list[pa.Array] = [pa.scalar(before, pa.binary())] if before else []
+    if first is not None:
+        cells.append(_numbered(first, len(columns[0])))
     alike: list[np.ndarray] = []  # neighbours whose cells all have the same width: one block of bytes
     for column in columns:
         width = _width(column.type)
@@ -76,6 +84,12 @@ def _numbers(column: pa.Array, width: int) -> np.ndarray:
         return np.asarray(column.cast(pa.uint8()).fill_null(0).to_numpy())
     whole = {1: pa.int8(), 2: pa.int16(), 4: pa.int32(), 8: pa.int64()}[width]
     return np.asarray(column.view(whole).fill_null(0).to_numpy())
+
+
+def _numbered(first: int, count: int) -> pa.Array:
+    data = np.arange(first, first + count, dtype="<u8")
+    offsets = np.arange(count + 1, dtype=np.int32) * 8
+    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def _fixed(columns: Sequence[np.ndarray]) -> pa.Array:

@@ -32,7 +32,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from replication.audit.merkle import HASH_BYTES, leaf_hash
+from replication.audit import merkle
+from replication.audit.merkle import HASH_BYTES, leaf_hashes
 from replication.audit.records import ERASED, payload_columns
 from replication.audit.rows import decode_rows, encode_rows
 from replication.audit.segment import AuditDamaged, Header
@@ -119,7 +120,7 @@ class Form:
             subjects: the names of each row's subjects' keys, where rows have any.
         """
         columns = self._sealed(rows, subjects) if self._header.key else list(rows.columns)
-        leaves = [leaf_hash(row) for row in self._rows(columns, first)]
+        leaves = leaf_hashes(self._rows(columns, first, before=merkle.LEAF))
         stored = pa.RecordBatch.from_arrays([*columns, _leaf_column(leaves)], schema=self.schema)
         return stored, leaves
 
@@ -152,12 +153,14 @@ class Form:
 
     def leaves(self, stored: pa.RecordBatch, first: int) -> list[bytes]:
         """The leaves of stored rows, from what is stored."""
-        return [leaf_hash(row) for row in self.stored_rows(stored, first)]
+        columns = [c for c, f in zip(stored.columns, stored.schema, strict=True) if f.name != LEAF]
+        return leaf_hashes(self._rows(columns, first, before=merkle.LEAF))
 
-    def _rows(self, columns: Sequence[pa.Array], first: int) -> list[bytes]:
+    def _rows(self, columns: Sequence[pa.Array], first: int, before: bytes = b"") -> list[bytes]:
+        """What `before`, and then `place_of`, makes of each row."""
         if not len(columns[0]):
             return []
-        return [place_of(self.context, n) + row for n, row in enumerate(encode_rows(columns), first)]
+        return encode_rows(columns, before + self.context, first)
 
     def _cipher(self, salt: bytes, subject: bytes | None = None) -> AESGCM | None:
         """What opens a batch's rows, or those of some subjects; None if a key of theirs was destroyed."""
