@@ -14,6 +14,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 pytest_plugins = [
     "tests.fixtures.certificates",
     "tests.fixtures.gate",
+    "tests.fixtures.order",
     "tests.fixtures.shop",
     "tests.fixtures.mongodb",
     "tests.fixtures.postgres",

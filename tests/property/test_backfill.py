@@ -315,21 +315,21 @@ def test_the_copy_equals_the_database_whatever_the_interleaving(rows, schedule, 
 
 @pytest.mark.mutation
 @pytest.mark.parametrize(
-    ("window", "kind"),
+    ("window", "kind", "first"),  # the first seed to try
     [
-        (DeafToChanges, Backfill),
-        (DeafToEchoes, Backfill),
-        (DeafToBareEchoes, Backfill),
-        (DeafToTruncate, Backfill),
-        (RemembersWhatIsLost, Backfill),
-        (AnyLowOpens, Backfill),
-        (ChunkWindow, NeverWaits),
-        (OneWindow, Backfill),
-        (ChunkWindow, StopsAtTheLimit),
-        (ChunkWindow, InAnyOrder),
+        (DeafToChanges, Backfill, 0),
+        (DeafToEchoes, Backfill, 350),
+        (DeafToBareEchoes, Backfill, 350),
+        (DeafToTruncate, Backfill, 0),
+        (RemembersWhatIsLost, Backfill, 0),
+        (AnyLowOpens, Backfill, 0),
+        (ChunkWindow, NeverWaits, 0),
+        (OneWindow, Backfill, 0),
+        (ChunkWindow, StopsAtTheLimit, 0),
+        (ChunkWindow, InAnyOrder, 0),
     ],
 )
-def test_the_property_notices_when_a_part_is_taken_away(window, kind):
+def test_the_property_notices_when_a_part_is_taken_away(window, kind, first):
     def broken(seed: int) -> bool:
         rng = random.Random(seed)
         weights = (BUSY, ROUGH)[seed % 2]
@@ -342,7 +342,7 @@ def test_the_property_notices_when_a_part_is_taken_away(window, kind):
             return True
         return False
 
-    assert any(broken(seed) for seed in range(3_000))
+    assert any(broken(seed) for seed in range(first, first + 3_000))
 
 
 def test_the_reader_bounds_what_is_on_its_way():
