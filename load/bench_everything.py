@@ -107,6 +107,7 @@ def _stream(up: Running, port: int, first: int, sizes: Sizes) -> Line:
     address = f"ws://127.0.0.1:{port}/audit/stream?kind=change"
     clients = get_context("spawn").Process(target=listen, args=(address, CLIENTS, theirs))
     clients.start()
+    theirs.close()  # so that the end of the clients is seen here
     try:
         while not ours.poll(0.2):  # every client has had a record: all of them listen
             write_through(up.left, up.right, first, 1, sizes)
@@ -148,7 +149,9 @@ async def _listen(address: str, clients: int, answers: Connection) -> None:
 
     async def follow(number: int) -> None:
         # Compressed, a hundred clients on the same two cores would mostly measure zlib.
-        async with connect(address, compression=None, max_size=None) as socket:
+        async with connect(
+            address, compression=None, max_size=None, open_timeout=None, ping_interval=None
+        ) as socket:
             while True:
                 message = await socket.recv(decode=False)
                 now = time.time() * 1000
