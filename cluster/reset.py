@@ -17,7 +17,7 @@ from cluster.audit_log import open_writer
 from cluster.commands.common import engines_of
 from cluster.config import GroupConfig
 from replication.copying import CopyProgress, state_name
-from replication.engine import StateStore
+from replication.engine import Control, StateStore
 from replication.errors import ConfigError, SchemaChanged
 from replication.marker import Marker
 from replication.position import Position
@@ -49,6 +49,7 @@ def reset(config: GroupConfig, tables: Sequence[Table], node: str, source: str) 
         controls = {n: stack.enter_context(closing(e.control())) for n, e in engines_of(config).items()}
         begin = controls[node].begin_log(tables)
         initial = Marker(config.group, 0, config.shards, 0, 0, resume={node: begin})
+        _forget_another_number(controls, node, initial)
         markers = raise_all(controls, config.shards, initial)
         shards = [[per_node[s] for per_node in markers.values()] for s in range(config.shards)]
         above = max(max(r.order, r.resume.order) for r in (reached_in(m, node) for m in shards))
@@ -61,6 +62,16 @@ def reset(config: GroupConfig, tables: Sequence[Table], node: str, source: str) 
     gap = Gap(node, f"{old:x}", f"{begin.order:x}", source)
     _record(config, gap, is_new_log=begin.order < old)
     return gap
+
+
+def _forget_another_number(controls: Mapping[str, Control], node: str, initial: Marker) -> None:
+    """Begin the markers of `node` anew where a backup has brought back those of another number of shards."""
+    stored = {n: c.raise_epoch(0, 0, initial) for n, c in controls.items()}
+    others = {m.shards for n, of_node in stored.items() if n != node for m in of_node}
+    if others == {initial.shards} and any(m.shards != initial.shards for m in stored[node]):
+        epoch = max(m.epoch for m in stored[node])
+        new = [replace(initial, shard=s, epoch=epoch) for s in range(initial.shards)]
+        controls[node].replace_markers(new)
 
 
 def newest(markers: Mapping[str, Sequence[Marker]], shard: int) -> Marker:

@@ -16,7 +16,9 @@ import pytest
 from actors.draining import DrainingPipeline
 from actors.pipeline import Limits, Pipeline
 from actors.shards import Aside
+from cluster.config import load
 from cluster.plan import GroupPlan
+from cluster.reset import reset
 from cluster.reshard import TRIES, with_shards
 from cluster.waiting import GaveUp, Waiting
 from replication.audit import reader
@@ -24,7 +26,9 @@ from replication.audit.holds import open_holds
 from replication.audit.writer import AuditWriter
 from replication.copying import CopyProgress, state_name
 from replication.engines.memory import MemoryEngine, drop_database, open_database
+from replication.errors import LogLost
 from replication.key import encode_key
+from replication.marker import Marker
 from replication.schema import NodeConfig, Table, TableMapping, TableSchema
 from replication.types import Kind
 from tests.fixtures.postgres_node import wait_for
@@ -35,6 +39,16 @@ COLUMNS = (column("id", Kind.INT64, "bigint", nullable=False), column("qty", Kin
 SCHEMA = TableSchema("t", COLUMNS, ("id",))
 TABLE = Table(TableMapping("t", ("id",), {"a": "t", "b": "t"}), SCHEMA)
 REFUSED = 13
+CONFIG = """\
+group: g
+nodes:
+  a: {engine: memory, dsn: "memory://change-a", priority: 2}
+  b: {engine: memory, dsn: "memory://change-b", priority: 1}
+tables:
+  t: {key: [id]}
+shards: 3
+audit: {path: audit}
+"""
 NODES = tuple(NodeConfig(n, "memory", f"memory://change-{n}") for n in "ab")
 
 
@@ -192,3 +206,27 @@ def test_rows_that_are_always_written_at_two_nodes_keep_the_number(
     conflicts = [r for b in reader.read(group.folder, "conflicts") for r in b.to_pylist()]
     assert len({c["key"] for c in conflicts}) == len(conflicts) == next(keys) - 1 == TRIES
     assert group.change(3) == 3
+
+
+def test_a_node_that_a_backup_set_back_to_another_number_is_reset(group: Group, tmp_path: Path) -> None:
+    with group.running():
+        insert(group.a, (1, 1))
+        wait_for(lambda: len(group.b.rows("t")) == 1)
+    control = group.engines["b"].control()
+    backup = control.raise_epoch(0, 0, Marker("g", 0, 2, 0, 0))
+    assert group.change(3) == 3
+    with group.running():
+        insert(group.b, (2, 2))
+        wait_for(lambda: len(group.a.rows("t")) == 2)
+    control.replace_markers(backup)
+    with group.b.transaction() as tx:
+        tx.delete("t", (2,))
+    with pytest.raises(LogLost, match="b was set back: it has markers of 2 shards, and others go on with 3"):
+        group.change(3)
+    file = tmp_path / "sync.yaml"
+    file.write_text(CONFIG)
+    reset(load(file), [TABLE], "b", "a")
+    group.table = replace(TABLE, mapping=replace(TABLE.mapping, initial="a"))
+    with group.running():
+        insert(group.b, (3, 3))
+        wait_for(lambda: [len(d.rows("t")) for d in (group.a, group.b)] == [3, 3])
