@@ -16,17 +16,10 @@ from cluster.config_audit import AuditConfig
 from replication.audit import evidence, store
 from replication.audit.heads import new_signing_key
 from replication.errors import ConfigError
+from tests.fixtures.commands import nobody_there
 from tests.unit.audit_records import changes
 
-CONFIG = """\
-group: shop
-nodes:
-  pg: {engine: postgres, dsn: "postgresql://me:hunter2@127.0.0.1:1/shop"}
-  mongo: {engine: mongodb, dsn: "mongodb://127.0.0.1:1/shop"}
-tables:
-  orders: {key: [id]}
-audit: {path: log, signing_key: keys/signer.pem, head_seconds: 1}
-"""
+CONFIG = nobody_there() + "audit: {path: log, signing_key: keys/signer.pem, head_seconds: 1}\n"
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from replication.audit.stored import AuditKeyMissing
 from replication.audit.stream import Rolling
 from replication.audit.verify import faults_of, verify
 from replication.errors import ConfigError
+from tests.fixtures.commands import nobody_there
 from tests.unit.audit_records import changes, conflict, opened
 
 KEY = secrets.token_hex(32)
@@ -251,14 +252,7 @@ def test_check_warns_of_a_log_in_clear_and_finds_a_wrong_key(log: Path, tmp_path
 
 # As somebody at a terminal has it.
 
-CONFIG = """\
-group: g
-nodes:
-  pg: {engine: postgres, dsn: "postgresql://me:hunter2@127.0.0.1:1/shop"}
-  mongo: {engine: mongodb, dsn: "mongodb://127.0.0.1:1/shop"}
-tables:
-  orders: {key: [id]}
-"""
+CONFIG = nobody_there("g")
 
 
 @pytest.fixture

@@ -19,18 +19,11 @@ from replication.audit.stream import Rolling
 from replication.audit.verify import faults_of, read_heads, verify
 from replication.audit.writer import AuditWriter
 from replication.errors import ConfigError
+from tests.fixtures.commands import nobody_there
 from tests.unit.audit_records import changes, conflict, recorded
 
 SECOND = 1_000_000
-CONFIG = """\
-group: g
-nodes:
-  pg: {engine: postgres, dsn: "postgresql://me:hunter2@127.0.0.1:1/shop"}
-  mongo: {engine: mongodb, dsn: "mongodb://127.0.0.1:1/shop"}
-tables:
-  orders: {key: [id]}
-audit: {path: log}
-"""
+CONFIG = nobody_there("g") + "audit: {path: log}\n"
 
 
 def opened(path: Path, at: int, **options) -> closing[AuditWriter]:

@@ -25,6 +25,7 @@ from replication.audit import reader, store
 from replication.audit.stored import AuditKeyMissing
 from replication.audit.verify import faults_of, verify
 from replication.errors import ConfigError
+from tests.fixtures.commands import nobody_there
 from tests.unit.audit_records import changes
 
 PIN = "tr0ub4dor"
@@ -40,14 +41,7 @@ if not MODULE or not TOOL:
     reason = "no SoftHSM: apt-get install softhsm2, or name its library in SYNC_TEST_PKCS11"
     pytest.skip(reason, allow_module_level=True)
 pytest.importorskip("pkcs11", reason="no python-pkcs11: pip install 'sync-worker[pkcs11]'")
-CONFIG = """\
-group: g
-nodes:
-  pg: {engine: postgres, dsn: "postgresql://me:hunter2@127.0.0.1:1/shop"}
-  mongo: {engine: mongodb, dsn: "mongodb://127.0.0.1:1/shop"}
-tables:
-  orders: {key: [id]}
-"""
+CONFIG = nobody_there("g")
 
 
 @pytest.fixture(scope="module")

@@ -21,16 +21,10 @@ from replication.audit.holds import DEAD_LETTER, HoldRecord
 from replication.audit.records import DECISION_SCHEMA
 from replication.audit.writer import AuditWriter
 from replication.errors import NodeUnavailable
+from tests.fixtures.commands import nobody_there
 from tests.unit.audit_records import changes, conflict
 
-CONFIG = """\
-group: shop
-nodes:
-  pg: {engine: postgres, dsn: "postgresql://me:hunter2@127.0.0.1:1/shop"}
-  mongo: {engine: mongodb, dsn: "mongodb://127.0.0.1:1/shop"}
-tables:
-  orders: {key: [id]}
-"""
+CONFIG = nobody_there()
 
 
 @pytest.fixture
