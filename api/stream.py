@@ -3,8 +3,9 @@
     log ─▶ Feed ─▶ ring of the newest records ─▶ each client's place in it
                                                   └─ behind the ring: catches up from the log by itself
 
-A client answers each message with one of its own, whatever it says. So many may be unanswered; then nothing
-more is sent to it, its place stays, and nothing is kept for it. When it goes on, it goes on from the log.
+A client answers each message with one of its own, or several with one that is their number. So many may be
+unanswered; then nothing more is sent to it, its place stays, and nothing is kept for it. When it goes on, it
+goes on from the log.
 (How much a client has read cannot be seen otherwise: between it and this process is Serve's proxy, which
 takes whatever it is given.)
 """
@@ -28,6 +29,7 @@ from replication.audit.query import Query, cursor_of
 
 UNANSWERED = 32
 """So many messages may be on their way to a client."""
+_LONGEST = 10
 MESSAGE_RECORDS = 500
 RING_RECORDS = 20_000
 RING_BYTES = 16 << 20
@@ -262,9 +264,11 @@ class Window:
         if self._unanswered >= self._most:
             self._room.clear()
 
-    def answer(self) -> None:
-        """One fewer."""
-        self._unanswered = max(0, self._unanswered - 1)
+    def answer(self, said: object = "") -> None:
+        """Fewer by what the client said: a number of messages, and anything else stands for one."""
+        text = said if isinstance(said, str) else ""
+        count = int(text) if text.isascii() and text.isdecimal() and len(text) < _LONGEST else 1
+        self._unanswered = max(0, self._unanswered - count)
         if self._unanswered < self._most:
             self._room.set()
 

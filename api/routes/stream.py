@@ -33,7 +33,7 @@ async def stream(
     chosen: Filters,
     cursor: Cursor = None,
 ) -> None:
-    """Records from now on, or after a `cursor`; the client answers each message with any message."""
+    """Records from now on, or after a `cursor`; the client answers messages, see `Window`."""
     backend: Backend = websocket.app.state.backend
     try:
         who = may(Role.AUDITOR, websocket)
@@ -104,4 +104,4 @@ async def _listen(websocket: WebSocket, window: Window) -> None:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return
-        window.answer()
+        window.answer(message.get("text"))

@@ -243,3 +243,16 @@ def test_a_window_is_full_until_a_message_is_answered() -> None:
         assert not window._room.is_set(), "answers to nothing give no more room"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("said", "answered"), [("3", 3), ("more", 1), ("-3", 1), ("³", 1), (None, 1)])
+def test_an_answer_that_is_a_number_answers_so_many(said: str | None, answered: int) -> None:
+    window = Window(5)
+    for _ in range(5):
+        window.send()
+    window.answer(said)
+    for _ in range(answered - 1):
+        window.send()
+        assert window._room.is_set()
+    window.send()
+    assert not window._room.is_set()
