@@ -31,6 +31,8 @@ UNANSWERED = 32
 """So many messages may be on their way to a client."""
 _LONGEST = 10
 MESSAGE_RECORDS = 500
+READERS = 2
+"""So many clients catch up from the log at once: each read takes memory for a good part of a segment."""
 RING_RECORDS = 20_000
 RING_BYTES = 16 << 20
 POLL_SECONDS = 0.05
@@ -111,6 +113,7 @@ class Hub:
         """The numbers of the oldest batch that is kept, and of the one that comes next."""
         self.places: dict[str, int] = {}
         self.changed = asyncio.Event()
+        self.reading = anyio.CapacityLimiter(READERS)
 
     async def join(self, view: View = EVERYTHING) -> None:
         """Somebody listens; returns once the end of the log is known."""
@@ -224,7 +227,8 @@ class Listener:
         """A page; at the end of the log, live from what the hub had then on."""
         number, ends = self._hub.next, dict(self._hub.places)
         self.caught_up += 1
-        found, _ = await anyio.to_thread.run_sync(self._page, cursor_of(self._places))
+        cursor = cursor_of(self._places)
+        found, _ = await anyio.to_thread.run_sync(self._page, cursor, limiter=self._hub.reading)
         for entry in found:
             self._places[str(entry["stream"])] = int(str(entry["_record"])) + 1
         if len(found) < MESSAGE_RECORDS:

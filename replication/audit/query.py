@@ -177,17 +177,19 @@ def batches(
         if file.sealed and place + (count := store.count_rows(file)) <= start:
             place += count
             continue
-        for rows in store.read_segment(file, keys):
-            places = np.arange(place, place + rows.num_rows)
-            place += rows.num_rows
-            if place <= start:
+        for count, opened in store.parts(file, keys):
+            place += count
+            if place <= start:  # not even decrypted: a stream that catches up comes by here for each page
                 continue
-            rows, places = _from(rows, places, start)
-            if (mask := query.mask(stream, rows)) is not None:
-                mask = mask.fill_null(False)
-                rows, places = rows.filter(mask), places[np.asarray(mask)]
-            if rows.num_rows:
-                yield places, rows
+            at = place - count
+            for found in opened():
+                rows, places = _from(found, np.arange(at, at + found.num_rows), start)
+                at += found.num_rows
+                if (mask := query.mask(stream, rows)) is not None:
+                    mask = mask.fill_null(False)
+                    rows, places = rows.filter(mask), places[np.asarray(mask)]
+                if rows.num_rows:
+                    yield places, rows
 
 
 def _from(rows: pa.RecordBatch, places: np.ndarray, start: int) -> tuple[pa.RecordBatch, np.ndarray]:

@@ -20,8 +20,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -165,17 +166,29 @@ def newest_time(file: SegmentFile) -> int:
 
 def read_segment(file: SegmentFile, keys: DataKeys | None = None) -> Iterator[pa.RecordBatch]:
     """A segment's rows as they were recorded, oldest first; also while it is written or being sealed."""
+    for _, opened in parts(file, keys):
+        yield from opened()
+
+
+def parts(
+    file: SegmentFile, keys: DataKeys | None = None
+) -> Iterator[tuple[int, Callable[[], Iterator[pa.RecordBatch]]]]:
+    """A segment in parts, oldest first: how many rows, and what reads them, at once or never."""
     if not file.sealed:
         try:
             data = file.path.read_bytes()
         except FileNotFoundError:
             file = SegmentFile(file.number, file.path.with_suffix(".parquet"), True)
         else:
-            yield from _clear(committed_batches(data)[0], keys)
+            form: Form | None = None
+            for batch in committed_batches(data)[0]:
+                form = form or Form(batch.schema, keys)
+                yield batch.num_rows, partial(_opened, form, batch)
             return
     with pq.ParquetFile(file.path) as parquet:
         for group in range(parquet.num_row_groups):
-            yield from _clear(parquet.read_row_group(group).to_batches(), keys)
+            rows = parquet.metadata.row_group(group).num_rows
+            yield rows, partial(_read_group, parquet, group, keys)
 
 
 def read_tail(file: SegmentFile, keys: DataKeys | None = None) -> Iterator[pa.RecordBatch]:
@@ -346,6 +359,14 @@ def replace_file(path: Path, data: bytes) -> None:
         os.close(descriptor)
     temporary.rename(path)
     sync_folder(path.parent)
+
+
+def _opened(form: Form, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    yield form.clear(batch)
+
+
+def _read_group(parquet: pq.ParquetFile, group: int, keys: DataKeys | None) -> Iterator[pa.RecordBatch]:
+    return _clear(parquet.read_row_group(group).to_batches(), keys)
 
 
 def _clear(batches: Iterable[pa.RecordBatch], keys: DataKeys | None) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,7 @@ from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from api.app import create_app
-from api.stream import MESSAGE_RECORDS, Hub, Listener, Window
+from api.stream import MESSAGE_RECORDS, READERS, Hub, Listener, Window
 from replication.audit.feed import Feed
 from replication.audit.query import Query, page
 from replication.audit.writer import AuditWriter
@@ -163,6 +164,37 @@ def test_a_client_that_falls_behind_catches_up_from_the_log(tmp_path: Path) -> N
             log.write(5)
             assert await take(slow, 5) == list(range(301, 306))
             assert slow.caught_up == before, "live again"
+        finally:
+            log.hub.leave()
+            log.writer.close()
+
+    asyncio.run(run())
+
+
+def test_few_read_the_log_at_once_however_many_catch_up(tmp_path: Path) -> None:
+    """Each read takes memory for a good part of a segment."""
+
+    async def run() -> None:
+        log = Log(tmp_path, 1)
+        log.write(20)
+        at_once, most = threading.Semaphore(READERS), []
+
+        def pages(cursor: str) -> Any:
+            alone = at_once.acquire(blocking=False)
+            most.append(alone)
+            try:
+                return page(log.folder, Query(), MESSAGE_RECORDS, cursor)
+            finally:
+                if alone:
+                    at_once.release()
+
+        await log.hub.join()
+        try:
+            slow = [Listener(log.hub, Query(), pages, {}) for _ in range(20)]
+            found = await asyncio.gather(*(take(each, 20) for each in slow))
+            assert all(each == list(range(1, 21)) for each in found)
+            assert len(most) >= 20
+            assert all(most), "more than that were at it"
         finally:
             log.hub.leave()
             log.writer.close()

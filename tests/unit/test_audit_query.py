@@ -15,6 +15,7 @@ from cluster import cli
 from replication.audit.holds import HoldRecord
 from replication.audit.query import Query, page, records
 from replication.audit.records import DECISION_SCHEMA
+from replication.audit.stored import Form
 from replication.change import Op
 from replication.errors import ConfigError
 from tests.unit.audit_records import DATA, SMALL, changes, conflict, opened
@@ -120,6 +121,27 @@ def test_a_cursor_goes_on_with_what_comes_later(tmp_path: Path) -> None:
     assert sorted([*first, *later], key=lambda e: (e["stream"], e["_record"])) == sorted(
         found(tmp_path, kind="change"), key=lambda e: (e["stream"], e["_record"])
     )
+
+
+def test_what_lies_before_a_cursor_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever catches up asks for page after page, of one segment too."""
+    with opened(tmp_path) as audit:
+        for n in range(1, COUNT + 1):
+            audit.add_changes("pg", 0, "orders", changes([n]))
+            audit.flush()
+    read: list[int] = []
+
+    def clear(form: Form, stored: pa.RecordBatch) -> pa.RecordBatch:
+        read.append(stored.num_rows)
+        return whole(form, stored)
+
+    whole = Form.clear
+    monkeypatch.setattr(Form, "clear", clear)
+    query, cursor = Query(kind="change", table="orders"), None
+    for _ in range(COUNT // 4):
+        some, cursor = page(tmp_path, query, 4, cursor)
+        assert len(some) == 4
+    assert COUNT <= sum(read) <= 2 * COUNT, "each page reads what it gives, and a part more at most"
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "e30x", "W10=", "eyJhIjotMX0="])
