@@ -128,10 +128,10 @@ class Resolver:
         with self._lock:
             self._watches.end(ident)
 
-    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> int:
-        """Let a node's row decide a key on hold; see `Shard.settle`. Gives the epoch if it will, else 0."""
+    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> int | None:
+        """Let a node's row decide a key on hold; see `Shard.settle`. Gives the epoch if it will."""
         with self._lock:
-            return self.shard.epoch if self.shard.settle(table, key, node, read) else 0
+            return self.shard.epoch if self.shard.settle(table, key, node, read) else None
 
     def settled_up_to(self, table: str, key: bytes, epoch: int) -> dict[str, int] | None:
         """See `Shard.settled_up_to`; None, too, if the incarnation that was to settle the key is gone."""

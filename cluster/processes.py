@@ -192,7 +192,7 @@ class ResolverProcess(Part):
         """See `Resolver.unwatch`."""
         self._begun().unwatch(ident)
 
-    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> int:
+    def settle(self, table: str, key: bytes, node: str, read: Mapping[str, int]) -> int | None:
         """See `Resolver.settle`."""
         return self._begun().settle(table, key, node, read)
 

@@ -62,12 +62,13 @@ class Resolution:
         Where an application writes the row while it is read, it is read again. After a crash before the end
         the key is on hold again, and all is begun anew.
         """
-        owner, read, epoch = group.owner(self.key), newest_writes(self.conflicts), 0
+        owner, read = group.owner(self.key), newest_writes(self.conflicts)
+        epoch: int | None = None
 
         def ask() -> None:
             nonlocal epoch
             epoch = owner.call("settle", self.table.name, self.key, self.node, read).result(ANSWER_SECONDS)
-            if not epoch:
+            if epoch is None:
                 message = "the group is not yet as far as the conflict"
                 raise NodeUnavailable(message)
 
