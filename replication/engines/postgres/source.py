@@ -226,9 +226,9 @@ class PostgresSource:
             return catalog.read_schema(table.mapping)
 
     def _receive(self, pg: pq.abc.PGconn, max_rows: int) -> None:
-        """Take what has come, up to about `max_rows` messages or `MAX_BYTES`."""
+        """Take what has come, until about `max_rows` messages or `MAX_BYTES` wait with what came before."""
         pending, get, size, before = self._pending, pg.get_copy_data, self._pending_bytes, len(self._pending)
-        stop = before + max_rows
+        stop = max(max_rows, before + 1)
         heard = False
         while len(pending) < stop and size < MAX_BYTES:
             length, data = get(1)
