@@ -153,6 +153,7 @@ def test_a_copy_goes_on(group: Group) -> None:
 def test_a_node_that_is_away_is_waited_for_by_its_name(
     group: Group, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING")
     with group.running():
         insert(group.a, (1, 1))
         wait_for(lambda: len(group.b.rows("t")) == 1)
@@ -180,6 +181,7 @@ def test_a_node_that_is_away_is_waited_for_by_its_name(
 def test_rows_that_are_always_written_at_two_nodes_keep_the_number(
     group: Group, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING")
     begin, keys = DrainingPipeline.begin_drain, itertools.count(1)
 
     def begin_in_the_worst_moment(pipeline: DrainingPipeline) -> bool:

@@ -47,6 +47,7 @@ def test_a_group_refuses_another_number_of_shards_and_goes_on_with_its_own(
 def test_nothing_changes_while_something_is_paused_and_it_is_said_what_to_do(
     engines: dict[str, MemoryEngine], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING")
     prepare("g", engines, [TABLE], 2)
     store_pauses(engines, Pauses(1, {"b": "2026-11-25T12:00:00+00:00"}))
     assert changed(engines, tmp_path, 3) == 2
