@@ -107,6 +107,7 @@ class Hub:
         self._most = most
         self._clients: Counter[View] = Counter()
         self._task: asyncio.Task[None] | None = None
+        self._joining = asyncio.Lock()
         self._ring: deque[Batch] = deque()
         self._records = self._bytes = 0
         self.first = self.next = 0
@@ -118,9 +119,9 @@ class Hub:
     async def join(self, view: View = EVERYTHING) -> None:
         """Somebody listens; returns once the end of the log is known."""
         self._clients[view] += 1
-        if self._task is None or self._task.done():
-            feed = await anyio.to_thread.run_sync(self._open_feed)
+        async with self._joining:  # one reads the log to its end, however many come at once
             if self._task is None or self._task.done():
+                feed = await anyio.to_thread.run_sync(self._open_feed)
                 self.places = dict(feed.places)
                 self._ring.clear()
                 self._records = self._bytes = 0

@@ -79,4 +79,4 @@ class Feed:
     def _count(self, file: store.SegmentFile) -> int:
         if file.sealed:
             return store.count_rows(file)
-        return sum(rows.num_rows for rows in store.read_segment(file, self._keys))
+        return sum(rows for rows, _ in store.parts(file, self._keys))

@@ -171,6 +171,25 @@ def test_a_client_that_falls_behind_catches_up_from_the_log(tmp_path: Path) -> N
     asyncio.run(run())
 
 
+def test_the_end_of_the_log_is_looked_for_once_however_many_come_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        log, feeds = Log(tmp_path, 20), []
+
+        def feed() -> Feed:
+            feeds.append(Feed(log.folder))
+            return feeds[-1]
+
+        log.write(1)
+        hub = Hub(feed)
+        await asyncio.gather(*(hub.join() for _ in range(20)))
+        for _ in range(20):
+            hub.leave()
+        assert len(feeds) == 1
+        log.writer.close()
+
+    asyncio.run(run())
+
+
 def test_few_read_the_log_at_once_however_many_catch_up(tmp_path: Path) -> None:
     """Each read takes memory for a good part of a segment."""
 
