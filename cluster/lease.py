@@ -11,8 +11,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 
 from cluster.waiting import Waiting
 from replication.engine import Engine, Lease
@@ -21,6 +21,20 @@ from replication.errors import SyncError, Terminal, Transient
 log = logging.getLogger(__name__)
 RENEW_SECONDS = 1.5
 TRY_SECONDS = 0.5
+
+
+@contextmanager
+def at_rest(group: str, engines: Mapping[str, Engine], hint: str) -> Iterator[None]:
+    """Hold the right to run the group while it must not run.
+
+    Raises:
+        Terminal: somebody runs it; `hint` says what to do.
+    """
+    with closing(GroupLease(group, engines)) as lease:
+        if other := lease.taken():
+            message = f"{other} runs the group, or has run it until a few seconds ago"
+            raise Terminal(message, hint=hint)
+        yield
 
 
 def holder_name() -> str:

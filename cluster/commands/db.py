@@ -10,7 +10,7 @@
             your applications stay as they are. Do this when a group is given up, or its slot keeps log
             on PostgreSQL until the disk is full.
 
-All three need the group to be stopped. What was done is in the audit log, if there is one.
+All three need the group to be stopped. A drop is put on record in the audit log, if there is one.
 
 Examples:
   sync-worker db init -c sync.yaml
@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from cluster.commands.common import FAILED, OK, add_json, engines_of, load_config, print_json, print_lines
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from replication.engine import Engine
 
 Row = dict[str, Any]
+_STOP = "stop 'sync-worker up' first"
 
 
 def add_drop_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,11 +71,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _init(args: argparse.Namespace, config: GroupConfig) -> list[Row] | None:
+    from cluster.lease import at_rest
     from cluster.ready import make_ready
     from cluster.topology import open_catalogs, read_topology
 
     engines = engines_of(config)
-    with _stopped(config, engines):
+    with at_rest(config.group, engines, _STOP):
         before = {node: _format(engine) for node, engine in engines.items()}
         with open_catalogs(config) as catalogs:
             missing = read_topology(config, catalogs).missing if config.create_tables else {}
@@ -93,8 +95,10 @@ def _init(args: argparse.Namespace, config: GroupConfig) -> list[Row] | None:
 
 
 def _migrate(args: argparse.Namespace, config: GroupConfig) -> list[Row] | None:
+    from cluster.lease import at_rest
+
     engines = engines_of(config)
-    with _stopped(config, engines):
+    with at_rest(config.group, engines, _STOP):
         rows = []
         for node, engine in engines.items():
             found = _format(engine)
@@ -105,6 +109,7 @@ def _migrate(args: argparse.Namespace, config: GroupConfig) -> list[Row] | None:
 
 
 def _drop(args: argparse.Namespace, config: GroupConfig) -> list[Row] | None:
+    from cluster.lease import at_rest
     from replication.errors import ConfigError
 
     engines = engines_of(config)
@@ -116,7 +121,7 @@ def _drop(args: argparse.Namespace, config: GroupConfig) -> list[Row] | None:
     if not (args.yes or _agreed(config, chosen)):
         print("nothing was changed", file=sys.stderr)
         return None
-    with _stopped(config, engines):
+    with at_rest(config.group, engines, _STOP):
         rows = []
         for node in dict.fromkeys(chosen):
             found = _format(engines[node])
@@ -137,23 +142,6 @@ def _row(node: str, found: int, done: str) -> Row:
 def _format(engine: Engine) -> int:
     with closing(engine.control()) as control:
         return control.stored_format()
-
-
-@contextmanager
-def _stopped(config: GroupConfig, engines: dict[str, Engine]) -> Iterator[None]:
-    """Hold the right to run the group meanwhile.
-
-    Raises:
-        Terminal: somebody runs it.
-    """
-    from cluster.lease import GroupLease
-    from replication.errors import Terminal
-
-    with closing(GroupLease(config.group, engines)) as lease:
-        if other := lease.taken():
-            message = f"{other} runs the group, or has run it until a few seconds ago"
-            raise Terminal(message, hint="stop 'sync-worker up' first")
-        yield
 
 
 def _agreed(config: GroupConfig, nodes: list[str]) -> bool:

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
 from dataclasses import asdict
 
 from cluster.commands.common import FAILED, OK, add_json, engines_of, load_config, print_json
-from replication.errors import Terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reset; 1 when nobody agreed."""
-    from cluster.lease import GroupLease
+    from cluster.lease import at_rest
     from cluster.reset import other_source, reset
     from cluster.topology import load_tables
 
@@ -47,12 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if not (args.yes or _agreed(args.node, source)):
         print("nothing was changed", file=sys.stderr)
         return FAILED
-    with closing(GroupLease(config.group, engines_of(config))) as lease:
-        if other := lease.taken():
-            message = f"{other} runs the group, or has run it until a few seconds ago"
-            raise Terminal(
-                message, hint="stop it first; a log is lost for good when 'sync-worker up' says so"
-            )
+    hint = "stop it first; a log is lost for good when 'sync-worker up' says so"
+    with at_rest(config.group, engines_of(config), hint):
         gap = reset(config, tables, args.node, source)
     if args.json:
         print_json(asdict(gap))
