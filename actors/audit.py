@@ -25,7 +25,7 @@ from replication.audit.holds import HoldRecord
 from replication.audit.records import ConflictRecord, decision_records, echoed_decisions
 from replication.audit.writer import AuditWriter
 from replication.batch import VERSION_COLUMNS, Applied, ApplyBatch, HeldRow, by_table, unpack_versions
-from replication.change import Op, SchemaChange, TableChanges, Unreadable
+from replication.change import Changes, Op, SchemaChange, TableChanges, Unreadable
 from replication.conflict.batching import layer_values
 from replication.conflict.decide import Conflict
 from replication.conflict.version import Version
@@ -42,6 +42,7 @@ class ChangeRecords:
     node: str
     shard: int
     tables: Sequence[TableChanges]
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class AuditLog:
         for record in records:
             if isinstance(record, ChangeRecords):
                 for t in record.tables:
-                    self._writer.add_changes(record.node, record.shard, t.table, t.rows)
+                    self._writer.add_changes(record.node, record.shard, t.table, t.rows, record.trace)
             elif isinstance(record, DecisionRecords):
                 if self._writer.add_decisions(record.rows):
                     self._hold(record.holds)
@@ -156,9 +157,9 @@ class AuditQueue:
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
-    def changes(self, node: str, shard: int, tables: Sequence[TableChanges]) -> Future[None]:
+    def changes(self, node: str, shard: int, changes: Changes) -> Future[None]:
         """Record changes as they were captured; see `resolver.Auditor`."""
-        return self._put(ChangeRecords(node, shard, tables))
+        return self._put(ChangeRecords(node, shard, changes.tables, changes.trace))
 
     def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:
         """Record what became of a batch."""

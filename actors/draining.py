@@ -82,17 +82,27 @@ class DrainingPipeline(Pipeline):
         """Whether every log has shown a watermark."""
         return self.streaming and all(c.passed(ident) is not None for c in self.captures.values())
 
-    def begin_drain(self) -> bool:
+    @property
+    def on_the_way(self) -> int:
+        """How many rows the nodes that they go to have not committed."""
+        return sum(r.shard.backlog(n) for r in self.draining for n in self.captures)
+
+    def begin_drain(self, most: int | None = None) -> bool:
         """Take no more of what applications write; whether that was possible.
 
         All shards must have read every log to the same place. A log is handed to them one after the other, so
         at a moment that is not so: try again.
+
+        Args:
+            most: only while so few rows are on their way.
         """
         with ExitStack() as stack:
             for resolver in self.draining:
                 stack.enter_context(resolver.lock)
             first, *others = [r.shard.progress.position for r in self.draining]
             if not self.streaming or any(position != first for position in others):
+                return False
+            if most is not None and self.on_the_way > most:
                 return False
             for resolver in self.draining:
                 resolver.begin_drain()

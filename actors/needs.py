@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from replication.batch import Applied, ApplyBatch, HeldRow
-from replication.change import SchemaChange, TableChanges, Unreadable
+from replication.change import Changes, SchemaChange, Unreadable
 from replication.conflict.decide import Conflict
 from replication.marker import Marker
 
@@ -25,7 +25,7 @@ class Target(Protocol):
 class Auditor(Protocol):
     """The audit log, as a resolver needs it. Returns a future that is done when the records are durable."""
 
-    def changes(self, node: str, shard: int, tables: Sequence[TableChanges]) -> Future[None]:
+    def changes(self, node: str, shard: int, changes: Changes) -> Future[None]:
         """Record changes as they were captured."""
 
     def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:

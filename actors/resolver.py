@@ -305,7 +305,7 @@ class Resolver:
             self._tally.take(node, event)
             rows = [ChangeRows(t.table, t.rows) for t in event.tables]
             number = self.shard.on_changes(node, rows, event.end)
-            durable = self.auditor.changes(node, self.shard.config.shard, event.tables)
+            durable = self.auditor.changes(node, self.shard.config.shard, event)
             self._await(durable, partial(self.shard.on_audited, number))
         elif isinstance(event, Echo):
             self._take_echo(node, event)

@@ -21,6 +21,7 @@ def filters(
     kind: Literal["change", "decision", "conflict", "hold", "operator"] | None = None,
     actor: Literal["application", "resolver", "operator"] | None = None,
     outcome: Text = None,
+    trace: Text = None,
 ) -> Namespace:
     """What `audit_query.query_of` takes."""
     return Namespace(**locals())

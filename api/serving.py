@@ -15,6 +15,7 @@ from typing import Any
 
 from api.app import create_app
 from api.backend import Backend
+from api.listening import Listening
 from api.tokens import KeySet
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
@@ -26,6 +27,8 @@ from replication.errors import ConfigError, SyncError, Terminal
 
 log = logging.getLogger(__name__)
 BEGIN_SECONDS = 120.0
+HEAD = "node:__internal_head__"
+"""A resource of the node that a cluster begins with: all replicas listen at one machine's address."""
 
 
 class Serving:
@@ -108,54 +111,49 @@ def check(api: ApiConfig) -> None:
             raise Terminal(message, hint=hint) from error
 
 
-def _serve(config: GroupConfig, log_level: str) -> Any:
-    """Start Serve with our proxy, and the application behind it; gives what must be kept.
+class Replica:
+    """What Serve keeps alive: a process that listens at the interface's address.
 
-    Raises:
-        Terminal: this cluster has a Serve already, whose proxy listens elsewhere.
+    Args:
+        config: the group.
+        log_level: for this process.
     """
+
+    def __init__(self, config: GroupConfig, log_level: str) -> None:
+        from ray.serve import get_replica_context
+
+        configure_logging(log_level, secrets_of(config.addresses) | config.secrets)
+        several = config.api is not None and config.api.replicas > 1
+        actor = partial(RayHandle.named, ACTOR, _space(config)) if several else None
+        replica = str(get_replica_context().rank.rank)
+        backend = Backend(config, partial(parts_of, config.group), actor, replica)
+        self._listening = Listening(create_app(backend), backend.api)
+
+    def check_health(self) -> None:
+        """Serve asks now and then, and makes a replica again that raises."""
+        self._listening.check()
+
+    def __del__(self) -> None:
+        if (listening := getattr(self, "_listening", None)) is not None:
+            listening.close()
+
+
+def _serve(config: GroupConfig, log_level: str) -> Any:
+    """Start Serve without a proxy, and the replicas, which listen themselves; gives what must be kept."""
     from ray import serve
-    from ray.serve.exceptions import RayServeException
 
     api = config.api
     assert api is not None
     for name in ("ray.serve", "ray"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        serve.context._get_global_client()
-    except RayServeException:
-        pass
-    else:
-        message = "this Ray cluster serves already, and has one address for all that it serves"
-        raise Terminal(message, hint="run this group on a Ray of its own, or without api")
-    options: dict[str, Any] = {"host": api.host, "port": api.port}
-    if api.tls:
-        options |= {"ssl_certfile": str(api.tls.certificate), "ssl_keyfile": str(api.tls.key)}
     quiet = {"enable_access_log": False, "log_level": "WARNING"}
-    serve.start(proxy_location="HeadOnly", http_options=options, logging_config=quiet)
+    serve.start(proxy_location="Disabled", logging_config=quiet)
 
     shared = _share(config) if api.replicas > 1 else None
-
-    def application() -> Any:  # Serve asks for a function
-        return build(config, log_level)
-
-    kind = serve.ingress(application)()
-    deployment: Any = serve.deployment(
-        name="api", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=200, num_replicas=api.replicas
-    )(kind)
-    serve.run(deployment.bind(), name=_name(config), route_prefix="/", logging_config=quiet)
+    here = {"num_cpus": 0, "resources": {HEAD: 0.001}}
+    deployment = serve.deployment(name="api", ray_actor_options=here, num_replicas=api.replicas)(Replica)
+    serve.run(deployment.bind(config, log_level), name=_name(config), route_prefix=None, logging_config=quiet)
     return shared
-
-
-def build(config: GroupConfig, log_level: str) -> Any:
-    """The application, in the process that answers."""
-    from ray.serve import get_replica_context
-
-    configure_logging(log_level, secrets_of(config.addresses) | config.secrets)
-    several = config.api is not None and config.api.replicas > 1
-    actor = partial(RayHandle.named, ACTOR, _space(config)) if several else None
-    replica = str(get_replica_context().rank.rank)
-    return create_app(Backend(config, partial(parts_of, config.group), actor, replica))
 
 
 def _share(config: GroupConfig) -> Any:

@@ -3,11 +3,8 @@
     log ─▶ Feed ─▶ ring of the newest records ─▶ each client's place in it
                                                   └─ behind the ring: catches up from the log by itself
 
-A client answers each message with one of its own, or several with one that is their number. So many may be
-unanswered; then nothing more is sent to it, its place stays, and nothing is kept for it. When it goes on, it
-goes on from the log.
-(How much a client has read cannot be seen otherwise: between it and this process is Serve's proxy, which
-takes whatever it is given.)
+A message is made when what was sent before it has gone to the client's connection. So nothing is kept for a
+client that does not read: its place stays, and when it goes on, it goes on from the log.
 """
 
 from __future__ import annotations
@@ -27,9 +24,6 @@ from replication.audit.feed import Added
 from replication.audit.printing import printable
 from replication.audit.query import Query, cursor_of
 
-UNANSWERED = 32
-"""So many messages may be on their way to a client."""
-_LONGEST = 10
 MESSAGE_RECORDS = 500
 READERS = 2
 """So many clients catch up from the log at once: each read takes memory for a good part of a segment."""
@@ -252,31 +246,3 @@ class Listener:
 
     def _message(self, texts: list[bytes]) -> bytes:
         return b'{"records":[' + b",".join(texts) + b'],"next":"' + cursor_of(self._places).encode() + b'"}'
-
-
-class Window:
-    """How many messages a client has not answered."""
-
-    def __init__(self, most: int = UNANSWERED) -> None:
-        self._most = most
-        self._unanswered = 0
-        self._room = asyncio.Event()
-        self._room.set()
-
-    def send(self) -> None:
-        """One more."""
-        self._unanswered += 1
-        if self._unanswered >= self._most:
-            self._room.clear()
-
-    def answer(self, said: object = "") -> None:
-        """Fewer by what the client said: a number of messages, and anything else stands for one."""
-        text = said if isinstance(said, str) else ""
-        count = int(text) if text.isascii() and text.isdecimal() and len(text) < _LONGEST else 1
-        self._unanswered = max(0, self._unanswered - count)
-        if self._unanswered < self._most:
-            self._room.set()
-
-    async def room(self) -> None:
-        """Wait until one more may be sent."""
-        await self._room.wait()

@@ -22,7 +22,9 @@ from replication.engine import Finding
 from replication.errors import ConfigError
 
 
-def open_writer(path: Path, group: str, audit: AuditConfig, *, shards: int) -> AuditWriter:
+def open_writer(
+    path: Path, group: str, audit: AuditConfig, *, shards: int, traced: bool = False
+) -> AuditWriter:
     """The writer of a group's log.
 
     Args:
@@ -30,6 +32,7 @@ def open_writer(path: Path, group: str, audit: AuditConfig, *, shards: int) -> A
         group: the group's name.
         audit: the keys it is given.
         shards: how many shards the group has.
+        traced: see `AuditWriter`.
 
     Raises:
         ConfigError: a key cannot be read.
@@ -46,6 +49,7 @@ def open_writer(path: Path, group: str, audit: AuditConfig, *, shards: int) -> A
         signer=open_signer(audit),
         keys=keys,
         subjects=audit.subjects,
+        traced=traced,
     )
 
 

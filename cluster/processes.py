@@ -47,7 +47,10 @@ class AuditProcess(Part):
         super().__init__(plan)
         self._path, self._audit, self._kafka = plan.audit_path, plan.audit, plan.kafka
         self._retries: RetryStatus | None = None
-        self._log = AuditLog(open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards))
+        traced = plan.tracing is not None
+        self._log = AuditLog(
+            open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards, traced=traced)
+        )
 
     def write(self, records: Sequence[Record]) -> None:
         """See `AuditLog.write`."""

@@ -37,6 +37,8 @@ TRIES = 5
 REST_SECONDS = 60.0
 """So long the shards may take to come to rest, once they have read the logs to their ends."""
 POLL_SECONDS = 0.02
+LOOK_SECONDS = 3.0
+"""So long it is looked how few rows are on their way at a time; twice as long such a moment is waited for."""
 LOCK_SECONDS = 60.0
 """So long the audit log of an `up` that was killed may be in use."""
 
@@ -139,8 +141,7 @@ def _rest(pipeline: DrainingPipeline, waiting: Waiting) -> tuple[Rest | None, st
             snapshot.write_watermark(ident)
     while not pipeline.passed(ident):
         _wait(pipeline, waiting)
-    while not pipeline.begin_drain():
-        _wait(pipeline, waiting)
+    _begin(pipeline, waiting)
     deadline = time.monotonic() + REST_SECONDS
     while (rest := pipeline.rest()) is None:
         if table := pipeline.spoiled:
@@ -149,6 +150,16 @@ def _rest(pipeline: DrainingPipeline, waiting: Waiting) -> tuple[Rest | None, st
             return None, f"what was on its way did not finish within {REST_SECONDS:.0f} s"
         _wait(pipeline, waiting)
     return rest, ""
+
+
+def _begin(pipeline: DrainingPipeline, waiting: Waiting) -> None:
+    """Begin to drain when few rows are on their way: each of them can spoil it."""
+    began, fewest = time.monotonic(), pipeline.on_the_way
+    while fewest and time.monotonic() - began < LOOK_SECONDS:
+        _wait(pipeline, waiting)
+        fewest = min(fewest, pipeline.on_the_way)
+    while not pipeline.begin_drain(fewest if time.monotonic() - began < 3 * LOOK_SECONDS else None):
+        _wait(pipeline, waiting)
 
 
 def _wait(pipeline: DrainingPipeline, waiting: Waiting) -> None:

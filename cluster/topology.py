@@ -14,7 +14,7 @@ from cluster.audit_log import unknown_columns
 from cluster.config import GroupConfig, InvalidConfig
 from cluster.config_nodes import UNDECLARED_ENGINES
 from cluster.config_reader import Problem, suggest
-from replication.audit.records import ERASED
+from replication.audit.records import ERASED, TRACE
 from replication.batch import APPLY_COLUMNS
 from replication.change import SYSTEM_COLUMNS
 from replication.declared import second_digits
@@ -29,7 +29,7 @@ from replication.types import Kind
 SUBJECT_KINDS = frozenset({Kind.INT16, Kind.INT32, Kind.INT64, Kind.TEXT, Kind.UUID})
 RESERVED_COLUMNS = frozenset(
     {name for name, _ in (*SYSTEM_COLUMNS, *APPLY_COLUMNS)}
-    | {"_node", "_shard", "_recorded", "_table", ERASED}
+    | {"_node", "_shard", "_recorded", "_table", TRACE, ERASED}
 )
 """System columns, which no data column may be called."""
 

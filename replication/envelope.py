@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 
 from replication.audit.feed import Added
-from replication.audit.records import ERASED
+from replication.audit.records import ERASED, TRACE
 from replication.change import SYSTEM_COLUMNS, Op
 from replication.key import key_columns
 from replication.schema import TableSchema
@@ -27,8 +27,10 @@ UNAVAILABLE = "__debezium_unavailable_value"
 """In the place of a value that the node's log leaves out, as Debezium has it."""
 SEQUENCE, POSITION, LOG = "sync-worker.sequence", "sync-worker.position", "sync-worker.log"
 """The headers: a number that only grows in a partition, the place in the node's log, whose number it is."""
+TRACEPARENT = "traceparent"
+"""The header with the W3C Trace Context of whoever read the change, where it has one."""
 _OPS = {Op.INSERT: "c", Op.UPDATE: "u", Op.DELETE: "d", Op.READ: "r"}
-_SYSTEM = frozenset({"_node", "_shard", "_recorded", ERASED, *(name for name, _ in SYSTEM_COLUMNS)})
+_SYSTEM = frozenset({"_node", "_shard", "_recorded", TRACE, ERASED, *(name for name, _ in SYSTEM_COLUMNS)})
 _DAY_ENDS = {-(1 << 31): "-infinity", (1 << 31) - 1: "infinity"}
 _TIME_ENDS = {-(1 << 63): "-infinity", (1 << 63) - 1: "infinity"}
 
@@ -69,6 +71,7 @@ def messages(group: str, log: str, table: TableSchema, added: Added) -> Iterator
         name: rows.column(name).to_pylist()
         for name in ("_node", "_recorded", "_op", "_hi", "_lo", "_ts", "_have")
     }
+    traces = rows.column(TRACE).to_pylist() if TRACE in rows.schema.names else [None] * rows.num_rows
     names = [name for name in rows.schema.names if name not in _SYSTEM]
     kinds = {column.name: column.type.kind for column in table.columns}
     columns = [spelled(rows.column(name), kinds.get(name)) for name in names]
@@ -102,6 +105,8 @@ def messages(group: str, log: str, table: TableSchema, added: Added) -> Iterator
         }
         number = 2 * (added.place + i)
         headers = {POSITION: f"{node}:{hi}:{lo}".encode(), LOG: log.encode()}
+        if (trace := traces[i]) is not None:
+            headers[TRACEPARENT] = trace.encode()
         yield Message(topic, keys[i], orjson.dumps(value), {**headers, SEQUENCE: b"%d" % number})
         if op is Op.DELETE:
             yield Message(topic, keys[i], None, {**headers, SEQUENCE: b"%d" % (number + 1)})

@@ -13,7 +13,7 @@ from api.access import BEARER, Principal, Role, deny_values, may
 from api.backend import Backend
 from api.filters import Cursor, Filters
 from api.problems import Refusal, refuse_unknown
-from api.stream import MESSAGE_RECORDS, Listener, PageOf, Window
+from api.stream import MESSAGE_RECORDS, Listener, PageOf
 from cluster.commands.audit_query import query_of
 from replication.audit.access import NotForRole
 from replication.audit.query import Places, page, places_of
@@ -33,7 +33,7 @@ async def stream(
     chosen: Filters,
     cursor: Cursor = None,
 ) -> None:
-    """Records from now on, or after a `cursor`; the client answers messages, see `Window`."""
+    """Records from now on, or after a `cursor`; what the client sends is not looked at."""
     backend: Backend = websocket.app.state.backend
     try:
         who = may(Role.AUDITOR, websocket)
@@ -64,19 +64,18 @@ async def _talk(
     websocket: WebSocket, backend: Backend, who: Principal, query: AuditQuery, places: Places | None
 ) -> None:
     """Send and listen until either ends, or the token does."""
-    window = Window()
     listener = Listener(backend.hub, query, _pages(backend, query), places)
     left = None if who.until is None else max(0.0, who.until - time.time())
     async with anyio.create_task_group() as tasks:
 
         async def listen() -> None:
-            await _listen(websocket, window)
+            await _gone(websocket)
             tasks.cancel_scope.cancel()  # the client has gone
 
         tasks.start_soon(listen)
         try:
             with anyio.move_on_after(left):
-                await _send(websocket, listener, window)
+                await _send(websocket, listener)
             await websocket.close(REFUSED, "the token has expired")
         except SyncError as error:
             log.warning("stream_failed", extra={"error": str(error)})
@@ -91,17 +90,12 @@ def _pages(backend: Backend, query: AuditQuery) -> PageOf:
     return lambda cursor: page(folder, query, MESSAGE_RECORDS, cursor, keys)
 
 
-async def _send(websocket: WebSocket, listener: Listener, window: Window) -> None:
+async def _send(websocket: WebSocket, listener: Listener) -> None:
     while True:
-        await window.room()
         message = await listener.next()
-        window.send()
         await websocket.send_text(message.decode())
 
 
-async def _listen(websocket: WebSocket, window: Window) -> None:
-    while True:
-        message = await websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        window.answer(message.get("text"))
+async def _gone(websocket: WebSocket) -> None:
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass

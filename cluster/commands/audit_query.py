@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ KINDS = ("change", "decision", "conflict", "hold", "operator")
 OPERATIONS = ("insert", "update", "delete", "read")
 FORMATS = ("parquet", "jsonl", "csv")
 ACTORS = ("application", "resolver", "operator")
+_TRACE = re.compile("(?:00-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?")
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +52,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=KINDS, help="of this kind")
     parser.add_argument("--actor", choices=ACTORS, help="done by applications, the resolver, or operators")
     parser.add_argument("--outcome", metavar="O", help="decisions with this outcome, e.g. held")
+    parser.add_argument("--trace", metavar="ID", help="changes of this trace: its id, 32 digits")
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,8 +146,18 @@ def query_of(args: argparse.Namespace, view: View | None = None) -> Query:
         node=args.node,
         actor=args.actor,
         outcome=args.outcome,
+        trace=None if args.trace is None else trace_of(args.trace),
         view=view or EVERYTHING,
     )
+
+
+def trace_of(text: str) -> str:
+    """The id of a trace, which may be given as W3C Trace Context."""
+    found = _TRACE.fullmatch(text.lower())
+    if found is None:
+        message = f"'{text}' is not the id of a trace"
+        raise ConfigError(message, hint="give its 32 hexadecimal digits, as the tracing backend shows them")
+    return found[1]
 
 
 def time_of(text: str) -> int:

@@ -25,7 +25,7 @@ from replication.audit import evidence, store
 from replication.audit.access import EVERYTHING, View
 from replication.audit.printing import printable
 from replication.audit.reader import KINDS, streams
-from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR
+from replication.audit.records import CHANGES, CONFLICTS, DECISIONS, HOLDS, OPERATOR, TRACE
 from replication.audit.stored import DataKeys, Form
 from replication.errors import ConfigError
 
@@ -44,6 +44,8 @@ _NODES = {
 }
 _KEY = {CHANGES: "_key", DECISIONS: "_key", CONFLICTS: "key", HOLDS: "key"}
 _SIGN = 1 << 63
+_TRACE_ID = slice(3, 35)
+"""Its place in a W3C Trace Context."""
 
 Places = Mapping[str, int]
 """For each stream the first record that was not given yet; 0 where it is not named."""
@@ -62,6 +64,7 @@ class Query:
         node: at this node.
         actor: one of `ACTORS`.
         outcome: decisions with this outcome.
+        trace: changes of the trace with this id, 32 hexadecimal digits.
         view: as whom; a key is asked for as the view shows it.
 
     Raises:
@@ -77,6 +80,7 @@ class Query:
     node: str | None = None
     actor: str | None = None
     outcome: str | None = None
+    trace: str | None = None
     view: View = EVERYTHING
     _keys: tuple[bytes, ...] = field(init=False, default=())
 
@@ -101,6 +105,7 @@ class Query:
             and (self.actor is None or kind in ACTORS[self.actor])
             and (self.op is None or kind in (CHANGES, DECISIONS))
             and (self.outcome is None or kind == DECISIONS)
+            and (self.trace is None or kind == CHANGES)
             and (self.node is None or kind in _NODES)
             and (self.key is None or kind in _KEY)
         )
@@ -118,6 +123,8 @@ class Query:
             found.append(pc.equal(rows.column("_op"), self.op))
         if self.outcome is not None:
             found.append(pc.equal(rows.column("outcome"), self.outcome))
+        if self.trace is not None:
+            found.append(_has_trace(rows, self.trace))
         if self.node is not None:
             found.append(reduce(pc.or_, [pc.equal(rows.column(n), self.node) for n in _NODES[kind]]))
         if self.key is not None:
@@ -136,6 +143,12 @@ class Query:
             return pa.array([self.view.has_key(t, k, wanted, self._keys, text) for t, k, text in columns])
         is_key = pc.is_in(keys, value_set=pa.array(self._keys, pa.binary()))
         return is_key if texts is None else pc.or_(is_key, pc.equal(texts, self.key))
+
+
+def _has_trace(rows: pa.RecordBatch, ident: str) -> pa.BooleanArray:
+    if TRACE not in rows.schema.names:
+        return pa.repeat(pa.scalar(False), rows.num_rows)
+    return pc.equal(pc.utf8_slice_codeunits(rows.column(TRACE), _TRACE_ID.start, _TRACE_ID.stop), ident)
 
 
 def canonical(text: str) -> tuple[bytes, ...]:

@@ -1,6 +1,8 @@
 """The columns of the audit log's streams. Pure: nothing here knows files or a clock.
 
-`_recorded` is when the record reached the audit log, microseconds since 1970 by the writer's clock.
+`_recorded` is when the record reached the audit log, microseconds since 1970 by the writer's clock. `_trace`
+of a change is the W3C Trace Context of whoever read it from its node's log; a group without traces has no
+such column.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ _HELD = "held"
 _KEPT = "kept"
 _OUTSIDE = "outside"
 _RECORDED = ("_recorded", pa.int64())
+TRACE = "_trace"
 _ORIGIN = pa.schema([("_node", pa.utf8()), ("_shard", pa.int16()), _RECORDED])
 
 DECISION_SCHEMA = pa.schema(
@@ -74,7 +77,7 @@ OPERATOR_SCHEMA = pa.schema([("kind", pa.utf8()), ("detail", pa.utf8())])
 
 ERASED = "_erased"
 """Of a record as it is read: the key of its subject was destroyed, and what it held is null."""
-_CHANGE_PLACE = frozenset({*_ORIGIN.names, "_op", "_hi", "_lo", "_ts", ERASED})
+_CHANGE_PLACE = frozenset({*_ORIGIN.names, "_op", "_hi", "_lo", "_ts", TRACE, ERASED})
 _PAYLOAD = {
     DECISIONS: frozenset({"_key"}),
     CONFLICTS: frozenset({"ident", "key", "key_text", "left_image", "right_image"}),
@@ -134,16 +137,29 @@ def stamp(rows: pa.RecordBatch, recorded: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([column, *rows.columns], schema=schema)
 
 
-def change_records(node: str, shard: int, rows: pa.RecordBatch, recorded: int) -> pa.RecordBatch:
-    """Change rows as they are recorded: where they came from, then the batch's own columns."""
+def change_records(
+    node: str, shard: int, rows: pa.RecordBatch, recorded: int, trace: str | None = None
+) -> pa.RecordBatch:
+    """Change rows as they are recorded: where they came from, then the batch's own columns.
+
+    Args:
+        node: whose log they were read from.
+        shard: the shard that owns their keys.
+        rows: the changes.
+        recorded: see the module.
+        trace: likewise; empty if this batch has none, None if the group has none.
+    """
     count = rows.num_rows
     constants = [
         pa.repeat(pa.scalar(node), count),
         pa.repeat(pa.scalar(shard, pa.int16()), count),
         pa.repeat(pa.scalar(recorded, pa.int64()), count),
     ]
-    schema = pa.schema([*_ORIGIN, *rows.schema])
-    return pa.RecordBatch.from_arrays([*constants, *rows.columns], schema=schema)
+    fields = [*_ORIGIN]
+    if trace is not None:
+        constants.append(pa.repeat(pa.scalar(trace or None, pa.utf8()), count))
+        fields.append(pa.field(TRACE, pa.utf8()))
+    return pa.RecordBatch.from_arrays([*constants, *rows.columns], schema=pa.schema([*fields, *rows.schema]))
 
 
 def newer_than(rows: pa.RecordBatch, mark: int) -> tuple[pa.RecordBatch, int]:

@@ -60,6 +60,7 @@ class AuditWriter:
         signer: signs the tree heads; without one, a key that is kept in the folder.
         keys: what new segments are encrypted with; in clear without them.
         subjects: the tables whose records have keys per subject.
+        traced: the group has traces, so that records of changes have a column for them.
 
     Raises:
         AuditInUse: another process writes to this folder.
@@ -79,6 +80,7 @@ class AuditWriter:
         signer: Signer | None = None,
         keys: Keyring | None = None,
         subjects: Subjects | None = None,
+        traced: bool = False,
     ) -> None:
         self._root = path
         self._group = group
@@ -87,6 +89,7 @@ class AuditWriter:
         self._rolling = rolling
         self._keys = keys
         self._subjects = subjects
+        self._traced = traced
         self._streams: dict[str, Stream] = {}
         self._logs: dict[str, int] = {}
         self._lock = store.lock(path)
@@ -109,7 +112,7 @@ class AuditWriter:
         """Records added since the last flush."""
         return self._pending
 
-    def add_changes(self, node: str, shard: int, table: str, rows: pa.RecordBatch) -> int:
+    def add_changes(self, node: str, shard: int, table: str, rows: pa.RecordBatch, trace: str = "") -> int:
         """Record captured changes; those at or below the highest order recorded already are dropped.
 
         Args:
@@ -118,6 +121,7 @@ class AuditWriter:
             table: canonical table name.
             rows: as `replication.change` describes, in log order, going on where the last call of this node,
                 shard and table ended. Different changes must have different orders.
+            trace: see `records`; empty if nobody follows their way.
 
         Returns:
             how many rows are new.
@@ -125,7 +129,7 @@ class AuditWriter:
         stream = self._stream(f"{CHANGES}/{table}")
         rows, last = newer_than(rows, self._mark(stream, node, shard))
         if rows.num_rows:
-            records = change_records(node, shard, rows, self._now())
+            records = change_records(node, shard, rows, self._now(), trace if self._traced else None)
             self._add(stream, records, self._mark_of(node, shard), f"{last:x}")
         return int(rows.num_rows)
 

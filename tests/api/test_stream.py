@@ -18,7 +18,7 @@ from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from api.app import create_app
-from api.stream import MESSAGE_RECORDS, READERS, Hub, Listener, Window
+from api.stream import MESSAGE_RECORDS, READERS, Hub, Listener
 from replication.audit.feed import Feed
 from replication.audit.query import Query, page
 from replication.audit.writer import AuditWriter
@@ -28,7 +28,7 @@ from tests.unit.audit_records import SMALL, changes
 
 @pytest.fixture
 def client(bed: Bed) -> Iterator[TestClient]:
-    """An auditor, all of whose connections are in one loop, as they are on Serve."""
+    """An auditor, all of whose connections are in one loop, as they are in a replica."""
     with TestClient(create_app(bed.backend), headers=bed.keys.bearer("auditor")) as found:
         yield found
 
@@ -39,7 +39,6 @@ def names(socket: WebSocketTestSession, wanted: int) -> tuple[list[str], str]:
     cursor = ""
     while len(found) < wanted:
         message = json.loads(socket.receive_text())
-        socket.send_text("more")
         found += [r["name"] for r in message["records"]]
         cursor = message["next"]
     return found, cursor
@@ -274,36 +273,3 @@ def test_the_places_of_a_feed_are_those_of_the_log(tmp_path: Path) -> None:
     log.writer.close()
     assert feed.new() == []
     assert feed.places == {"changes/orders": 2_100, "changes/new": 1}
-
-
-def test_a_window_is_full_until_a_message_is_answered() -> None:
-    async def run() -> None:
-        window = Window(2)
-        window.send()
-        await window.room()
-        window.send()
-        waiting = asyncio.create_task(window.room())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        window.answer()
-        await waiting
-        for _ in range(5):
-            window.answer()
-        window.send()
-        window.send()
-        assert not window._room.is_set(), "answers to nothing give no more room"
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize(("said", "answered"), [("3", 3), ("more", 1), ("-3", 1), ("³", 1), (None, 1)])
-def test_an_answer_that_is_a_number_answers_so_many(said: str | None, answered: int) -> None:
-    window = Window(5)
-    for _ in range(5):
-        window.send()
-    window.answer(said)
-    for _ in range(answered - 1):
-        window.send()
-        assert window._room.is_set()
-    window.send()
-    assert not window._room.is_set()

@@ -79,7 +79,10 @@ def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp
             try:
                 read_until(up.stderr, '"api_ready"')
                 trusted = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
-                with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, timeout=60) as web:
+                alone = httpx2.Limits(max_keepalive_connections=0)  # each request asks any replica
+                with httpx2.Client(
+                    base_url=f"https://localhost:{port}", verify=trusted, timeout=60, limits=alone
+                ) as web:
                     uses(web, tokens, sql, docs)
                     asyncio.run(listens(f"wss://localhost:{port}/audit/stream", trusted, tokens, sql))
                     goes_on_without_redis(web, tokens, config, redis)
@@ -160,7 +163,7 @@ def goes_on_without_redis(
 async def listens(
     address: str, trusted: ssl.SSLContext, tokens: dict[str, str], sql: psycopg.Connection[Any]
 ) -> None:
-    """The stream, through Serve's proxy."""
+    """The stream, over the network."""
     viewer, operator = ({"Authorization": f"Bearer {token}"} for token in tokens.values())
     for headers in ({}, viewer):
         with pytest.raises(InvalidStatus) as refused:

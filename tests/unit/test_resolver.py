@@ -44,7 +44,7 @@ class Target:
 class Durable:
     """An audit log that is done at once."""
 
-    def changes(self, node: str, shard: int, tables: Sequence[TableChanges]) -> Future[None]:
+    def changes(self, node: str, shard: int, changes: Changes) -> Future[None]:
         return self._done()
 
     def decisions(self, batch: ApplyBatch, applied: Applied) -> Future[None]:

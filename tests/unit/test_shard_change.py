@@ -184,7 +184,7 @@ def test_rows_that_are_always_written_at_two_nodes_keep_the_number(
     caplog.set_level("WARNING")
     begin, keys = DrainingPipeline.begin_drain, itertools.count(1)
 
-    def begin_in_the_worst_moment(pipeline: DrainingPipeline) -> bool:
+    def begin_in_the_worst_moment(pipeline: DrainingPipeline, most: int | None) -> bool:
         """A row is on its way to `b`, and before it is there an application writes it there, too."""
         key = next(keys)
         group.b.faults.pause()
@@ -208,6 +208,38 @@ def test_rows_that_are_always_written_at_two_nodes_keep_the_number(
     conflicts = [r for b in reader.read(group.folder, "conflicts") for r in b.to_pylist()]
     assert len({c["key"] for c in conflicts}) == len(conflicts) == next(keys) - 1 == TRIES
     assert group.change(3) == 3
+
+
+def test_the_shards_stop_when_nothing_is_on_its_way_if_such_a_moment_comes(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row that is on its way could spoil the change."""
+    on_the_way, begin = DrainingPipeline.on_the_way.fget, DrainingPipeline.begin_drain
+    assert on_the_way is not None
+    seen: list[int] = []
+    begun: list[int] = []
+
+    def look(pipeline: DrainingPipeline) -> int:
+        if not seen:
+            group.b.faults.pause()
+            insert(group.a, *((i, 1) for i in range(1, 301)))
+            wait_for(lambda: on_the_way(pipeline) == 300)
+        seen.append(on_the_way(pipeline))
+        group.b.faults.resume()
+        return seen[-1]
+
+    def begin_and_look(pipeline: DrainingPipeline, most: int | None) -> bool:
+        begins = begin(pipeline, most)
+        begun.extend([on_the_way(pipeline)] * begins)
+        return begins
+
+    with group.running():
+        pass
+    monkeypatch.setattr(DrainingPipeline, "on_the_way", property(look))
+    monkeypatch.setattr(DrainingPipeline, "begin_drain", begin_and_look)
+    assert group.change(3) == 3
+    assert seen[0] == 300
+    assert begun == [0]
 
 
 def test_a_node_that_a_backup_set_back_to_another_number_is_reset(group: Group, tmp_path: Path) -> None:
