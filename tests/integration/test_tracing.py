@@ -59,7 +59,7 @@ def traced(folder: Path, config: TracingConfig | None, shards: int = 1) -> Itera
     nodes = [NodeConfig(n, "memory", f"memory://{name}", p) for p, (n, name) in enumerate(names.items())]
     engines = {n.name: load_engine(n, "shop") for n in nodes}
     table = Table(TableMapping("orders", ("id",), dict.fromkeys(NODES, "orders")), ORDERS)
-    writer = AuditWriter(folder / "audit", "shop", lambda: time.time_ns() // 1000, shards=shards)
+    writer = AuditWriter(folder / "audit", "shop", lambda: time.time_ns() // 1000, shards=shards, traced=True)
     tracing = open_tracing(config, "shop", "all of it")
     pipeline = Pipeline("shop", engines, [table], writer, shards, Limits(heartbeat=0.2), tracing=tracing)
     try:
@@ -110,6 +110,7 @@ def test_a_change_is_followed_from_its_log_to_every_other_node(tmp_path: Path) -
 def leads_to_the_audit_log(folder: Path, capture: Taken, applied: Taken) -> None:
     """What a span says names the records of the same changes."""
     last = list(read(folder, "changes/orders"))[-1].to_pylist()[-1]
+    assert last["_trace"].startswith(f"00-{capture.trace}-{capture.ident}-")
     assert capture.about["sync.position"] == f"{last['_hi']}:{last['_lo']}"
     decisions = [row for batch in read(folder, "decisions") for row in batch.to_pylist()]
     place = [applied.about[f"sync.{name}"] for name in ("node", "shard", "epoch", "seq")]

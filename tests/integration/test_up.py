@@ -216,14 +216,17 @@ def has_published(kafka: Cluster, folder: Path) -> None:
     own = json.loads((folder / "kafka.json").read_text())["log"].encode()
     ops: dict[int, list[str]] = {}
     seen: set[int] = set()
+    traced = 0
     for message in kafka.read("shop.orders"):
         headers = dict(message.headers() or [])
         if headers["sync-worker.log"] != own:
             continue  # of another run
+        traced += "traceparent" in headers
         if (sequence := int(headers["sync-worker.sequence"])) not in seen:
             value = json.loads(message.value() or b"{}")
             ops.setdefault(json.loads(message.key())["id"], []).append(value.get("op", "tombstone"))
             seen.add(sequence)
+    assert traced, "no message goes on with the trace of its change"
     records = sum(batch.num_rows for batch in reader.read(folder, "changes/orders"))
     assert {sequence // 2 for sequence in seen} == set(range(records))
     assert ops.keys() == {*range(1, 501), 1000, 2000}, "what was only copied from elsewhere is not there"

@@ -89,6 +89,30 @@ def test_times_bound_what_is_found(log: Path) -> None:
     assert [e["_recorded"] for e in found(log, since=low, until=high)] == wanted
 
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_a_trace_is_found_in_a_log_that_began_without_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = f"00-{TRACE}-00f067aa0ba902b7-01"
+    with opened(tmp_path) as audit:
+        audit.add_changes("pg", 0, "orders", changes([1]), context)
+    with opened(tmp_path, traced=True) as audit:
+        audit.add_changes("pg", 0, "orders", changes([2, 3]), context)
+        audit.add_changes("pg", 0, "orders", changes([4]), f"00-{'a' * 32}-00f067aa0ba902b7-01")
+        audit.add_changes("pg", 0, "orders", changes([5]))
+        audit.add_operator("tick", 1)
+    assert [e["id"] for e in found(tmp_path, trace=TRACE)] == [2, 3]
+    traces = [e.get("_trace") for e in found(tmp_path, kind="change")]
+    assert traces == [None, context, context, f"00-{'a' * 32}-00f067aa0ba902b7-01", None]
+    for asked in (TRACE, TRACE.upper(), context):
+        assert cli.main(["audit", "query", "--audit", str(tmp_path), "--trace", asked, "--json"]) == 0
+        assert [r["id"] for r in json.loads(capsys.readouterr().out)["records"]] == [2, 3]
+    assert cli.main(["audit", "query", "--audit", str(tmp_path), "--trace", "4bf9"]) == 2
+    assert "32 hexadecimal digits" in capsys.readouterr().err
+
+
 def test_a_number_is_a_key(tmp_path: Path) -> None:
     rows = changes([5])
     key = pa.array([(7 + (1 << 63)).to_bytes(8, "big")])

@@ -37,14 +37,16 @@ def batch(table: TableSchema = ORDERS, **columns: list[Any]) -> pa.RecordBatch:
     )
 
 
-def published(table: TableSchema, place: int = 7, **columns: list[Any]) -> list[Message]:
+def published(
+    table: TableSchema, place: int = 7, trace: str | None = None, **columns: list[Any]
+) -> list[Message]:
     """The messages of changes with these columns."""
     keys = encode_keys(
         [pa.array(columns[k], table.column(k).type.arrow) for k in table.key],
         [table.column(k).type.kind for k in table.key],
     )
     rows = batch(table, **({"_key": keys.to_pylist()} | columns))
-    recorded = change_records("pg", 0, rows, 1_700_000_000_999_000)
+    recorded = change_records("pg", 0, rows, 1_700_000_000_999_000, trace)
     return list(messages("shop", "log1", table, Added("changes/orders", place, recorded)))
 
 
@@ -75,6 +77,15 @@ def test_each_operation_has_its_envelope() -> None:
     assert [m.key for m in found] == [b'{"id":1}', b'{"id":1}', b'{"id":2}']
     assert {m.topic for m in found} == {"shop.orders"}
     assert found[1].headers == {SEQUENCE: b"16", POSITION: b"pg:5:1", LOG: b"log1"}
+
+
+def test_the_trace_of_a_change_is_no_column_and_goes_on_with_its_messages() -> None:
+    context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    change = {"_op": [Op.DELETE], "id": [1], "note": [None], "tags": [None]}
+    for trace in (None, "", context):
+        found = published(ORDERS, 7, trace, **change)
+        assert [m.headers.get("traceparent") for m in found] == [context.encode() if trace else None] * 2
+        assert json.loads(found[0].value or b"")["before"] == {"id": 1, "note": None, "tags": None}
 
 
 def test_a_delete_is_an_event_and_a_tombstone_and_a_changed_key_is_a_delete_and_an_insert() -> None:
