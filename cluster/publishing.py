@@ -12,8 +12,6 @@ from cluster.audit_log import open_keys
 from cluster.locks import PUBLISHER_LOCK_FILE, alone
 from cluster.plan import GroupPlan
 
-NICENESS = 5
-"""Where the processor is short, rows come to other nodes first: what is late for Kafka waits in the log."""
 LOCK_SECONDS = 10.0
 """So long a predecessor that is ending is waited for."""
 
@@ -23,7 +21,6 @@ class PublisherProcess:
 
     def __init__(self, plan: GroupPlan) -> None:
         plan.log()
-        os.nice(NICENESS)
         self._publisher = Publisher(work_of(plan), Guard("kafka", "publisher", plan.limits.retry_max))
         self._publisher.start()
 
