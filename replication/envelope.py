@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -29,14 +29,17 @@ SEQUENCE, POSITION, LOG = "sync-worker.sequence", "sync-worker.position", "sync-
 """The headers: a number that only grows in a partition, the place in the node's log, whose number it is."""
 TRACEPARENT = "traceparent"
 """The header with the W3C Trace Context of whoever read the change, where it has one."""
-_OPS = {Op.INSERT: "c", Op.UPDATE: "u", Op.DELETE: "d", Op.READ: "r"}
+_OPS = {Op.INSERT: b"c", Op.UPDATE: b"u", Op.DELETE: b"d", Op.READ: b"r"}
 _SYSTEM = frozenset({"_node", "_shard", "_recorded", TRACE, ERASED, *(name for name, _ in SYSTEM_COLUMNS)})
 _DAY_ENDS = {-(1 << 31): "-infinity", (1 << 31) - 1: "infinity"}
 _TIME_ENDS = {-(1 << 63): "-infinity", (1 << 63) - 1: "infinity"}
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+Headers = dict[str, str | bytes | None]
+"""What librdkafka takes."""
+
+
+class Message(NamedTuple):
     """What a broker is given.
 
     Attributes:
@@ -49,7 +52,7 @@ class Message:
     topic: str
     key: bytes
     value: bytes | None
-    headers: Mapping[str, bytes]
+    headers: Headers
 
 
 def topic_of(group: str, table: str) -> str:
@@ -67,61 +70,80 @@ def messages(group: str, log: str, table: TableSchema, added: Added) -> Iterator
         added: the records.
     """
     rows, topic = added.rows, topic_of(group, table.name)
-    about: dict[str, list[Any]] = {
-        name: rows.column(name).to_pylist()
-        for name in ("_node", "_recorded", "_op", "_hi", "_lo", "_ts", "_have")
-    }
-    traces = rows.column(TRACE).to_pylist() if TRACE in rows.schema.names else [None] * rows.num_rows
+    nodes, recorded, ops, his, los, times = (
+        rows.column(name).to_pylist() for name in ("_node", "_recorded", "_op", "_hi", "_lo", "_ts")
+    )
+    traces = rows.column(TRACE).to_pylist() if TRACE in rows.schema.names else repeat(None)
+    there = [i for i, key in enumerate(rows.column("_key").to_pylist()) if key is not None]
+    keys = dict(zip(there, _keys(table, rows.column("_key").drop_null().to_pylist()), strict=True))
+    frames = {place: _Frame(group, table.name, *place) for place in set(zip(nodes, ops, strict=True))}
+    own: Headers = {LOG: log.encode()}
+    columns = nodes, recorded, ops, his, los, times, _images(table, rows), traces
+    for i, (node, at, op, hi, lo, time, image, trace) in enumerate(zip(*columns, strict=False)):
+        if (key := keys.get(i)) is None:
+            continue
+        number, frame = 2 * (added.place + i), frames[node, op]
+        value = frame.around(image, time, hi, lo, at)
+        headers: Headers = {POSITION: frame.place % (hi, lo), **own, SEQUENCE: b"%d" % number}
+        if trace is not None:
+            headers[TRACEPARENT] = trace.encode()
+        yield Message(topic, key, value, headers)
+        if op == Op.DELETE:
+            yield Message(topic, key, None, {**headers, SEQUENCE: b"%d" % (number + 1)})
+
+
+class _Frame:
+    """What stands around the rows of one node and operation: the same text but for a few numbers."""
+
+    def __init__(self, group: str, table: str, node: str, op: int) -> None:
+        snapshot = b'"true"' if op == Op.READ else b'"false"'
+        name, of_table, at = (_literal(text) for text in (group, table, node))
+        before, after = (b"", b',"after":null') if op == Op.DELETE else (b'null,"after":', b"")
+        self._head = b'{"before":' + before
+        self._tail = (
+            after + b',"source":{"connector":"sync-worker","name":' + name
+            + b',"ts_ms":%d,"ts_us":%d,"snapshot":' + snapshot
+            + b',"db":' + name + b',"table":' + of_table + b',"node":' + at
+            + b',"position":"%d:%d"},"op":"' + _OPS[Op(op)] + b'","ts_ms":%d,"transaction":null}'
+        )  # fmt: skip
+        self.place = node.encode().replace(b"%", b"%%") + b":%d:%d"
+
+    def around(self, image: bytes, time: int, hi: int, lo: int, recorded: int) -> bytes:
+        """The event of a row that is JSON already."""
+        return self._head + image + self._tail % (time // 1000, time, hi, lo, recorded // 1000)
+
+
+def _literal(text: str) -> bytes:
+    """A text as JSON, in a format of bytes."""
+    return orjson.dumps(text).replace(b"%", b"%%")
+
+
+def _images(table: TableSchema, rows: pa.RecordBatch) -> Iterator[bytes]:
+    """Each row as JSON."""
     names = [name for name in rows.schema.names if name not in _SYSTEM]
     kinds = {column.name: column.type.kind for column in table.columns}
-    columns = [spelled(rows.column(name), kinds.get(name)) for name in names]
-    there = [i for i, key in enumerate(rows.column("_key").to_pylist()) if key is not None]
-    found = _keys(table, rows.column("_key").drop_null().to_pylist())
-    keys = dict(zip(there, found, strict=True))
-    for i in there:
-        op, node, have = Op(about["_op"][i]), about["_node"][i], about["_have"][i]
-        row = {name: column[i] for name, column in zip(names, columns, strict=True)}
-        if have is not None and op is not Op.DELETE:
-            _leave_out(row, names, int.from_bytes(have, "little"))
-        hi, lo, ts = about["_hi"][i], about["_lo"][i], about["_ts"][i]
-        source = {
-            "connector": "sync-worker",
-            "name": group,
-            "ts_ms": ts // 1000,
-            "ts_us": ts,
-            "snapshot": "true" if op is Op.READ else "false",
-            "db": group,
-            "table": table.name,
-            "node": node,
-            "position": f"{hi}:{lo}",
-        }
-        value = {
-            "before": row if op is Op.DELETE else None,
-            "after": None if op is Op.DELETE else row,
-            "source": source,
-            "op": _OPS[op],
-            "ts_ms": about["_recorded"][i] // 1000,
-            "transaction": None,
-        }
-        number = 2 * (added.place + i)
-        headers = {POSITION: f"{node}:{hi}:{lo}".encode(), LOG: log.encode()}
-        if (trace := traces[i]) is not None:
-            headers[TRACEPARENT] = trace.encode()
-        yield Message(topic, keys[i], orjson.dumps(value), {**headers, SEQUENCE: b"%d" % number})
-        if op is Op.DELETE:
-            yield Message(topic, keys[i], None, {**headers, SEQUENCE: b"%d" % (number + 1)})
+    values = zip(*(spelled(rows.column(name), kinds.get(name)) for name in names), strict=True)
+    found = (dict(zip(names, row, strict=True)) for row in values)
+    have = rows.column("_have")
+    if have.null_count < len(have):
+        return map(orjson.dumps, map(_left_out, found, have.to_pylist(), rows.column("_op").to_pylist()))
+    return map(orjson.dumps, found)
+
+
+def _left_out(row: dict[str, Any], have: bytes | None, op: int) -> dict[str, Any]:
+    """The row, where it says which values its node's log leaves out."""
+    if have is not None and op != Op.DELETE:
+        bits = int.from_bytes(have, "little")
+        for bit, name in enumerate(row):
+            if not bits >> bit & 1:
+                row[name] = UNAVAILABLE
+    return row
 
 
 def _keys(table: TableSchema, keys: Sequence[bytes]) -> list[bytes]:
     kinds = [table.column(name).type.kind for name in table.key]
     columns = [spelled(c, k) for c, k in zip(key_columns(keys, kinds), kinds, strict=True)]
     return [orjson.dumps(dict(zip(table.key, values, strict=True))) for values in zip(*columns, strict=True)]
-
-
-def _leave_out(row: dict[str, Any], names: Sequence[str], have: int) -> None:
-    for bit, name in enumerate(names):
-        if not have >> bit & 1:
-            row[name] = UNAVAILABLE
 
 
 def spelled(column: pa.Array, kind: Kind | None) -> list[Any]:

@@ -83,6 +83,10 @@ def key_columns(keys: Sequence[bytes], kinds: Sequence[Kind]) -> list[pa.Array]:
 
     Dates and timestamps never pass through Python's own, which end at the year 9999.
     """
+    if keys and FIXED.issuperset(kinds):
+        words = np.frombuffer(b"".join(keys), ">u8").reshape(len(keys), len(kinds))
+        numbers = (words.astype(np.uint64) ^ np.uint64(_SIGN)).view(np.int64)
+        return [_as_kind(pa.array(numbers[:, i]), kind) for i, kind in enumerate(kinds)]
     plain = [Kind.INT64 if kind in FIXED else kind for kind in kinds]
     rows = [decode_key(key, plain) for key in keys]
     return [_decoded([row[i] for row in rows], kind) for i, kind in enumerate(kinds)]
@@ -94,7 +98,12 @@ def _decoded(values: list[object], kind: Kind) -> pa.Array:
         return pa.array([format(v, "f") for v in values], pa.utf8())
     if kind not in FIXED:
         return pa.array(values, arrow)
-    integers = pa.array(values, pa.int64())
+    return _as_kind(pa.array(values, pa.int64()), kind)
+
+
+def _as_kind(integers: pa.Array, kind: Kind) -> pa.Array:
+    """Numbers as a kind of `FIXED`."""
+    arrow = CanonicalType(kind).arrow
     if kind is Kind.DATE:
         return integers.cast(pa.int32()).cast(arrow)
     return integers.cast(arrow)

@@ -142,7 +142,7 @@ class KafkaBroker:
                     message.value,
                     message.key,
                     on_delivery=self._delivered,
-                    headers=dict(message.headers),
+                    headers=message.headers,
                 )
             except BufferError:  # its queue is full
                 self._producer.poll(0.1)

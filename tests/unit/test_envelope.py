@@ -79,6 +79,16 @@ def test_each_operation_has_its_envelope() -> None:
     assert found[1].headers == {SEQUENCE: b"16", POSITION: b"pg:5:1", LOG: b"log1"}
 
 
+def test_names_are_what_they_are_whatever_characters_they_have() -> None:
+    name = '50%d "of" %b%%'
+    table = TableSchema(name, ORDERS.columns, ORDERS.key)
+    rows = batch(_op=[Op.INSERT], id=[1], _key=encode_keys([pa.array([1])], [Kind.INT64]).to_pylist())
+    [found] = messages(name, name, table, Added("", 0, change_records(name, 0, rows, 1)))
+    source = json.loads(found.value or b"")["source"]
+    assert {source[of] for of in ("name", "db", "table", "node")} == {name}
+    assert (found.headers[POSITION], found.headers[LOG]) == (f"{name}:5:0".encode(), name.encode())
+
+
 def test_the_trace_of_a_change_is_no_column_and_goes_on_with_its_messages() -> None:
     context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     change = {"_op": [Op.DELETE], "id": [1], "note": [None], "tags": [None]}
