@@ -18,11 +18,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from actors.measured import Key, Measured
-from actors.tracing import TracingConfig
+from actors.tracing import PATH, TracingConfig
 
 log = logging.getLogger(__name__)
 SERVICE = "sync-worker"
-PATH = "/v1/traces"
 SEND_SECONDS = 5.0
 """So long one request may take, with all that is tried again."""
 DELAY_MILLIS = 1_000

@@ -20,6 +20,8 @@ from actors.needs import Target
 from replication.batch import Applied, ApplyBatch
 from replication.engine import Source
 
+PATH = "/v1/traces"
+"""What comes behind the address of a collector, for OTLP over HTTP."""
 Apply = Callable[[ApplyBatch], Applied]
 
 

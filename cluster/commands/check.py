@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from replication.schema import NodeConfig, Table
 
 _PIPE_WIDTH = 1_000
-_NAMES = {"audit": "audit log", "rabbitmq": "RabbitMQ", "redis": "Redis", "kafka": "Kafka"}
+_NAMES = {
+    "audit": "audit log",
+    "rabbitmq": "RabbitMQ",
+    "redis": "Redis",
+    "kafka": "Kafka",
+    "tracing": "traces",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, and give the exit code."""
-    from cluster import audit_log, mapping
+    from cluster import audit_log, mapping, tracing
     from cluster.retries import stores
     from cluster.schema_state import as_agreed, load_states
     from cluster.sharing import stores as shared_stores
@@ -62,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         "rabbitmq": stores.findings(config),
         "redis": shared_stores.findings(config),
         "kafka": _of_kafka(config),
+        "tracing": tracing.findings(config.tracing),
     }
     found = (*findings.values(), *beside.values())
     ready = not any(f.level == "error" for one in found for f in one)

@@ -17,6 +17,7 @@ import pytest
 from actors.pipeline import Limits, Pipeline
 from actors.tracing import TracingConfig, open_tracing
 from cluster.servers.process import free_port
+from cluster.tracing import findings
 from replication.audit.reader import read
 from replication.audit.writer import AuditWriter
 from replication.engines import load_engine
@@ -153,6 +154,24 @@ def test_every_shard_goes_on_with_the_trace_of_what_it_owns(tmp_path: Path) -> N
         assert sum(s.about["sync.rows"] for s in resolved.values()) == 40
         for span in collected.spans("apply"):
             assert span.parent == resolved[span.about["sync.shard"]].ident
+
+
+def test_check_says_why_a_collector_takes_no_spans() -> None:
+    assert findings(None) == []
+    with collector() as collected:
+        config = TracingConfig(collected.endpoint + "/", headers={"authorization": "Bearer of-mine"})
+        assert findings(config) == []
+        assert collected.headers["authorization"] == "Bearer of-mine"
+        for status, remedy in ((401, "tracing.headers"), (503, "start it")):
+            collected.status = status
+            (found,) = findings(config)
+            assert (found.level, str(status) in found.message) == ("warning", True)
+            assert remedy in found.remedy
+        (found,) = findings(TracingConfig(collected.endpoint + "/other"))
+        assert "before /v1/traces" in found.remedy
+    (found,) = findings(config)
+    assert "refused" in found.message
+    assert "of-mine" not in str(found)
 
 
 def test_only_the_wanted_share_is_traced(tmp_path: Path) -> None:
