@@ -198,7 +198,7 @@ class BackfillAsked(_Asked):
 
 
 class ReplayAsked(_Asked):
-    """Which changes to apply again; see `sync-worker replay`. One of `since`, `until` and `key` is needed."""
+    """Which changes to apply again; see `sync-worker replay`. One of `since`, `until`, `key`, `trace` is needed."""
 
     model_config = _asked(table="orders", key="4711")
     since: str | None = None
@@ -207,6 +207,7 @@ class ReplayAsked(_Asked):
     key: str | None = None
     op: Literal["insert", "update", "delete", "read"] | None = None
     node: str | None = None
+    trace: str | None = None
 
 
 class OperationModel(BaseModel):

@@ -19,7 +19,7 @@ import anyio.to_thread
 import numpy as np
 import orjson
 
-from replication.audit.access import EVERYTHING, View
+from replication.audit.access import View
 from replication.audit.feed import Added
 from replication.audit.printing import printable
 from replication.audit.query import Query, cursor_of
@@ -37,15 +37,16 @@ class Batch:
 
     Args:
         added: the records.
-        views: as whom there are listeners.
+        queries: what there are listeners to.
     """
 
-    def __init__(self, added: Added, views: Iterable[View] = (EVERYTHING,)) -> None:
+    def __init__(self, added: Added, queries: Iterable[Query] = ()) -> None:
         self.added = added
         self.count = added.rows.num_rows
         self._texts: dict[str, list[bytes]] = {}
-        for view in views:
-            self._as(view)
+        for query in queries:
+            if query.wants(added.stream):
+                self._as(query.view)
         self.size = sum(len(text) for texts in self._texts.values() for text in texts)
 
     def wanted(self, query: Query, start: int) -> list[bytes]:
@@ -99,7 +100,7 @@ class Hub:
     def __init__(self, open_feed: Callable[[], End], most: int = RING_RECORDS) -> None:
         self._open_feed = open_feed
         self._most = most
-        self._clients: Counter[View] = Counter()
+        self._clients: Counter[Query] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._joining = asyncio.Lock()
         self._ring: deque[Batch] = deque()
@@ -110,9 +111,9 @@ class Hub:
         self.changed = asyncio.Event()
         self.reading = anyio.CapacityLimiter(READERS)
 
-    async def join(self, view: View = EVERYTHING) -> None:
+    async def join(self, query: Query) -> None:
         """Somebody listens; returns once the end of the log is known."""
-        self._clients[view] += 1
+        self._clients[query] += 1
         async with self._joining:  # one reads the log to its end, however many come at once
             if self._task is None or self._task.done():
                 feed = await anyio.to_thread.run_sync(self._open_feed)
@@ -122,9 +123,9 @@ class Hub:
                 self.first = self.next
                 self._task = asyncio.get_running_loop().create_task(self._run(feed))
 
-    def leave(self, view: View = EVERYTHING) -> None:
+    def leave(self, query: Query) -> None:
         """Somebody listens no more."""
-        self._clients[view] -= 1
+        self._clients[query] -= 1
         self._clients += Counter()  # keeps those that are left
 
     def batch(self, number: int) -> Batch:
@@ -177,9 +178,9 @@ class Hub:
             self.first += 1
 
 
-def _read(feed: End, views: Iterable[View]) -> list[Batch]:
+def _read(feed: End, queries: Iterable[Query]) -> list[Batch]:
     found = sorted(feed.new(), key=lambda a: a.rows.column("_recorded")[0].as_py())
-    return [Batch(added, views) for added in found]
+    return [Batch(added, queries) for added in found]
 
 
 PageOf = Callable[[str], tuple[list[dict[str, object]], str]]

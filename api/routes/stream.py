@@ -53,10 +53,10 @@ async def stream(
     await websocket.accept(subprotocol=BEARER if offered.startswith(BEARER) else None)
     backend.requests.streams += 1
     try:
-        await backend.hub.join(query.view)
+        await backend.hub.join(query)
         await _talk(websocket, backend, who, query, places)
     finally:
-        backend.hub.leave(query.view)
+        backend.hub.leave(query)
         backend.requests.streams -= 1
 
 

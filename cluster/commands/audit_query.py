@@ -44,6 +44,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="K", help="of this key: its value, or _key in hexadecimal digits")
     parser.add_argument("--op", choices=OPERATIONS, help="changes and decisions of this operation")
     parser.add_argument("--node", metavar="N", help="at this node")
+    parser.add_argument("--trace", metavar="ID", help="changes of this trace: its id, 32 digits")
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,6 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=KINDS, help="of this kind")
     parser.add_argument("--actor", choices=ACTORS, help="done by applications, the resolver, or operators")
     parser.add_argument("--outcome", metavar="O", help="decisions with this outcome, e.g. held")
-    parser.add_argument("--trace", metavar="ID", help="changes of this trace: its id, 32 digits")
 
 
 def add_query_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from cluster.replay import make_plan
     from cluster.topology import load_tables
 
-    if not any((args.since, args.until, args.key)):
+    if not any((args.since, args.until, args.key, args.trace)):
         message = "replay what?"
         raise ConfigError(
-            message, hint="say --since, --until or --key; 'sync-worker audit query' shows changes"
+            message, hint="say --since, --until, --key or --trace; 'sync-worker audit query' shows changes"
         )
     config = load_config(args)
     plan = make_plan(config, load_tables(config), query_of(args))

@@ -148,7 +148,7 @@ async def take(listener: Listener, wanted: int) -> list[Any]:
 def test_a_client_that_falls_behind_catches_up_from_the_log(tmp_path: Path) -> None:
     async def run() -> None:
         log = Log(tmp_path, 20)
-        await log.hub.join()
+        await log.hub.join(Query())
         try:
             quick, slow = log.listener(Query()), log.listener(Query())
             for _ in range(30):
@@ -164,7 +164,7 @@ def test_a_client_that_falls_behind_catches_up_from_the_log(tmp_path: Path) -> N
             assert await take(slow, 5) == list(range(301, 306))
             assert slow.caught_up == before, "live again"
         finally:
-            log.hub.leave()
+            log.hub.leave(Query())
             log.writer.close()
 
     asyncio.run(run())
@@ -180,9 +180,9 @@ def test_the_end_of_the_log_is_looked_for_once_however_many_come_at_once(tmp_pat
 
         log.write(1)
         hub = Hub(feed)
-        await asyncio.gather(*(hub.join() for _ in range(20)))
+        await asyncio.gather(*(hub.join(Query()) for _ in range(20)))
         for _ in range(20):
-            hub.leave()
+            hub.leave(Query())
         assert len(feeds) == 1
         log.writer.close()
 
@@ -206,7 +206,7 @@ def test_few_read_the_log_at_once_however_many_catch_up(tmp_path: Path) -> None:
                 if alone:
                     at_once.release()
 
-        await log.hub.join()
+        await log.hub.join(Query())
         try:
             slow = [Listener(log.hub, Query(), pages, {}) for _ in range(20)]
             found = await asyncio.gather(*(take(each, 20) for each in slow))
@@ -214,7 +214,7 @@ def test_few_read_the_log_at_once_however_many_catch_up(tmp_path: Path) -> None:
             assert len(most) >= 20
             assert all(most), "more than that were at it"
         finally:
-            log.hub.leave()
+            log.hub.leave(Query())
             log.writer.close()
 
     asyncio.run(run())
@@ -224,7 +224,7 @@ def test_who_catches_up_while_records_come_misses_none_and_sees_none_twice(tmp_p
     async def run() -> None:
         log = Log(tmp_path, 50)
         log.write(2_000)
-        await log.hub.join()
+        await log.hub.join(Query())
         try:
             listener = log.listener(Query(table="orders"), {})
             found: list[Any] = []
@@ -234,7 +234,7 @@ def test_who_catches_up_while_records_come_misses_none_and_sees_none_twice(tmp_p
             found += await take(listener, log.written - len(found))
             assert found == list(range(1, log.written + 1))
         finally:
-            log.hub.leave()
+            log.hub.leave(Query())
             log.writer.close()
 
     asyncio.run(run())
@@ -244,7 +244,7 @@ def test_a_rare_record_is_found_live_after_catching_up(tmp_path: Path) -> None:
     async def run() -> None:
         log = Log(tmp_path, 50)
         log.write(200)
-        await log.hub.join()
+        await log.hub.join(Query())
         try:
             listener = log.listener(Query(table="rare"), {})
             waiting = asyncio.create_task(listener.next())
@@ -253,7 +253,7 @@ def test_a_rare_record_is_found_live_after_catching_up(tmp_path: Path) -> None:
             message = json.loads(await waiting)
             assert [r["_id"] for r in message["records"]] == ["changes/rare/0"]
         finally:
-            log.hub.leave()
+            log.hub.leave(Query())
             log.writer.close()
 
     asyncio.run(run())

@@ -207,7 +207,7 @@ def test_a_listener_misses_nothing_though_its_replica_does(server: RedisServer, 
     async def run() -> None:
         reader, *hubs = (Hub(lambda: shared(server, log, []), 200) for _ in range(3))
         for hub in (reader, *hubs):
-            await hub.join()
+            await hub.join(Query())
         pages = partial(page, log.folder, Query(), MESSAGE_RECORDS)
         listeners = [Listener(hub, Query(), pages, None) for hub in hubs]
         began = log.written
@@ -216,14 +216,14 @@ def test_a_listener_misses_nothing_though_its_replica_does(server: RedisServer, 
             for number in range(40):
                 log.write(25)
                 if number == 20:
-                    reader.leave()
+                    reader.leave(Query())
                 if number % 4 == 0:
                     admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
                 await asyncio.sleep(0.02)
         found = await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
         assert found == [list(range(began + 1, log.written + 1))] * 2
         for hub in hubs:
-            hub.leave()
+            hub.leave(Query())
 
     asyncio.run(run())
 
