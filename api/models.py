@@ -198,7 +198,7 @@ class BackfillAsked(_Asked):
 
 
 class ReplayAsked(_Asked):
-    """Which changes to apply again; see `sync-worker replay`. One of `since`, `until`, `key`, `trace` is needed."""
+    """Which changes to apply again; see `sync-worker replay`. At least a time, a key or a trace is needed."""
 
     model_config = _asked(table="orders", key="4711")
     since: str | None = None

@@ -107,7 +107,7 @@ def replay(
     """The rows that some changes wrote go to every node once more. See `sync-worker replay`."""
     backend: Backend = request.app.state.backend
     if not any((asked.since, asked.until, asked.key, asked.trace)):
-        raise Refusal(422, "replay what?", hint="say since, until, key or trace; GET /audit/logs shows changes")
+        raise Refusal(422, "replay what?", hint="say since, until, key or trace; see GET /audit/logs")
     chosen = Namespace(**asked.model_dump(), kind="change", actor=None, outcome=None)
     query, way = query_of(chosen, backend.view(who)), backend.way(who)
 
