@@ -113,6 +113,8 @@ FAMILIES = (
     Family(
         "kafka_lag_seconds", "gauge", (), "How old the oldest record on its way to Kafka is; 0 if none is."
     ),
+    Family("audit_archive_up", "gauge", (), "1 if the audit log could be copied to its archive last time."),
+    Family("audit_archive_behind_seconds", "gauge", (), "Since when the archive may lack something."),
     Family("kafka_up", "gauge", (), "1 if Kafka took what it was given last."),
     Family(
         "trace_spans", "counter", ("outcome", "part"),

@@ -145,6 +145,7 @@ class Status(BaseModel):
     copies: list[Copy]
     retries: dict[str, Any] | None = None
     kafka: dict[str, Any] | None = None
+    archive: dict[str, Any] | None = None
     waiting: dict[str, Any] | None = None
     redis: dict[str, Any] | None = None
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from cluster.archive import Archive, ArchiveAway, OtherArchive
 from cluster.audit_token import TokenMasterKey, TokenSigner
 from cluster.config import GroupConfig
 from cluster.config_audit import AuditConfig
@@ -65,8 +66,13 @@ def findings(path: Path, audit: AuditConfig) -> list[Finding]:
             keys.check()
         else:
             refuse_clear(path)
-    except ConfigError as error:
+        if audit.archive:
+            Archive(path, audit.archive).look()
+    except (ConfigError, OtherArchive) as error:
         found.append(Finding("error", "audit", error.message, error.hint))
+    except ArchiveAway as error:
+        remedy = f"{error.hint}; until then the log is only where it is written"
+        found.append(Finding("warning", "audit", error.message, remedy))
     return found
 
 

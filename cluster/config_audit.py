@@ -12,9 +12,14 @@ from cluster.config_access import read_access, read_subjects
 from cluster.config_reader import Value
 from replication.audit.access import Rules
 from replication.audit.subjects import Subjects
+from replication.errors import ConfigError
 from replication.schema import TableMapping
 
 DEFAULT_PATH = "data/audit"
+FIELDS = (
+    *("path", "key", "signing_key", "head_seconds", "pkcs11", "access", "subjects"),
+    *("archive", "archive_seconds"),
+)
 _KEY = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -29,6 +34,8 @@ class AuditConfig:
         head_seconds: how long after a head the next one is signed.
         subjects: the tables whose records have keys per subject, and the column that says whose they are.
         access: what roles see of which column; None where everybody sees everything.
+        archive: address of the log's copy, see `cluster.archive`; empty for none.
+        archive_seconds: between two times that it is brought up to date.
     """
 
     key: str = field(default="", repr=False)
@@ -37,6 +44,8 @@ class AuditConfig:
     token: TokenConfig | None = None
     access: Rules | None = None
     subjects: Subjects = field(default_factory=dict)
+    archive: str = ""
+    archive_seconds: int = 60
 
     @property
     def is_encrypted(self) -> bool:
@@ -60,10 +69,11 @@ def read_audit(
     """The log's folder, and the rest; relative paths are relative to `folder`."""
     if value is None:
         return folder / DEFAULT_PATH, SEALED_BESIDE
-    fields = value.record(("path", "key", "signing_key", "head_seconds", "pkcs11", "access", "subjects"))
+    fields = value.record(FIELDS)
     path = fields["path"].text() if "path" in fields else None
     signing = fields["signing_key"].text() if "signing_key" in fields else None
     seconds = fields["head_seconds"].integer(1, 86_400) if "head_seconds" in fields else None
+    every = fields["archive_seconds"].integer(1, 86_400) if "archive_seconds" in fields else None
     key = fields["key"].secret("a key") if "key" in fields else None
     if key is not None and not _KEY.fullmatch(key):
         fields["key"].complain("not 64 hexadecimal digits", "make one: openssl rand -hex 32")
@@ -78,7 +88,21 @@ def read_audit(
         token=token,
         access=access,
         subjects=read_subjects(named, tables, encrypted=encrypted) if named else {},
+        archive=_read_archive(fields["archive"]) if "archive" in fields else "",
+        archive_seconds=every or SEALED_BESIDE.archive_seconds,
     )
+
+
+def _read_archive(value: Value) -> str:
+    """The address, as far as it can be seen without asking the store."""
+    from cluster.archive import Place
+
+    uri = value.text() or ""
+    try:
+        Place(uri)
+    except ConfigError as error:
+        value.complain(error.message, error.hint)
+    return uri
 
 
 def _read_token(fields: Mapping[str, Value], folder: Path) -> TokenConfig | None:

@@ -7,6 +7,7 @@ from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 
+from actors.archiving import ArchiveStatus
 from actors.backfill import CopyStatus
 from actors.guard import GuardStatus
 from actors.publisher import PublisherStatus
@@ -20,9 +21,10 @@ GUARD_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What a running group says of itself: shards, by node its copies, ways to the nodes, retries, Kafka.
+    """What a running group says of itself: shards, by node its copies, ways to the nodes, retries, Kafka, the
+    audit log's archive.
 
-    `kafka` is None where it is not configured, and while the publisher is being made again.
+    `kafka` is None where it is not configured, and while the publisher is being made again; so is `archive`.
     """
 
     shards: list[ShardStatus]
@@ -30,6 +32,7 @@ class GroupState:
     guards: list[GuardStatus]
     retries: RetryStatus | None
     kafka: PublisherStatus | None = None
+    archive: ArchiveStatus | None = None
 
 
 def state_of(handles: Mapping[str, Handle], seconds: float | None = None) -> GroupState | None:
@@ -48,8 +51,11 @@ def state_of(handles: Mapping[str, Handle], seconds: float | None = None) -> Gro
     answers = {n: call.result(seconds) for n, call in asked.items()}
     shards = [a for n, a in answers.items() if n.startswith("resolver ")]
     copies = {n.removeprefix("copy "): a for n, a in answers.items() if n.startswith("copy ")}
-    retries = handles["audit"].call("retries").result(seconds) if "audit" in handles else None
-    return GroupState(shards, copies, guards, retries, _publishing(handles)) if shards else None
+    if not shards:
+        return None
+    of_log = [handles["audit"].call(what) for what in ("retries", "archived")] if "audit" in handles else []
+    retries, archive = [call.result(seconds) for call in of_log] or [None, None]
+    return GroupState(shards, copies, guards, retries, _publishing(handles), archive)
 
 
 def _publishing(handles: Mapping[str, Handle]) -> PublisherStatus | None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from actors.applier import Applying
+from actors.archiving import ArchiveStatus, Archiving
 from actors.audit import AuditLog, AuditQueue, Record
 from actors.backfill import CopyStatus
 from actors.capture import Ack
@@ -27,6 +29,7 @@ from actors.resolver import Resolver
 from actors.shard_status import ShardStatus
 from actors.shards import Aside, make_shard
 from actors.watching import Watched
+from cluster.archive import Archive
 from cluster.audit_log import open_keys, open_writer, published_places
 from cluster.part import Part
 from cluster.pausing import Pauses
@@ -51,6 +54,10 @@ class AuditProcess(Part):
         self._log = AuditLog(
             open_writer(plan.audit_path, plan.group, plan.audit, shards=plan.shards, traced=traced)
         )
+        self._archiving: Archiving | None = None
+        if plan.audit.archive:
+            copy = Archive(plan.audit_path, plan.audit.archive)
+            self._archiving = Archiving(copy.push, plan.audit.archive_seconds)
 
     def write(self, records: Sequence[Record]) -> None:
         """See `AuditLog.write`."""
@@ -58,14 +65,22 @@ class AuditProcess(Part):
 
     def measured(self) -> Measured:
         """See `AuditLog.measured`."""
-        return self._log.measured()
+        found = self._log.measured()
+        more = self._archiving.gauges() if self._archiving else {}
+        return replace(found, gauges={**found.gauges, **more})
+
+    def archived(self) -> ArchiveStatus | None:
+        """See `Archiving.status`; None without an archive."""
+        return self._archiving.status() if self._archiving else None
 
     def erase(self, table: str, name: str, records: Mapping[str, int]) -> None:
         """See `AuditLog.erase`."""
         self._log.erase(table, name, records)
 
     def prune(self, before: int) -> dict[str, int]:
-        """See `AuditLog.prune`."""
+        """See `AuditLog.prune`; where there is an archive, it has first what is removed here."""
+        if self._archiving:
+            self._archiving.push()
         return self._log.prune(before, published_places(self._path, self._kafka))
 
     def aside(self) -> Aside:
@@ -91,6 +106,8 @@ class AuditProcess(Part):
     def close(self) -> None:
         """Close the files."""
         self._log.close()
+        if self._archiving:
+            self._archiving.close()
 
 
 class ApplierProcess(Part):

@@ -57,7 +57,8 @@ def look(backend: Backend) -> tuple[bool, list[Trouble]]:
         _trouble("replaying", f"resolver {s}", "it rebuilds what its predecessor knew", "this takes seconds")
         for s in replaying
     ]
-    return not replaying, found + _of_nodes(state) + _of_rows(state) + _of_redis(backend) + _of_kafka(state)
+    beside = [*_of_redis(backend), *_of_kafka(state), *_of_archive(state)]
+    return not replaying, found + _of_nodes(state) + _of_rows(state) + beside
 
 
 def _of_redis(backend: Backend) -> list[Trouble]:
@@ -104,6 +105,13 @@ def _of_kafka(state: GroupState) -> list[Trouble]:
         return []
     hint = "the sync goes on; what changes waits in the audit log and is published when it is there"
     return [_trouble("kafka_away", "kafka", f"it confirms nothing since {state.kafka.since}", hint)]
+
+
+def _of_archive(state: GroupState) -> list[Trouble]:
+    if state.archive is None or not state.archive.since:
+        return []
+    hint = "the sync goes on, and the audit log is whole where it is; what is new is copied when it is there"
+    return [_trouble("archive_away", "audit", f"its archive fails since {state.archive.since}", hint)]
 
 
 def _trouble(what: str, part: str, detail: str, hint: str) -> Trouble:

@@ -22,6 +22,7 @@ def add_prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_prune(args: argparse.Namespace) -> int:
     """Remove old changes and decisions."""
+    from cluster.archive import Archive
     from cluster.audit_log import open_keys, published_places
     from cluster.commands.audit_query import time_of
     from cluster.running import note_anyway, way_of, writer_at_rest
@@ -41,6 +42,8 @@ def run_prune(args: argparse.Namespace) -> int:
         note_anyway(way_of(args, config), [(OVER, detail) for detail in over])
     try:
         with writer_at_rest(config) as writer:
+            if config.audit.archive:  # it has first what is removed here
+                Archive(config.audit_path, config.audit.archive).push()
             removed = writer.prune(before, published_places(config.audit_path, config.kafka))
     except AuditInUse:
         with way_of(args, config).open() as group:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -108,7 +111,9 @@ def noted_address(folder: Path, address: str) -> Iterator[None]:
 def add_audit_folder(parser: argparse.ArgumentParser, *, opens: bool = True) -> None:
     """`--audit DIR`, for commands that only read the audit log, and `--key-file` if they open records."""
     parser.add_argument(
-        "--audit", metavar="DIR", help="the audit log's folder; the configuration is not read then"
+        "--audit",
+        metavar="DIR",
+        help="the audit log's folder, or the address of its archive; the configuration is not read then",
     )
     if opens:
         parser.add_argument("--key-file", metavar="FILE", help="with --audit: the key of an encrypted log")
@@ -120,7 +125,26 @@ def audit_folder(args: argparse.Namespace) -> Path:
     Raises:
         ConfigError: there is no such folder.
     """
-    return checked_folder(Path(args.audit) if args.audit else load_config(args).audit_path)
+    return _named_folder(args.audit) if args.audit else checked_folder(load_config(args).audit_path)
+
+
+def _named_folder(text: str) -> Path:
+    """The folder that `--audit` names, or one that an archive was fetched to, until this process ends."""
+    if "://" not in text:
+        return checked_folder(Path(text))
+    from cluster.archive import fetch
+
+    folder = tempfile.TemporaryDirectory(prefix="sync-worker-archive-")
+    atexit.register(folder.cleanup)
+    fetch(text, Path(folder.name), _fetched)
+    return Path(folder.name)
+
+
+def _fetched(done: int, of: int) -> None:
+    """Show on a terminal how far it is."""
+    if sys.stderr.isatty():
+        end = "\n" if done == of else ""
+        print(f"\rfetched {done / 1e6:,.1f} of {of / 1e6:,.1f} MB", end=end, file=sys.stderr, flush=True)
 
 
 def checked_folder(folder: Path) -> Path:
@@ -149,7 +173,7 @@ def audit_log(args: argparse.Namespace) -> tuple[Path, Keyring | None]:
     if not args.audit:
         config = load_config(args)
         return checked_folder(config.audit_path), open_keys(config.audit_path, config.audit)
-    folder = checked_folder(Path(args.audit))
+    folder = _named_folder(args.audit)
     key = key_from_file(args.key_file) if args.key_file else ""
     configure_logging(args.log_level, frozenset({key} - {""}))
     return folder, open_keys(folder, AuditConfig(key=key))

@@ -4,7 +4,8 @@ Asks the group's actors: how far each initial copy is, how many rows wait for ea
 resolvers have done since they started. Of each node it says whether it answers: its circuit breaker is
 `closed`; `open` while it is away and the pause before the next try lasts; `half-open` during that try. It
 says how many rows that a node refused wait to be sent again, and whether RabbitMQ or Redis, if configured,
-is away; of Redis, whether it answers this command; and of Kafka, how many records wait for it.
+is away; of Redis, whether it answers this command; of Kafka, how many records wait for it; and of
+the audit log's archive, up to when it has everything.
 Of a group that a changed table has halted it shows why, and of one that waits for a node, for which and
 since when. `up` notes in the audit log's folder where the group runs and what it waits for; --address names
 the Ray cluster where that folder is not at hand.
@@ -38,6 +39,7 @@ from cluster.commands.common import (
 from replication.errors import SyncError
 
 if TYPE_CHECKING:
+    from actors.archiving import ArchiveStatus
     from actors.backfill import CopyStatus
     from actors.publisher import PublisherStatus
     from actors.shard_status import ShardStatus
@@ -93,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         _print_tables(state.shards)
         _print_retries(state.retries)
         _print_kafka(state.kafka)
+        _print_archive(state.archive)
         if redis is not None and redis.away_since:
             print(
                 "\nRedis does not answer; each replica of the interface counts requests by itself meanwhile"
@@ -116,6 +119,7 @@ def state_json(config: GroupConfig, state: GroupState, note: Note | None) -> dic
     }
     found |= {"retries": asdict(state.retries)} if state.retries else {}
     found |= {"kafka": asdict(state.kafka)} if state.kafka else {}
+    found |= {"archive": asdict(state.archive)} if state.archive else {}
     return found | ({"waiting": _waiting_json(note)} if note else {})
 
 
@@ -182,6 +186,16 @@ def _print_kafka(kafka: PublisherStatus | None) -> None:
         print(f"  {kafka.error}")
     if kafka.missed:
         print(f"{kafka.missed:,} records were removed from the audit log before they were published")
+
+
+def _print_archive(archive: ArchiveStatus | None) -> None:
+    """How far the audit log's copy is, where there is one."""
+    if archive is None:
+        return
+    print(f"\naudit log: all up to {archive.copied or 'nothing yet'} is in the archive")
+    if archive.since:
+        print(f"the archive is away since {archive.since}; it is tried again, and nothing is lost")
+        print(f"  {archive.error}")
 
 
 def _seconds(node: NodeState) -> str:

@@ -20,9 +20,11 @@ import psycopg
 import pytest
 from pymongo import MongoClient
 
+from cluster.archive import fetch
 from cluster.servers.process import free_port
 from load.processes import find
 from replication.audit import reader
+from replication.audit.verify import faults_of, verify
 from replication.change import Op
 from tests.fixtures.collector import Collector, collector
 from tests.fixtures.commands import ask, config_text, read_until, sync_worker
@@ -239,8 +241,27 @@ def test_up_runs_on_a_cluster_with_two_shards(
     ray_cluster: str, postgres_db: str, mongodb_db: str, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, postgres_db, mongodb_db, shards=2)
-    config.write_text(config.read_text().replace("{path: audit}", f"{{path: audit, {SUBJECTS}}}"))
-    copies_and_synchronises(config, postgres_db, mongodb_db, ["--address", ray_cluster])
+    (tmp_path / "archive").mkdir()
+    archive = (tmp_path / "archive").as_uri()
+    audit = f"{{path: audit, {SUBJECTS}, archive: '{archive}', archive_seconds: 1}}"
+    config.write_text(config.read_text().replace("{path: audit}", audit))
+    copies_and_synchronises(
+        config, postgres_db, mongodb_db, ["--address", ray_cluster], lambda: is_archived(config, ray_cluster)
+    )
+    fetch(archive, tmp_path / "fetched")
+    assert list(faults_of(verify(tmp_path / "fetched"))) == []
+    here, there = (verify(tmp_path / name).records for name in ("audit", "fetched"))
+    assert here == there
+    assert sum(there.values()) > 1_000
+
+
+def is_archived(config: Path, address: str) -> None:
+    """`status` says up to when everything is in the archive."""
+
+    def copied() -> bool:
+        return bool(json.loads(ask(config, "status", "--json", "--address", address)[1])["archive"]["copied"])
+
+    until(copied, patience=PATIENCE)
 
 
 @contextmanager
