@@ -23,6 +23,8 @@ from replication.errors import Terminal
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 CHECK_SECONDS = 10.0
+KEPT_SECONDS = 75
+"""An idle connection; longer than balancers keep theirs, which would send requests into one that ends."""
 PONG_SECONDS = 120.0
 """A client of the stream may be so long without reading anything."""
 LARGEST_MESSAGE = 1 << 16
@@ -53,6 +55,7 @@ class Listening:
                 ws="websockets-sansio",  # the one that waits for a client that reads slowly
                 ws_max_size=LARGEST_MESSAGE,
                 ws_ping_timeout=PONG_SECONDS,
+                timeout_keep_alive=KEPT_SECONDS,
                 timeout_graceful_shutdown=int(STOP_SECONDS),
                 ssl_certfile=str(api.tls.certificate) if api.tls else None,
                 ssl_keyfile=str(api.tls.key) if api.tls else None,
