@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from threading import Thread
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio.to_thread
 import numpy as np
@@ -89,6 +89,14 @@ class End(Protocol):
         """It is needed no more."""
 
 
+class Made(NamedTuple):
+    """A message, or None, and where whoever has had it goes on."""
+
+    message: bytes | None
+    live: int
+    places: dict[str, int]
+
+
 class Hub:
     """The newest records of the log, while anybody listens. Used in one event loop.
 
@@ -110,6 +118,8 @@ class Hub:
         self.places: dict[str, int] = {}
         self.changed = asyncio.Event()
         self.reading = anyio.CapacityLimiter(READERS)
+        self.made: dict[Hashable, Made] = {}
+        """Messages since the last change: most clients are at the same place, and ask for the same."""
 
     async def join(self, query: Query) -> None:
         """Somebody listens; returns once the end of the log is known."""
@@ -155,6 +165,7 @@ class Hub:
             Thread(target=feed.close, name="feed end", daemon=True).start()  # it may wait for a server
 
     def _tell(self) -> None:
+        self.made.clear()
         told, self.changed = self.changed, asyncio.Event()
         told.set()
 
@@ -235,6 +246,15 @@ class Listener:
         return self._message(texts) if texts else None
 
     def _from_ring(self, number: int) -> bytes | None:
+        """What the hub has from a batch on, made once for all who are there."""
+        place = self._query, number, frozenset(self._places.items())
+        if (made := self._hub.made.get(place)) is None:
+            message = self._make(number)
+            made = self._hub.made[place] = Made(message, self._live or 0, dict(self._places))
+        self._live, self._places = made.live, dict(made.places)
+        return made.message
+
+    def _make(self, number: int) -> bytes | None:
         texts: list[bytes] = []
         while number < self._hub.next and len(texts) < MESSAGE_RECORDS:
             batch = self._hub.batch(number)

@@ -12,12 +12,11 @@ import re
 import secrets
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import orjson
@@ -41,6 +40,8 @@ kafka: {{brokers: ["{kafka}"]}}
 redis: {{url: "{redis}"}}
 api: {{port: {port}, replicas: {replicas}, rate: {{subject: 1000000, address: 1000000}}}}
 """
+Records = list[tuple[int, int]]
+"""Of the records in a message, row and commit time in microseconds."""
 _RECORD = re.compile(rb'"_ts":([0-9]+),.*?"id":([0-9]+)')
 
 
@@ -144,8 +145,8 @@ def listen(address: str, clients: int, answers: Connection) -> None:
 
 
 async def _listen(address: str, clients: int, answers: Connection) -> None:
-    heard: list[list[tuple[int, int, float]]] = [[] for _ in range(clients)]
-    changed = asyncio.Event()
+    heard: list[list[tuple[float, Records]]] = [[] for _ in range(clients)]
+    known: dict[bytes, Records] = {}  # most have the same: each is read once, or that were measured
 
     async def follow(number: int) -> None:
         # Compressed, a hundred clients on the same two cores would mostly measure zlib.
@@ -155,26 +156,31 @@ async def _listen(address: str, clients: int, answers: Connection) -> None:
             while True:
                 message = await socket.recv(decode=False)
                 now = time.time() * 1000
-                heard[number] += [(int(i), int(ts), now) for ts, i in _RECORD.findall(message)]
-                changed.set()
+                if (records := known.get(message)) is None:
+                    records = [(int(i), int(ts)) for ts, i in _RECORD.findall(message)]
+                    known[message] = records
+                heard[number].append((now, records))
 
-    async def until(done: Any) -> None:
+    async def until(done: Callable[[], bool]) -> None:
         while not done():
-            changed.clear()
-            await asyncio.wait([asyncio.ensure_future(changed.wait()), *tasks], return_when="FIRST_COMPLETED")
-            for task in tasks:
-                if task.done():
-                    task.result()
+            ended, _ = await asyncio.wait(tasks, timeout=0.2)
+            for task in ended:
+                task.result()
 
     tasks = [asyncio.ensure_future(follow(n)) for n in range(clients)]
     await until(lambda: all(heard))
     answers.send(None)
     first, count = await asyncio.to_thread(answers.recv)
-    for found in heard:
-        found[:] = [record for record in found if record[0] >= first]
-    await until(lambda: all(len(found) >= count for found in heard))
-    delays = [now - ts / 1000 for found in heard for _, ts, now in found]
-    times = [ts for _, ts, _ in heard[0]]
+
+    def counted(messages: list[tuple[float, Records]]) -> list[tuple[float, int]]:
+        return [(now, ts) for now, records in messages for i, ts in records if i >= first]
+
+    def arrived_everywhere() -> bool:
+        return all(len(counted(messages)) >= count for messages in heard)  # ends at the first that lacks some
+
+    await until(arrived_everywhere)
+    delays = [now - ts / 1000 for messages in heard for now, ts in counted(messages)]
+    times = [ts for _, ts in counted(heard[0])]
     answers.send((delays, (max(times) - min(times)) / 1e6 or 1.0))
     for task in tasks:
         task.cancel()
