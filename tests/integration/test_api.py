@@ -6,13 +6,14 @@ import asyncio
 import json
 import ssl
 import subprocess
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import psycopg
 import pytest
 from cryptography import x509
@@ -85,6 +86,7 @@ def test_the_interface_of_a_running_group(postgres_db: str, mongodb_db: str, tmp
                 ) as web:
                     uses(web, tokens, sql, docs)
                     asyncio.run(listens(f"wss://localhost:{port}/audit/stream", trusted, tokens, sql))
+                    goes_on_without_a_replica(web, up.pid)
                     goes_on_without_redis(web, tokens, config, redis)
             finally:
                 up.terminate()
@@ -134,6 +136,28 @@ def copied(web: httpx2.Client, viewer: dict[str, str], operator: dict[str, str])
         return found if found.get("state", "running") != "running" else None
 
     return wait_for(ended)
+
+
+def goes_on_without_a_replica(web: httpx2.Client, up: int) -> None:
+    """The other one answers meanwhile, and the lost one is made again."""
+
+    def replicas() -> set[int]:
+        found = set()
+        for process in psutil.Process(up).children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if " ".join(process.cmdline()).startswith("ray::ServeReplica:"):
+                    found.add(process.pid)
+        return found
+
+    before = replicas()
+    assert len(before) == 2
+    lost = psutil.Process(min(before))
+    lost.kill()
+    wait_for(lambda: min(before) not in replicas())
+    for _ in range(20):
+        assert web.get("/health/live").status_code == 200
+    wait_for(lambda: len(replicas()) == 2)
+    wait_for(lambda: web.get("/health").json()["status"] == "ok")
 
 
 def goes_on_without_redis(
