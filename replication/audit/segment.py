@@ -193,24 +193,32 @@ def committed_batches(data: bytes, schema: pa.Schema | None = None) -> tuple[lis
     Returns:
         the batches, and how many bytes of `data` they take.
     """
-    source = pa.BufferReader(data)
     done: list[pa.RecordBatch] = []
-    open_flush: list[pa.ipc.Message] = []
     size = 0
+    for batches, size in committed_flushes(data, schema):  # noqa: B007  the last is what is wanted
+        done += batches
+    return done, size
+
+
+def committed_flushes(
+    data: bytes, schema: pa.Schema | None = None
+) -> Iterator[tuple[list[pa.RecordBatch], int]]:
+    """The same flush by flush, each read when it is taken: its batches, and the place of its end."""
+    source = pa.BufferReader(data)
+    open_flush: list[pa.ipc.Message] = []
     for message in _read_messages(source):
         if schema is None:
             if (schema := _read_header(message)) is None:
                 break
         elif Header.of(schema).commit_key in message.metadata.to_pybytes():
             try:
-                done += [pa.ipc.read_record_batch(m, schema) for m in open_flush]
+                batches = [pa.ipc.read_record_batch(m, schema) for m in open_flush]
             except (pa.ArrowException, OSError):
                 break  # what a power failure left of a flush; `recover` will cut it off
+            yield batches, source.tell()
             open_flush = []
-            size = source.tell()
         else:
             open_flush.append(message)
-    return done, size
 
 
 def _read_header(message: pa.ipc.Message) -> pa.Schema | None:

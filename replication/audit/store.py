@@ -30,14 +30,22 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replication.audit.segment import DAMAGE_HINT, AuditDamaged, Marks, Segment, committed_batches, recover
+from replication.audit.segment import (
+    DAMAGE_HINT,
+    AuditDamaged,
+    Marks,
+    Segment,
+    committed_batches,
+    committed_flushes,
+    recover,
+)
 from replication.audit.stored import DataKeys, Form
 from replication.errors import ConfigError, Terminal
 
 FINAL = b"sync_worker.final"
 KEYS = "keys.json"
 _FORMAT = 1
-_ROW_GROUP = 1 << 18
+_ROW_GROUP = 1 << 16
 
 
 class AuditInUse(Terminal):
@@ -230,21 +238,20 @@ def seal(path: Path, stream: str) -> str:
     """
     data = path.read_bytes()
     segment = _recover(path, stream, data)
-    batches, _ = committed_batches(data)
-    if segment is None or sum(b.num_rows for b in batches) != segment.rows:
-        message = f"{path}: not all records of this finished segment can be read"
+    message = f"{path}: not all records of this finished segment can be read"
+    if segment is None:
         raise AuditDamaged(message, hint=DAMAGE_HINT)
-    final = {
-        "rows": segment.rows,
-        "sha256": segment.digest.hexdigest(),
-        "marks": dict(segment.marks),
-        "tree": segment.tree,
-    }
+    final = {"rows": segment.rows, "sha256": segment.digest.hexdigest(), "marks": dict(segment.marks)}
+    final["tree"] = segment.tree
     schema = segment.schema.with_metadata({**segment.schema.metadata, FINAL: json.dumps(final)})
-    temporary = path.with_suffix(".parquet.tmp")
+    temporary, rows = path.with_suffix(".parquet.tmp"), 0
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for group in _groups(batches):
+        for group in _groups(b for batches, _ in committed_flushes(data) for b in batches):
             writer.write_table(pa.Table.from_batches(group).replace_schema_metadata(schema.metadata))
+            rows += sum(batch.num_rows for batch in group)
+    if rows != segment.rows:
+        temporary.unlink()
+        raise AuditDamaged(message, hint=DAMAGE_HINT)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -377,7 +384,7 @@ def _clear(batches: Iterable[pa.RecordBatch], keys: DataKeys | None) -> Iterator
         yield form.clear(batch)
 
 
-def _groups(batches: list[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     """Batches in groups of about a row group's size."""
     group: list[pa.RecordBatch] = []
     rows = 0
