@@ -85,7 +85,11 @@ class DrainingPipeline(Pipeline):
     @property
     def on_the_way(self) -> int:
         """How many rows the nodes that they go to have not committed."""
-        return sum(r.shard.backlog(n) for r in self.draining for n in self.captures)
+        found = 0
+        for resolver in self.draining:
+            with resolver.lock:
+                found += sum(resolver.shard.backlog(n) for n in self.captures)
+        return found
 
     def begin_drain(self, most: int | None = None) -> bool:
         """Take no more of what applications write; whether that was possible.

@@ -183,7 +183,8 @@ def test_a_broker_that_is_not_there_is_named_by_check_and_by_the_publisher(log: 
 def test_a_message_that_is_too_large_is_named_with_its_fix(log: Log, kafka: Cluster) -> None:
     config = KafkaConfig((kafka.address,), max_message_bytes=1_000)
     rows = changes([1])
-    rows = rows.set_column(rows.schema.get_field_index("note"), "note", pa.array(["x" * 2_000]))
+    for name, value in (("note", "x" * 2_000), ("_key", (1 + 2**63).to_bytes(8, "big"))):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array([value]))
     log.audit.add_changes("pg", 0, "orders", rows)
     log.audit.flush()
     work = Work(log.group, log.path, TABLES[:1], lambda: KafkaBroker(config))

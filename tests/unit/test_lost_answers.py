@@ -16,7 +16,9 @@ from actors.resolver import Resolver
 from replication.audit import reader
 from replication.audit.holds import open_holds
 from replication.audit.writer import AuditWriter
+from replication.change import Changes
 from replication.engines.memory import MemoryEngine, drop_database, open_database
+from replication.position import Position
 from replication.schema import NodeConfig, Table, TableMapping, TableSchema
 from replication.types import Kind
 from tests.fixtures.postgres_node import wait_for
@@ -26,6 +28,7 @@ COLUMNS = (column("id", Kind.INT64, "bigint", nullable=False), column("qty", Kin
 SCHEMA = TableSchema("t", COLUMNS, ("id",))
 TABLE = Table(TableMapping("t", ("id",), {"a": "t", "b": "t"}), SCHEMA)
 REFUSED = 13
+NOTHING = Changes((), Position(1, ""))
 
 
 @pytest.fixture
@@ -94,9 +97,9 @@ def test_records_never_follow_ones_that_are_missing(tmp_path: Path) -> None:
         written.extend(records)
 
     queue = AuditQueue(write, {"t": SCHEMA}, "ab")
-    assert isinstance(queue.changes("a", 0, []).exception(timeout=10), OSError)
+    assert isinstance(queue.changes("a", 0, NOTHING).exception(timeout=10), OSError)
     failing = False
-    assert isinstance(queue.changes("a", 0, []).exception(timeout=10), OSError)
+    assert isinstance(queue.changes("a", 0, NOTHING).exception(timeout=10), OSError)
     queue.close()
     assert written == []
 
@@ -105,8 +108,8 @@ def test_a_conflict_is_written_at_once_since_batches_wait_for_it(monkeypatch: py
     monkeypatch.setattr("actors.audit.PAUSE_SECONDS", 3600.0)
     written: list[Record] = []
     queue = AuditQueue(written.extend, {"t": SCHEMA}, "ab")
-    queue.changes("a", 0, []).result(timeout=10)
-    waiting = queue.changes("a", 0, [])  # it has no hurry
+    queue.changes("a", 0, NOTHING).result(timeout=10)
+    waiting = queue.changes("a", 0, NOTHING)  # it has no hurry
     queue.conflicts([]).result(timeout=10)
     assert waiting.done()
     queue.close()

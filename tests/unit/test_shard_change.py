@@ -24,6 +24,7 @@ from cluster.waiting import GaveUp, Waiting
 from replication.audit import reader
 from replication.audit.holds import open_holds
 from replication.audit.writer import AuditWriter
+from replication.conflict.shard import Shard
 from replication.copying import CopyProgress, state_name
 from replication.engines.memory import MemoryEngine, drop_database, open_database
 from replication.errors import LogLost
@@ -222,11 +223,14 @@ def test_the_shards_stop_when_nothing_is_on_its_way_if_such_a_moment_comes(
     def look(pipeline: DrainingPipeline) -> int:
         if not seen:
             group.b.faults.pause()
-            insert(group.a, *((i, 1) for i in range(1, 301)))
-            wait_for(lambda: on_the_way(pipeline) == 300)
-        seen.append(on_the_way(pipeline))
-        group.b.faults.resume()
-        return seen[-1]
+            try:
+                insert(group.a, *((i, 1) for i in range(1, 301)))
+                wait_for(lambda: on_the_way(pipeline) == 300)
+                seen.append(on_the_way(pipeline))
+            finally:
+                group.b.faults.resume()
+            return seen[0]
+        return on_the_way(pipeline)
 
     def begin_and_look(pipeline: DrainingPipeline, most: int | None) -> bool:
         begins = begin(pipeline, most)
@@ -238,8 +242,32 @@ def test_the_shards_stop_when_nothing_is_on_its_way_if_such_a_moment_comes(
     monkeypatch.setattr(DrainingPipeline, "on_the_way", property(look))
     monkeypatch.setattr(DrainingPipeline, "begin_drain", begin_and_look)
     assert group.change(3) == 3
-    assert seen[0] == 300
+    assert seen == [300]
     assert begun == [0]
+
+
+def test_what_is_on_the_way_is_counted_while_nobody_changes_it(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_the_way, backlog = DrainingPipeline.on_the_way.fget, Shard.backlog
+    assert on_the_way is not None
+    held: list[bool] = []
+
+    def look(pipeline: DrainingPipeline) -> int:
+        def counted(shard: Shard, node: str) -> int:
+            held.extend(r._lock._is_owned() for r in pipeline.draining if r.shard is shard)
+            return backlog(shard, node)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Shard, "backlog", counted)
+            return on_the_way(pipeline)
+
+    with group.running():
+        pass
+    monkeypatch.setattr(DrainingPipeline, "on_the_way", property(look))
+    assert group.change(3) == 3
+    assert held
+    assert all(held)
 
 
 def test_a_node_that_a_backup_set_back_to_another_number_is_reset(group: Group, tmp_path: Path) -> None:
