@@ -61,7 +61,7 @@ class Listening:
                 ssl_keyfile=str(api.tls.key) if api.tls else None,
             )
         )
-        self._socket = listen(api.host, api.port)
+        self._socket = bound(api.host, api.port, shared=True)
         self._loop = (self._server.config.get_loop_factory() or asyncio.new_event_loop)()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
@@ -90,16 +90,29 @@ class Listening:
         self._socket.close()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address that other replicas listen at, too."""
+def bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    """A socket at an address.
+
+    Args:
+        host: the address.
+        port: its port.
+        shared: other replicas listen there, too; else nobody does.
+
+    Raises:
+        Terminal: it is taken.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     found = socket.socket(family, kind, protocol)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if shared:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         found.bind(address)
+        if not shared:
+            found.listen()  # two may be bound, as long as neither listens
     except OSError as error:
         found.close()
         message = f"{host}:{port}: {error.strerror}"
-        raise Terminal(message, hint="another group or program listens there: see api.port") from error
+        hint = "another group or program listens there: give this one another api.port, or no api at all"
+        raise Terminal(message, hint=hint) from error
     return found

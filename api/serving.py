@@ -7,7 +7,6 @@ it where it cannot begin. It ends with the Ray that `up` has started; on a clust
 from __future__ import annotations
 
 import logging
-import socket
 import ssl
 import threading
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 
 from api.app import create_app
 from api.backend import Backend
-from api.listening import Listening
+from api.listening import Listening, bound
 from api.tokens import KeySet
 from cluster.config import GroupConfig
 from cluster.config_api import ApiConfig
@@ -23,7 +22,7 @@ from cluster.launch import RayHandle, parts_of
 from cluster.logs import configure_logging, secrets_of
 from cluster.sharing.local import LocalStore
 from cluster.sharing.on_ray import ACTOR
-from replication.errors import ConfigError, SyncError, Terminal
+from replication.errors import ConfigError, SyncError
 
 log = logging.getLogger(__name__)
 BEGIN_SECONDS = 120.0
@@ -99,16 +98,7 @@ def check(api: ApiConfig) -> None:
         except OSError as error:
             message = f"api.tls: {api.tls.certificate}, {api.tls.key}: {error.strerror or error}"
             raise ConfigError(message, hint="give a certificate and its own key, in PEM") from error
-    family, kind, protocol, _, address = socket.getaddrinfo(api.host, api.port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-            probe.listen()
-        except OSError as error:
-            message = f"{api.host}:{api.port}: {error.strerror}"
-            hint = "another group or program listens there: give this one another api.port, or no api at all"
-            raise Terminal(message, hint=hint) from error
+    bound(api.host, api.port, shared=False).close()
 
 
 class Replica:

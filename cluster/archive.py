@@ -127,6 +127,8 @@ class Archive:
         self._sizes: dict[str, int] = {}
         """By name what is there."""
         self._written: dict[str, bytes] = {}
+        self._looked: dict[str, int] = {}
+        """By name of an open segment how large it was when it was last read."""
         self._heads = -1
         """How many heads are there; less than 0 before it was looked."""
 
@@ -188,6 +190,8 @@ class Archive:
     def _copy(self, name: str, path: Path) -> bool:
         try:
             if path.suffix == ".arrow":
+                if self._looked.get(name) == path.stat().st_size:
+                    return False
                 whole = path.read_bytes()
                 data = whole[: committed_batches(whole)[1]]
             elif self._sizes.get(name) == path.stat().st_size:
@@ -202,6 +206,8 @@ class Archive:
             return False
         self._place.write(name, data)
         self._sizes[name] = len(data)
+        if path.suffix == ".arrow":
+            self._looked[name] = len(whole)
         return True
 
 

@@ -88,6 +88,19 @@ def test_a_finished_segment_is_copied_once_and_an_open_one_as_far_as_it_is_whole
     assert len(finished) == len(set(finished)) > 3
 
 
+def test_an_open_segment_that_has_not_grown_is_not_read_again(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, read = tmp_path / "log", Path.read_bytes
+    copy, seen = Archive(log, place), []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (seen.append(path.suffix), read(path))[1])
+    write(log, range(1, 3))
+    for grown in (True, False):
+        seen.clear()
+        copy.push()
+        assert (".arrow" in seen) == grown
+
+
 class Cut(Exception):
     """The process ends here."""
 
