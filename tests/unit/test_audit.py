@@ -394,26 +394,3 @@ def test_every_type_survives_sealing(tmp_path: Path) -> None:
     assert sealed_rows.equals(open_rows)
     assert open_rows.drop(["_node", "_shard", "_recorded"]).equals(pa.Table.from_batches([rows]))
     assert json.dumps(reader.tail(tmp_path, 2)[0]["day"])
-
-
-def test_a_finished_segment_is_never_in_memory_as_a_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_ROW_GROUP", 1_000)
-    allocated: list[int] = []
-    original = pq.ParquetWriter.write_table
-
-    def write_table(self: pq.ParquetWriter, table: pa.Table) -> None:
-        allocated.append(pa.total_allocated_bytes())
-        original(self, table)
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
-    with opened(tmp_path, rolling=Rolling(bytes=1 << 30)) as audit:
-        for first in range(1, 40_000, 500):
-            audit.add_changes("pg", 0, "orders", changes(range(first, first + 500)))
-            audit.flush()
-    segment = tmp_path / "changes" / "orders" / "00000001.arrow"
-    size, before = segment.stat().st_size, pa.total_allocated_bytes()
-    store.seal(segment, "changes/orders")
-    assert len(allocated) == 40
-    assert max(allocated) - before < size / 5

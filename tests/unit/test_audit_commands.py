@@ -161,9 +161,12 @@ def test_a_missing_signing_key_names_the_command_that_makes_one(tmp_path: Path) 
         ("pkcs11: {module: m, token: t, pin: p}", "no key is named"),
         ("pkcs11: {token: t, pin: p, key: k}", "'module' is missing"),
         ("signing_key: a.pem, pkcs11: {module: m, token: t, pin: p, signing_key: k}", "given, too"),
+        ("archive: 's3://b/log'", "audit.archive: s3://b/log does not say in which region"),
+        ("archive: copies", "audit.archive: copies is no address of a store"),
+        ("archive: 'file:///c', archive_seconds: 0", "archive_seconds: 0 is out of range"),
     ],
 )
-def test_a_wrong_section_about_a_token_is_named(tmp_path: Path, section: str, problem: str) -> None:
+def test_a_wrong_section_is_named(tmp_path: Path, section: str, problem: str) -> None:
     text = CONFIG.splitlines(keepends=True)[:-1]
     (tmp_path / "sync.yaml").write_text("".join(text) + f"audit: {{{section}}}\n")
     with pytest.raises(InvalidConfig, match=problem):

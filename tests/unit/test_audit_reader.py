@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
 from replication.audit import reader, store
+from replication.audit.stream import Rolling
 from replication.audit.writer import AuditWriter
 from tests.unit.audit_records import SMALL, changes, clock, conflict, opened
 
@@ -51,3 +56,26 @@ def test_a_follower_meets_an_empty_folder(tmp_path: Path) -> None:
         audit.add_operator("started", {})
         audit.flush()
         assert [e["kind"] for e in follower.new()] == ["started"]
+
+
+def test_a_finished_segment_is_never_in_memory_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_ROW_GROUP", 1_000)
+    allocated: list[int] = []
+    original = pq.ParquetWriter.write_table
+
+    def write_table(self: pq.ParquetWriter, table: pa.Table) -> None:
+        allocated.append(pa.total_allocated_bytes())
+        original(self, table)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_table)
+    with opened(tmp_path, rolling=Rolling(bytes=1 << 30)) as audit:
+        for first in range(1, 40_000, 500):
+            audit.add_changes("pg", 0, "orders", changes(range(first, first + 500)))
+            audit.flush()
+    segment = tmp_path / "changes" / "orders" / "00000001.arrow"
+    size, before = segment.stat().st_size, pa.total_allocated_bytes()
+    store.seal(segment, "changes/orders")
+    assert len(allocated) == 40
+    assert max(allocated) - before < size / 5

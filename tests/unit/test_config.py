@@ -214,15 +214,6 @@ NODES = 'nodes:\n  pg: {engine: postgres, dsn: "postgresql://127.0.0.1/shop"}\n'
             "batch_rows (9) is more than max_unacked_rows",
         ),
         (MINIMAL + "audit:\n", "audit: expected a mapping, found nothing | "),
-        (
-            MINIMAL + "audit: {archive: 's3://b/log'}\n",
-            "audit.archive: s3://b/log does not say in which region",
-        ),
-        (MINIMAL + "audit: {archive: copies}\n", "audit.archive: copies is no address of a store"),
-        (
-            MINIMAL + "audit: {archive: 'file:///c', archive_seconds: 0}\n",
-            "archive_seconds: 0 is out of range",
-        ),
         (MINIMAL.replace("group: shop", "group: Shop"), "group: 'Shop' is not a valid name | use lower-case"),
         (MINIMAL.replace("shop\n", f"{'a' * 33}\n", 1), "is longer than 32 characters"),
         (MINIMAL.replace("group: shop\n", ""), "sync.yaml:1: 'group' is missing | "),
