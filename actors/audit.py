@@ -87,6 +87,7 @@ class AuditLog:
 
     def __init__(self, writer: AuditWriter) -> None:
         self._writer = writer
+        self._lock = threading.Lock()
         self._flushes = Flushes()
         self.lately = LatelyHeld()
 
@@ -96,25 +97,26 @@ class AuditLog:
 
     def write(self, records: Sequence[Record]) -> None:
         """Add records and make them durable."""
-        began, before = time.monotonic(), self._writer.added.copy()
-        for record in records:
-            if isinstance(record, ChangeRecords):
-                for t in record.tables:
-                    self._writer.add_changes(record.node, record.shard, t.table, t.rows, record.trace)
-            elif isinstance(record, DecisionRecords):
-                if self._writer.add_decisions(record.rows):
+        with self._lock:
+            began, before = time.monotonic(), self._writer.added.copy()
+            for record in records:
+                if isinstance(record, ChangeRecords):
+                    for t in record.tables:
+                        self._writer.add_changes(record.node, record.shard, t.table, t.rows, record.trace)
+                elif isinstance(record, DecisionRecords):
+                    if self._writer.add_decisions(record.rows):
+                        self._hold(record.holds)
+                elif isinstance(record, ConflictRecords):
+                    self._writer.add_conflicts(record.conflicts)
+                elif isinstance(record, NoteRecords):
+                    self._writer.add_operator(record.kind, record.detail)
+                    self.lately.noted(record.kind)
+                else:
                     self._hold(record.holds)
-            elif isinstance(record, ConflictRecords):
-                self._writer.add_conflicts(record.conflicts)
-            elif isinstance(record, NoteRecords):
-                self._writer.add_operator(record.kind, record.detail)
-                self.lately.noted(record.kind)
-            else:
-                self._hold(record.holds)
-        self._writer.flush()
-        self.lately.flushed()
-        now = time.monotonic()
-        self._flushes.add(self._writer.added - before, now - began, now)
+            self._writer.flush()
+            self.lately.flushed()
+            now = time.monotonic()
+            self._flushes.add(self._writer.added - before, now - began, now)
 
     def _hold(self, holds: Sequence[HoldRecord]) -> None:
         self._writer.add_holds(holds)
@@ -122,15 +124,18 @@ class AuditLog:
 
     def prune(self, before: int, published: Mapping[str, int] | None = None) -> dict[str, int]:
         """Remove old records; see `AuditWriter.prune`."""
-        return self._writer.prune(before, published)
+        with self._lock:
+            return self._writer.prune(before, published)
 
     def erase(self, table: str, name: str, records: Mapping[str, int]) -> None:
         """Destroy a subject's key; see `AuditWriter.erase`."""
-        self._writer.erase(table, name, records)
+        with self._lock:
+            self._writer.erase(table, name, records)
 
     def close(self) -> None:
         """Close the log; see `AuditWriter.close`."""
-        self._writer.close()
+        with self._lock:
+            self._writer.close()
 
 
 class AuditQueue:

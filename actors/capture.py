@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +89,10 @@ class Sink(Protocol):
 Carry = Callable[[SchemaChange], TableChanges]
 MARKS = 64
 """So many watermarks that the log has shown are remembered."""
+ECHO_SECONDS = 0.02
+"""So long echoes wait for a change to be handed on with: no other node is sent anything because of one."""
+ECHOES = 64
+"""So many do not wait."""
 
 
 class Capture:
@@ -99,6 +104,7 @@ class Capture:
         sinks: the resolver of each shard.
         tables: the mapped tables, whose policies say what follows from a change of the table itself.
         carry: the deletes that a TRUNCATE stands for.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Capture:
         sinks: Sequence[Sink],
         tables: Sequence[Table] = (),
         carry: Carry | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = node
         self.sinks = sinks
@@ -119,6 +126,8 @@ class Capture:
         self._ready: deque[LogEvent] = deque()  # of what was read, what has passed the window
         self._marks: OrderedDict[str, int] = OrderedDict()
         self._readers: dict[str, int | None] = {}  # by the run of a copy that heeds them
+        self._clock = clock
+        self._echoes_until: float | None = None  # what was read may wait until then
         self._epoch: int | None = None
         acks = self._send([])
         self._epoch = max(a.epoch for a in acks)
@@ -132,9 +141,13 @@ class Capture:
             max_rows: about how many changes to read at most.
             wait: seconds to wait for the first one.
         """
-        if not (self.paused or self._read or self._ready):
+        waits = self._echoes_until is not None
+        if not (self.paused or self._ready) and (waits or not self._read):
             most = min(max_rows, max(self._room, LEAST_ROWS))
-            self._read.extend(self._reading.poll(most, wait, self._until))
+            read = self._reading.poll(most, min(wait, ECHO_SECONDS) if waits else wait, self._until)
+            self._read.extend(read)
+            if self._may_wait():
+                return bool(read)
         passed = False
         while (self._read or self._ready) and not self.paused:
             if not self._ready:
@@ -195,6 +208,17 @@ class Capture:
     def close(self) -> None:
         """Disconnect."""
         self.source.close()
+
+    def _may_wait(self) -> bool:
+        """Whether all that was read are echoes, which come one by one while another node is written to."""
+        now, until = self._clock(), self._echoes_until
+        few = 0 < len(self._read) < ECHOES and all(isinstance(e, Echo | Progress) for e in self._read)
+        if not few or self.window.active or self.source.decode_echoes or self._until is not None:
+            until = now
+        elif until is None:
+            until = now + ECHO_SECONDS
+        self._echoes_until = until if until > now else None
+        return until > now
 
     def _prepared(self) -> list[LogEvent]:
         """The next events for the shards; a change of a table is looked at once they have what came before.

@@ -15,10 +15,12 @@ other process stays.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -29,26 +31,23 @@ from actors.pipeline import copied_from, prepare
 from actors.reading import Assignment, Read
 from actors.remote import Handle
 from actors.shard_status import ShardStatus
+from cluster.channel import Channel
 from cluster.group_state import GroupState, guards_of, state_of
 from cluster.lean_ray import lean
 from cluster.pausing import read_pauses
 from cluster.plan import GroupPlan
-from cluster.processes import (
-    ApplierProcess,
-    AuditProcess,
-    CaptureProcess,
-    CopyProcess,
-    ReaderProcess,
-    ResolverProcess,
-    settled,
-)
+from cluster.processes import ApplierProcess, AuditProcess, ResolverProcess, settled
 from cluster.publishing import PublisherProcess
+from cluster.reading_processes import CaptureProcess, CopyProcess, ReaderProcess
 from replication.errors import NodeUnavailable, SyncError
 from replication.marker import Marker
 
 log = logging.getLogger(__name__)
 ASIDE = frozenset(
-    {"guard", "give_up", "measured", "open_holds", "held_since", "tell_retries", "retries", "publishing"}
+    {
+        *("guard", "give_up", "listening", "measured", "open_holds", "held_since"),
+        *("tell_retries", "retries", "publishing"),
+    }
 )
 """What a part answers beside its work, however long that takes."""
 RENEW_SECONDS, BEGIN_SECONDS, ANSWER_SECONDS = 30.0, 120.0, 5.0
@@ -84,6 +83,30 @@ class RayHandle:
         answer: Future[Any] = called.remote(*args).future()
         answer.add_done_callback(lambda answered: _pass_on(answered, done))
         return done
+
+
+@dataclass(frozen=True, slots=True)
+class Straight:
+    """An actor as the part calls it whose changes go to it: beside Ray, see `cluster.channel`.
+
+    Unless Ray has been told to encrypt what it carries, which a channel does not.
+
+    Attributes:
+        actor: the actor.
+        repeats: see `Channel`.
+    """
+
+    actor: RayHandle
+    repeats: bool = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _straight, (self.actor, self.repeats)
+
+
+def _straight(actor: RayHandle, repeats: bool) -> Handle:
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return actor
+    return Channel(actor.name, lambda: actor.call("listening").result(), repeats=repeats)
 
 
 class RayReader:
@@ -225,14 +248,13 @@ class Group:
         self.resolvers = [
             _actor(
                 ResolverProcess, f"resolver {s}", plan, s,
-                {n: self.appliers[n, s] for n in names},
-                self.audit, repeats=False, threads=16,
+                {n: Straight(self.appliers[n, s]) for n in names},
+                Straight(self.audit), repeats=False, threads=16,
             )
             for s in range(plan.shards)
         ]  # fmt: skip
-        self.captures = {
-            n: _actor(CaptureProcess, f"capture {n}", plan, n, self.resolvers, threads=4) for n in names
-        }
+        ways = [Straight(r, repeats=False) for r in self.resolvers]
+        self.captures = {n: _actor(CaptureProcess, f"capture {n}", plan, n, ways, threads=4) for n in names}
         self.copies = {
             n: _actor(CopyProcess, f"copy {n}", plan, n, self.captures[n], RayReader, threads=2)
             for n in copied_from(plan.tables, names)
@@ -351,7 +373,8 @@ def _actor(kind: type, name: str, *args: Any, repeats: bool = True, threads: int
         threads: how many calls it answers at once.
     """
     remote: Any = ray.remote(concurrency_groups={"aside": 1})  # type: ignore[call-overload]
-    made: Any = remote(type(name, (kind,), {})).options(
+    of_ray = {"host": staticmethod(ray.util.get_node_ip_address)}
+    made: Any = remote(type(name, (kind,), of_ray)).options(
         name=name,
         num_cpus=0,
         max_concurrency=threads,

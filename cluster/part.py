@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from actors.host import hand_over_quickly
 from actors.measured import Measured
 from actors.tracing import open_tracing
+from cluster.channel import Address, Listening
 from cluster.plan import GroupPlan
 
 
@@ -24,6 +28,25 @@ class Part:
         hand_over_quickly()
         self.tracing = open_tracing(plan.tracing if name else None, plan.group, name)
         self.error: BaseException | None = None
+        self._listening: Listening | None = None
+        # What was imported stays. Python would look through all of it now and then, and 20 ms each time.
+        gc.collect()
+        gc.freeze()
+
+    @staticmethod
+    def host() -> str:
+        """The address of this machine, for the other parts."""
+        return "127.0.0.1"
+
+    def straight(self) -> Mapping[str, Callable[..., Any]]:
+        """What it answers beside Ray; see `channel`."""
+        return {}
+
+    def listening(self) -> Address:
+        """Where it answers that."""
+        if self._listening is None:
+            self._listening = Listening(self.host(), self.straight())
+        return self._listening.address
 
     def health(self) -> int:
         """The process id; raises the error that ended this part."""

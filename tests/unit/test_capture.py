@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pytest
 
-from actors.capture import Ack, Capture
+from actors.capture import ECHO_SECONDS, ECHOES, Ack, Capture
 from actors.promptness import Heed
 from actors.truncate import deletes
-from replication.change import Changes, LogEvent, Progress, SchemaChange, TableChanges, change_schema
+from replication.change import Changes, Echo, LogEvent, Progress, SchemaChange, TableChanges, change_schema
 from replication.errors import SchemaChanged
 from replication.key import encode_key
+from replication.marker import Marker
 from replication.pacing import CALM, Load
 from replication.position import Position
 from replication.schema import Column, Table, TableMapping, TableSchema
@@ -82,6 +83,20 @@ def rows(order: int, count: int) -> Changes:
     made = [whole | {"_key": encode_key((i,), [Kind.INT32]), "id": i} for i in range(count)]
     batch = pa.RecordBatch.from_pylist(made, schema=change_schema(SCHEMA.arrow))
     return Changes([TableChanges("orders", batch)], Position(order))
+
+
+def echo(order: int) -> Echo:
+    return Echo(Marker("g", 0, 1, 1, order), Position(order))
+
+
+class Clock:
+    """Stands still until the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def row(order: int) -> Changes:
@@ -188,3 +203,53 @@ def test_a_copy_heeds_the_worst_of_all_shards_and_the_readers_that_it_is_told_of
     assert made.heed("orders").workers is None
     made.end("orders")
     assert not made.resize("orders", 4)
+
+
+@pytest.fixture
+def quiet() -> tuple[Capture, Log, Sink, Clock]:
+    """A capture whose log has nothing yet."""
+    log, sink, clock = Log([]), Sink(), Clock()
+    table = Table(TableMapping("orders", ("id",), {"pg": "orders"}), SCHEMA)
+    made = Capture("pg", lambda _: log, [sink], [table], clock=clock)
+    made.step(100, 0)
+    return made, log, sink, clock
+
+
+def test_echoes_wait_for_each_other(quiet: tuple[Capture, Log, Sink, Clock]) -> None:
+    at_work, log, sink, clock = quiet
+    for order in range(1, 4):
+        log.events = [echo(order)]
+        assert at_work.step(100, 0)
+    assert not at_work.step(100, 0)
+    assert sink.orders() == []
+    clock.now += ECHO_SECONDS
+    at_work.step(100, 0)
+    assert sink.orders() == [1, 2, 3]
+    log.events = [echo(4)]
+    at_work.step(100, 0)
+    assert sink.orders() == [1, 2, 3]
+
+
+def test_a_change_takes_the_echoes_before_it_along(quiet: tuple[Capture, Log, Sink, Clock]) -> None:
+    at_work, log, sink, _ = quiet
+    log.events = [echo(1)]
+    at_work.step(100, 0)
+    log.events = [row(2), echo(3)]
+    at_work.step(100, 0)
+    assert sink.orders() == [1, 2, 3]
+
+
+def test_many_echoes_do_not_wait(quiet: tuple[Capture, Log, Sink, Clock]) -> None:
+    at_work, log, sink, _ = quiet
+    log.events = [echo(n) for n in range(1, ECHOES + 1)]
+    at_work.step(100, 0)
+    assert len(sink.fed) == ECHOES
+
+
+def test_echoes_do_not_wait_while_a_copy_is_at_work(quiet: tuple[Capture, Log, Sink, Clock]) -> None:
+    at_work, log, sink, _ = quiet
+    log.events = [echo(1)]
+    at_work.step(100, 0)
+    at_work.begin("run", "orders")
+    at_work.step(100, 0)
+    assert sink.orders() == [1]
