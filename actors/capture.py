@@ -19,7 +19,7 @@ import pyarrow as pa
 from actors.limits import LEAST_ROWS
 from actors.promptness import Heed
 from actors.rereading import Rereading
-from replication.backfill import Chunk, ChunkIdent, ChunkWindow
+from replication.backfill import Chunk, ChunkIdent, ChunkWindow, divided
 from replication.change import (
     Changes,
     Echo,
@@ -237,7 +237,10 @@ class Capture:
 
     def _portion(self) -> list[LogEvent]:
         """As much of what is ready as there is room for, one event at least."""
-        events = [self._ready.popleft()]
+        first = self._ready.popleft()
+        parts = divided(first, self._room) if isinstance(first, Changes) else [first]
+        self._ready.extendleft(reversed(parts[1:]))
+        events: list[LogEvent] = [parts[0]]
         rows = _rows(events[0])
         while self._ready and rows + _rows(self._ready[0]) <= self._room:
             events.append(self._ready.popleft())

@@ -20,7 +20,7 @@ Reading a chunk twice is harmless.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +46,10 @@ MAX_CHANGED_KEYS = 1_000_000
 """A window in which more keys changed is given up, and its chunk read again."""
 KEPT = 1_024
 """So many emitted chunks of one copy are remembered."""
-PIECE_ROWS = 500
+PIECE_ROWS = 2_000
 """So many rows of a chunk are one event, so that whoever takes them can stop between two."""
+LEAST_ROWS = 500
+"""Of an event that is divided."""
 _LAST_LO = (1 << LO_BITS) - 1
 
 
@@ -240,6 +242,25 @@ class ChunkWindow:
         self._emitted[ident] = order
         old = ChunkIdent(ident.run, ident.table, ident.number - KEPT)
         self._emitted.pop(old, None)
+
+
+def divided(event: Changes, rows: int) -> list[Changes]:
+    """An event of copied rows in two, if somebody has room for fewer: about so many, and the others.
+
+    Any other event stays one: its rows may be of one transaction.
+    """
+    rows = max(rows, LEAST_ROWS)
+    if event.rows <= rows or len(event.tables) > 1:
+        return [event]
+    (only,) = event.tables
+    if only.rows.column("_op")[0].as_py() != Op.READ:
+        return [event]
+    first, others = only.rows.slice(0, rows), only.rows.slice(rows)
+    last = event.end.order - others.num_rows  # the rows of a chunk have consecutive orders
+    return [
+        replace(event, tables=(TableChanges(only.table, first),), end=Position(last, event.end.token)),
+        replace(event, tables=(TableChanges(only.table, others),)),
+    ]
 
 
 def _emit(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import replication.arrow  # noqa: F401  first of all that is Arrow
+from replication.buffers import contents
 from replication.errors import Terminal
 
 _NULL = pa.scalar(b"\0", pa.binary())
@@ -28,22 +29,83 @@ def encode_rows(columns: Sequence[pa.Array], before: bytes = b"", first: int | N
         before: what each row's bytes begin with.
         first: the number of the first row, where each row's is to follow that, eight bytes, little-endian.
     """
-    cells: list[pa.Array] = [pa.scalar(before, pa.binary())] if before else []
+    count = len(columns[0])
+    block, cells = _Block(count), list[pa.Array]()
+    if before:
+        block.add_bytes(before)
     if first is not None:
-        cells.append(_numbered(first, len(columns[0])))
-    alike: list[np.ndarray] = []  # neighbours whose cells all have the same width: one block of bytes
+        block.add(np.arange(first, first + count, dtype="<u8"))
     for column in columns:
         width = _width(column.type)
-        if width is not None and not column.null_count:
-            alike.append(_numbers(column, width))
-            continue
-        if alike:
-            cells.append(_fixed(alike))
-            alike = []
-        cells.append(_cells(column, width))
-    if alike:
-        cells.append(_fixed(alike))
-    return list(pc.binary_join_element_wise(*cells, _NOTHING).to_pylist())
+        if column.null_count == count:
+            block.add_bytes(b"\0")
+        elif column.null_count:
+            cells += [*block.taken(), _cells(column, width)]
+        elif width is not None:
+            block.add_bytes(b"\1")
+            block.add(_numbers(column, width))
+        else:
+            texts = column.cast(pa.binary())
+            lengths, data = contents(texts)
+            if count and (lengths == lengths[0]).all():
+                block.add_bytes(b"\1" + int(lengths[0]).to_bytes(4, "little"))
+                block.add_texts(data, int(lengths[0]))
+            else:
+                block.add_bytes(b"\1")
+                block.add(lengths.astype("<u4"))
+                cells += [*block.taken(), texts]
+    if not cells:
+        return block.rows()
+    return list(pc.binary_join_element_wise(*cells, *block.taken(), _NOTHING).to_pylist())
+
+
+class _Block:
+    """Neighbours that take as many bytes in every row: one block of bytes, filled column by column."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._parts: list[np.ndarray | bytes] = []
+
+    def add(self, values: np.ndarray) -> None:
+        """A value of each row."""
+        self._parts.append(values)
+
+    def add_bytes(self, data: bytes) -> None:
+        """The same bytes in every row."""
+        if self._parts and isinstance(before := self._parts[-1], bytes):
+            self._parts[-1] = before + data
+        elif data:
+            self._parts.append(data)
+
+    def add_texts(self, data: bytes, width: int) -> None:
+        """Texts of one length, one row's after the other's."""
+        if data == data[:width] * self._count:
+            self.add_bytes(data[:width])
+        else:
+            self._parts.append(np.frombuffer(data, f"V{width}"))
+
+    def rows(self) -> list[bytes]:
+        """Each row."""
+        data = self._filled()
+        found: list[bytes] = data.view(f"V{data.dtype.itemsize}").tolist()
+        return found
+
+    def taken(self) -> list[pa.Array]:
+        """All of it as a binary array, if there is anything; it is empty after that."""
+        if not self._parts:
+            return []
+        data = self._filled()
+        self._parts = []
+        offsets = np.arange(self._count + 1, dtype=np.int32) * data.dtype.itemsize
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        return [pa.Array.from_buffers(pa.binary(), self._count, buffers)]
+
+    def _filled(self) -> np.ndarray:
+        kinds = [f"V{len(p)}" if isinstance(p, bytes) else p.dtype.newbyteorder("<") for p in self._parts]
+        data = np.empty(self._count, np.dtype([(f"f{i}", kind) for i, kind in enumerate(kinds)]))
+        for i, part in enumerate(self._parts):
+            data[f"f{i}"] = np.void(part) if isinstance(part, bytes) else part
+        return data
 
 
 def decode_rows(rows: Sequence[bytes], schema: pa.Schema) -> list[pa.Array]:
@@ -84,12 +146,6 @@ def _numbers(column: pa.Array, width: int) -> np.ndarray:
         return np.asarray(column.cast(pa.uint8()).fill_null(0).to_numpy())
     whole = {1: pa.int8(), 2: pa.int16(), 4: pa.int32(), 8: pa.int64()}[width]
     return np.asarray(column.view(whole).fill_null(0).to_numpy())
-
-
-def _numbered(first: int, count: int) -> pa.Array:
-    data = np.arange(first, first + count, dtype="<u8")
-    offsets = np.arange(count + 1, dtype=np.int32) * 8
-    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def _fixed(columns: Sequence[np.ndarray]) -> pa.Array:

@@ -281,3 +281,17 @@ def test_rows_and_their_bytes_are_the_same(rows: list[dict], skip: int) -> None:
     assert decoded.equals(batch)
     assert encode_rows(decoded.columns) == encoded
     assert [encode_rows(batch.slice(i, 1).columns)[0] for i in range(batch.num_rows)] == encoded
+
+
+def test_the_bytes_of_a_row_do_not_depend_on_the_rows_beside_it() -> None:
+    texts = pa.array(["ab", "ab", "c", None, ""])
+    numbers, same = pa.array([1, 2, 3, 4, 5], pa.int16()), pa.array(["x"] * 5)
+    found = encode_rows([numbers, same, texts, pa.nulls(5, pa.utf8()), numbers], b"<", 7)
+    cells = [b"\1\2\0\0\0ab", b"\1\2\0\0\0ab", b"\1\1\0\0\0c", b"\0", b"\1\0\0\0\0"]
+    assert found == [
+        b"<%c\0\0\0\0\0\0\0\1%c\0\1\1\0\0\0x%b\0\1%c\0" % (7 + i, 1 + i, cell, 1 + i)
+        for i, cell in enumerate(cells)
+    ]
+    for at, count in ((0, 2), (1, 2), (3, 1), (4, 1)):
+        columns = [c.slice(at, count) for c in (numbers, same, texts, pa.nulls(5, pa.utf8()), numbers)]
+        assert encode_rows(columns, b"<", 7 + at) == found[at : at + count]

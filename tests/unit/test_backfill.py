@@ -6,7 +6,7 @@ import pytest
 
 from actors.backfill import CopyStatus
 from cluster.commands.status import time_left
-from replication.backfill import LOST, Chunk, ChunkIdent, ChunkWindow
+from replication.backfill import LOST, Chunk, ChunkIdent, ChunkWindow, divided
 from replication.batch import TableRows, apply_schema, pack_versions
 from replication.change import (
     Changes,
@@ -112,6 +112,24 @@ def test_a_large_chunk_comes_out_in_pieces_that_follow_each_other():
     assert [e.end.order for e in pieces] == [order_of(12, lo) for lo in (5, 7, 8)]
     assert [e.tables[0].rows.column("_lo").to_pylist() for e in pieces] == [[4, 5], [6, 7], [8]]
     assert w.emitted(A1) == order_of(12, 8)
+
+
+def test_a_piece_is_divided_where_there_is_room_for_fewer(monkeypatch):
+    monkeypatch.setattr("replication.backfill.LEAST_ROWS", 2)
+    w = window("a")
+    w.on_watermark(mark(A1.low, 10))
+    w.offer(A1, chunk(b"1", b"2", b"3", b"4", b"5"))
+    piece, _ = w.on_watermark(mark(A1.high, 12, lo=3))
+    assert divided(piece, 5) == [piece]
+    parts = divided(piece, 3)
+    assert [e.tables[0].rows.column("_key").to_pylist() for e in parts] == [
+        [b"1", b"2", b"3"],
+        [b"4", b"5"],
+    ]
+    assert [e.end.order for e in parts] == [order_of(12, lo) for lo in (6, 8)]
+    assert [e.rows for e in divided(piece, 0)] == [2, 3]
+    whole = changes("a", 13, b"1", b"2", b"3", b"4")
+    assert divided(whole, 2) == [whole]  # of one transaction
 
 
 def test_a_watermark_ends_its_transaction_whether_rows_come_or_not():

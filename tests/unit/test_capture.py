@@ -10,7 +10,16 @@ import pytest
 from actors.capture import ECHO_SECONDS, ECHOES, Ack, Capture
 from actors.promptness import Heed
 from actors.truncate import deletes
-from replication.change import Changes, Echo, LogEvent, Progress, SchemaChange, TableChanges, change_schema
+from replication.change import (
+    Changes,
+    Echo,
+    LogEvent,
+    Op,
+    Progress,
+    SchemaChange,
+    TableChanges,
+    change_schema,
+)
 from replication.errors import SchemaChanged
 from replication.key import encode_key
 from replication.marker import Marker
@@ -85,6 +94,17 @@ def rows(order: int, count: int) -> Changes:
     return Changes([TableChanges("orders", batch)], Position(order))
 
 
+def copied(first: int, count: int) -> Changes:
+    """Rows of a chunk: each has an order of its own."""
+    made = [
+        {"_op": int(Op.READ), "_hi": 0, "_lo": first + i, "_ts": 0}
+        | {"_key": encode_key((i,), [Kind.INT32]), "id": i}
+        for i in range(count)
+    ]
+    batch = pa.RecordBatch.from_pylist(made, schema=change_schema(SCHEMA.arrow))
+    return Changes([TableChanges("orders", batch)], Position(first + count - 1))
+
+
 def echo(order: int) -> Echo:
     return Echo(Marker("g", 0, 1, 1, order), Position(order))
 
@@ -118,6 +138,20 @@ def test_shards_get_what_they_have_room_for_and_the_rest_in_its_order_later() ->
     made.step(100, 0)  # it only learns that there is room
     made.step(100, 0)
     assert sink.orders() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_copied_rows_are_handed_on_up_to_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replication.backfill.LEAST_ROWS", 1)
+    sink = Sink(room=4)
+    made = capture([copied(1, 10), rows(11, 10)], [sink])
+    made.step(100, 0)
+    assert sink.orders() == [4]
+    for _ in range(2):
+        sink.room = 20
+        made.step(100, 0)
+        made.step(100, 0)
+    assert sink.orders() == [4, 10, 11]
+    assert [e.rows for e in sink.fed if isinstance(e, Changes)] == [4, 6, 10]
 
 
 def test_nothing_is_read_while_a_part_of_what_was_read_waits() -> None:
