@@ -8,7 +8,8 @@ Nobody waits for it. It reads some records of each table, hands them over, waits
 confirmed all of them, and only then goes on. While the broker is away it waits; the log keeps what it keeps
 anyway. When it is made again it begins after the last record that is known to be confirmed, so what was
 confirmed since is sent once more. Where the broker refuses a message it begins there again, too, with
-growing pauses.
+growing pauses. Where the machine has too little processor for all that the group does, it leaves that to the
+others until it is late by `Work.yield_seconds`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from actors.courtesy import Courtesy
 from actors.guard import Guard
 from actors.measured import Key, Measured
 from replication.audit.feed import Added
@@ -44,6 +46,8 @@ PATIENCE_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 """At the end, so long for what is left."""
 LOOK_SECONDS = 0.1
+YIELD_SECONDS = 10
+"""So late it may be by default, for the sake of others."""
 
 
 class _Ended(Exception):
@@ -92,6 +96,7 @@ class Work:
         keys: opens the keys of a log that is encrypted.
         broker: connects.
         alone: held while publishing, so that nobody else does.
+        yield_seconds: see `Courtesy`.
     """
 
     group: str
@@ -100,6 +105,7 @@ class Work:
     broker: Callable[[], Broker]
     keys: Callable[[], DataKeys | None] = lambda: None
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    yield_seconds: float = YIELD_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ class Publisher:
         """The streams of which more is confirmed than is kept."""
         self._saved_at = 0.0
         self._oldest: int | None = None
+        self._late = 0.0
+        """How long after it was recorded the last one was published."""
         self._published: Counter[str] = Counter()
         self._missed = 0
         self._stopping, self._draining = threading.Event(), threading.Event()
@@ -187,7 +195,7 @@ class Publisher:
             broker.send(list(messages(self._work.group, self._log, schema, added)))
         self._confirm(broker)
         self._guard.succeeded()
-        self._oldest = None
+        self._late, self._oldest = self._clock() - self._oldest / 1_000_000, None
         for added in found:
             self._places[added.stream] = added.place + added.rows.num_rows
             self._published[self._schemas[added.stream].name] += added.rows.num_rows
@@ -300,14 +308,18 @@ class Publisher:
 
     def _work_on(self) -> None:
         """Step until it is to end."""
+        courtesy = Courtesy(self._work.yield_seconds)
         try:
             while not self._stopping.is_set():
                 draining = self._draining.is_set()  # what was recorded before is published, too
-                if not self.step():
-                    self.save()
-                    if draining:
-                        return
-                    self._draining.wait(POLL_SECONDS)
+                courtesy.begin()
+                if self.step():
+                    self._draining.wait(courtesy.pause(self._late))
+                    continue
+                self.save()
+                if draining:
+                    return
+                self._draining.wait(POLL_SECONDS)
         finally:
             self.save()
             self.let_go()

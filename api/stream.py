@@ -29,7 +29,7 @@ READERS = 2
 """So many clients catch up from the log at once: each read takes memory for a good part of a segment."""
 RING_RECORDS = 20_000
 RING_BYTES = 16 << 20
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 
 
 class Batch:

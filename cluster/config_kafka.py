@@ -11,7 +11,7 @@ from cluster.config_reader import Value
 from cluster.kafka.address import COMPRESSIONS, MECHANISMS, KafkaConfig
 
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
-_FIELDS = ("brokers", "tls", "sasl", "partitions", "compression", "max_message_bytes")
+_FIELDS = ("brokers", "tls", "sasl", "partitions", "compression", "max_message_bytes", "yield_seconds")
 
 
 def read_kafka(value: Value) -> KafkaConfig:
@@ -23,9 +23,11 @@ def read_kafka(value: Value) -> KafkaConfig:
     mechanism, username, password = _read_sasl(fields["sasl"], tls) if "sasl" in fields else ("", "", "")
     partitions = fields["partitions"].integer(1, 100_000) if "partitions" in fields else None
     compression = fields["compression"].choice(COMPRESSIONS) if "compression" in fields else None
-    largest = None
+    largest = late = None
     if "max_message_bytes" in fields:
         largest = fields["max_message_bytes"].integer(1_000, 1_000_000_000)
+    if "yield_seconds" in fields:
+        late = fields["yield_seconds"].integer(0, 86_400)
     return KafkaConfig(
         brokers,
         tls,
@@ -36,6 +38,7 @@ def read_kafka(value: Value) -> KafkaConfig:
         partitions=partitions,
         compression=compression or default.compression,
         max_message_bytes=largest or default.max_message_bytes,
+        yield_seconds=default.yield_seconds if late is None else late,
     )
 
 

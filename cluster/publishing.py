@@ -58,4 +58,5 @@ def work_of(plan: GroupPlan) -> Work:
         connect,
         partial(open_keys, plan.audit_path, plan.audit),
         partial(alone, plan.audit_path, PUBLISHER_LOCK_FILE, LOCK_SECONDS),
+        kafka.yield_seconds,
     )

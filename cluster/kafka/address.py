@@ -23,6 +23,7 @@ class KafkaConfig:
         partitions: of a topic that is created; None for what the cluster has as its default.
         compression: one of `COMPRESSIONS`.
         max_message_bytes: largest message; the brokers and topics must allow it, too.
+        yield_seconds: so late it may be where the machine has too little processor for everything.
     """
 
     brokers: tuple[str, ...]
@@ -36,6 +37,7 @@ class KafkaConfig:
     partitions: int | None = None
     compression: str = "zstd"
     max_message_bytes: int = 1_000_000
+    yield_seconds: int = 10
 
     @property
     def secrets(self) -> frozenset[str]:

@@ -184,15 +184,22 @@ class Form:
         ]
         if self.by_subject:
             opening.append(pa.array(subjects, pa.binary()))
-        ciphers = {subject: self._cipher(salt, subject) for subject in {*subjects, None}}
-        whose = subjects if self.by_subject else [None] * count
         plain = encode_rows([rows.column(n) for n in rows.schema.names if n in names])
-        about = encode_rows([*clear, *opening])
-        sealed = [
-            ciphers[subject].encrypt(nr.to_bytes(12, "big"), row, self.context + beside)  # type: ignore[union-attr]
-            for nr, (row, beside, subject) in enumerate(zip(plain, about, whose, strict=True))
-        ]
+        about = encode_rows([*clear, *opening], self.context)
+        if self.by_subject:
+            ciphers = {subject: self._sealer(salt, subject) for subject in set(subjects)}
+            whose = [ciphers[subject] for subject in subjects]
+            sealed = [
+                c.encrypt(*of_row) for c, *of_row in zip(whose, _nonces(count), plain, about, strict=True)
+            ]
+        else:
+            sealed = list(map(self._sealer(salt).encrypt, _nonces(count), plain, about))
         return [*clear, *opening, pa.array(sealed, pa.binary())]
+
+    def _sealer(self, salt: bytes, subject: bytes | None = None) -> AESGCM:
+        cipher = self._cipher(salt, subject)
+        assert cipher is not None, "a subject whose key was destroyed has a new one by now"
+        return cipher
 
     def _opened(self, stored: pa.RecordBatch) -> list[bytes | None]:
         """What was encrypted, row by row; None where a key was destroyed."""
@@ -214,6 +221,15 @@ class Form:
                 message = f"an encrypted record of {where} is not what was written"
                 raise AuditDamaged(message, hint="'sync-worker audit verify' names the first one") from None
         return rows
+
+
+_NONCES: list[bytes] = []
+
+
+def _nonces(count: int) -> list[bytes]:
+    """Those of the first rows of a batch. They are the same for every batch, so they are kept."""
+    _NONCES.extend(nr.to_bytes(12, "big") for nr in range(len(_NONCES), count))
+    return _NONCES[:count]
 
 
 def _leaf_column(leaves: Sequence[bytes]) -> pa.Array:
