@@ -75,7 +75,7 @@ class NoteRecords:
     detail: Any
 
 
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.03
 """Between two writes: each flushes several files, and most of what is recorded holds up no batch."""
 
 Record = ChangeRecords | DecisionRecords | ConflictRecords | HoldRecords | NoteRecords

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -17,12 +19,18 @@ class ServerFailed(RuntimeError):
     """A server did not start; the message ends with the last lines of its log."""
 
 
+PORTS = range(20_000, 32_768)
+"""Of servers: below those that systems give to connections, one of which would be there when a server is
+started again; above those of Ray's workers."""
+
+
 def free_port() -> int:
     """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as s, suppress(OSError):
+            port = random.choice(PORTS)
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 class OwnServer(ABC):
