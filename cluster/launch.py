@@ -33,7 +33,7 @@ from actors.remote import Handle
 from actors.shard_status import ShardStatus
 from cluster.channel import Channel
 from cluster.group_state import GroupState, guards_of, state_of
-from cluster.lean_ray import lean
+from cluster.lean_ray import own_ray
 from cluster.pausing import read_pauses
 from cluster.plan import GroupPlan
 from cluster.processes import ApplierProcess, AuditProcess, ResolverProcess, settled
@@ -160,7 +160,7 @@ def connect(address: str | None, group: str, *, dashboard: bool = True) -> None:
         options |= {"include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
     for attempt in range(1, STARTS + 1):
         try:
-            with nullcontext() if address or dashboard else lean():
+            with nullcontext() if address else own_ray(dashboard=dashboard):
                 ray.init(address=address or "local", namespace=namespace(group), **options)
             return
         except Exception as error:  # Ray has no class of its own for daemons that are slow to start

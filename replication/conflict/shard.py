@@ -303,7 +303,8 @@ class Shard(Bookkeeping):
             elif batch.seq > state.decided and state.known_by(batch.cut):
                 self._want(batch.node, state, wanted=False)
             self._forget_if_finished(state)
-        for run in batch.runs:
+        runs, batch.runs = batch.runs, []  # one that goes on has its batches, which must not keep the others
+        for run in runs:
             run.pending -= 1
             if run.pending == 0:
                 run.forget(self.keys[run.rows.table])

@@ -21,6 +21,7 @@ import pytest
 from pymongo import MongoClient
 
 from cluster.archive import fetch
+from cluster.lean_ray import FEW_HEAPS
 from cluster.servers.process import free_port
 from load.processes import find
 from replication.audit import reader
@@ -81,6 +82,7 @@ def copies_and_synchronises(
                 read_until(process.stderr, '"group_ready"')
                 if not address:
                     assert daemons(process).keys() == {"gcs_server", "raylet"}, "nothing that nobody asks for"
+                    assert has_few_heaps(process, "resolver 0")
                 with docs.watch(max_await_time_ms=1000) as stream:
                     sql.execute("INSERT INTO orders VALUES (1000, 'last')")
                     for _ in range(600):
@@ -120,6 +122,13 @@ def copies_and_synchronises(
 def daemons(up: subprocess.Popen[str]) -> dict[str, psutil.Process]:
     """What this `up` has started of Ray, by the name of the program."""
     return {Path(child.exe()).name: child for child in psutil.Process(up.pid).children()}
+
+
+def has_few_heaps(up: subprocess.Popen[str], part: str) -> bool:
+    """Whether the process of a part gives back what it frees."""
+    process = find(up.pid, part)
+    assert process is not None
+    return FEW_HEAPS.items() <= process.environ().items()
 
 
 def asks_the_audit_log(config: Path, address: list[str]) -> None:
