@@ -1,6 +1,6 @@
 """The audit log's keys in a token, through PKCS#11, tried with SoftHSM.
 
-`SYNC_TEST_PKCS11` names SoftHSM's library where it is in none of the usual places.
+`SYNC_TEST_PKCS11` names SoftHSM's library where it is installed and in none of the usual places.
 """
 
 from __future__ import annotations
@@ -21,32 +21,39 @@ from cluster.audit_log import findings, open_keys, open_writer
 from cluster.audit_token import TokenConfig, TokenMasterKey, TokenSigner
 from cluster.config import load
 from cluster.config_audit import AuditConfig
+from cluster.servers.debian import NotFetched, Packages, fetched
 from replication.audit import reader, store
 from replication.audit.stored import AuditKeyMissing
 from replication.audit.verify import faults_of, verify
 from replication.errors import ConfigError
 from tests.fixtures.commands import nobody_there
+from tests.fixtures.servers import lacking
 from tests.unit.audit_records import changes
 
 PIN = "tr0ub4dor"
-PLACES = [
-    os.environ.get("SYNC_TEST_PKCS11", ""),
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-]
-MODULE = next((p for p in PLACES if p and Path(p).is_file()), "")
-TOOL = shutil.which("softhsm2-util") or ""
-if not MODULE or not TOOL:
-    reason = "no SoftHSM: apt-get install softhsm2, or name its library in SYNC_TEST_PKCS11"
-    pytest.skip(reason, allow_module_level=True)
-pytest.importorskip("pkcs11", reason="no python-pkcs11: pip install 'sync-worker[pkcs11]'")
+PACKAGES = Packages("softhsm", "softhsm2", "", lambda package: "softhsm" in package)
 CONFIG = nobody_there("g")
+
+
+def softhsm() -> tuple[str, str]:
+    """Its library and its program: those that are installed, else Debian's, fetched if need be."""
+    tool, given = shutil.which("softhsm2-util"), os.environ.get("SYNC_TEST_PKCS11")
+    root = Path("/")
+    if not tool:
+        try:
+            root = fetched(PACKAGES)
+        except NotFetched as error:
+            reason = f"no SoftHSM: {error}; install softhsm2, or name its library in SYNC_TEST_PKCS11"
+            lacking(error, reason)
+        tool = str(root / "usr/bin/softhsm2-util")
+    places = [Path(given)] if given else sorted(root.glob("usr/lib/**/softhsm/libsofthsm2.so"))
+    return str(places[0]), tool
 
 
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenConfig]:
     """A token of our own with a key of each kind."""
+    module, tool = softhsm()
     folder = tmp_path_factory.mktemp("softhsm")
     (folder / "tokens").mkdir()
     (folder / "conf").write_text(f"directories.tokendir = {folder}/tokens\n")
@@ -55,8 +62,8 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenConfig]:
         folder / "conf"
     )  # the library reads it when it is loaded, once a process
     words = ["--init-token", "--free", "--label", "audit", "--pin", PIN, "--so-pin", "5678"]
-    subprocess.run([TOOL, "--module", MODULE, *words], check=True, capture_output=True)
-    config = TokenConfig(MODULE, "audit", PIN, "signer", "master")
+    subprocess.run([tool, "--module", module, *words], check=True, capture_output=True)
+    config = TokenConfig(module, "audit", PIN, "signer", "master")
     _make_keys(config)
     yield config
     os.environ.pop("SOFTHSM2_CONF")
