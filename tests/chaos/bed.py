@@ -20,7 +20,7 @@ from load.processes import find
 from replication.audit.reader import read
 from tests.fixtures.commands import ask, sync_worker
 from tests.fixtures.ends import ENGINES, LOST, PRIORITIES, Row, SqlEnd, open_end
-from tests.fixtures.ledger import check_fates
+from tests.fixtures.ledger import CLOCK, check_fates
 from tests.fixtures.writer import Writer
 
 SHARED = range(1, 16)
@@ -147,6 +147,8 @@ class Bed:
             f"create_tables: true\nshards: {SHARDS}\naudit: {{path: audit}}\nlimits: {{{limits}}}\n",
         )
         self.shards = SHARDS
+        self.clock = CLOCK
+        """See `check_fates`."""
         self.writers: list[Writer] = []
         self._direct, self._seed, self._probes = direct, seed, 0
 
@@ -258,7 +260,8 @@ class Bed:
             keys = {*writer.own, *writer.shared}
             changes = [c for c in self.recorded("changes/orders") if c["id"] in keys]
             writer.ledger.check_captured(changes)
-        check_fates(rows, self.recorded, {*SHARED, *(k for w in self.writers for k in w.own)})
+        keys = {*SHARED, *(k for w in self.writers for k in w.own)}
+        check_fates(rows, self.recorded, keys, self.clock)
 
     def history(self, key: int, names: set[str]) -> str:
         """What is on record of a key, and of those that rows of these names have had, for a failed test."""
