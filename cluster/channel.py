@@ -98,16 +98,16 @@ class Listening:
     def _answer(self, answers: _Outbox, number: int, method: str, args: tuple[Any, ...]) -> None:
         try:
             value = self._methods[method](*args)
-            answer = None if isinstance(value, Future) else _pickled((number, True, value))
         except Exception as error:  # noqa: BLE001  it is the caller's
-            answer = _pickled_error(number, error)
-        if answer is not None:
-            answers.put(answer)
+            answers.put(_failure(number, error))
+            return
+        if not isinstance(value, Future):
+            answers.put(_success(number, value))
             return
 
         def answered(done: Future[Any]) -> None:
             error = done.exception()
-            answers.put(_pickled_error(number, error) if error else _pickled((number, True, done.result())))
+            answers.put(_failure(number, error) if error else _success(number, done.result()))
 
         value.add_done_callback(answered)
 
@@ -136,11 +136,12 @@ class Channel:
         done: Future[Any] = Future()
         with self._wanted:
             self._number += 1
+            request = _pickled((self._number, method, args))  # before it waits: some cannot be sent at all
             self._waiting[self._number] = method, args, done
             if self._requests is None:
                 self._wanted.notify()
             else:
-                self._requests.put(_pickled((self._number, method, args)))
+                self._requests.put(request)
         return done
 
     def close(self) -> None:
@@ -167,6 +168,7 @@ class Channel:
                 self._converse(connected)
             if not self._repeats:
                 self._fail(f"an actor was lost: {self._name}")
+            time.sleep(AGAIN_SECONDS)  # what breaks every connection is not to be asked without a pause
 
     def _reach(self) -> socket.socket:
         """Connect to the part, which may have just ended without Ray's knowing it yet."""
@@ -309,7 +311,14 @@ def _pickled(message: tuple[Any, ...]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def _pickled_error(number: int, error: BaseException) -> bytes:
+def _success(number: int, value: Any) -> bytes:
+    try:
+        return _pickled((number, True, value))
+    except Exception as error:  # noqa: BLE001  a value that cannot be sent
+        return _failure(number, error)
+
+
+def _failure(number: int, error: BaseException) -> bytes:
     """An error as it was raised, where it can be made again elsewhere; with where it came from."""
     error.add_note("".join(traceback.format_exception(error)))
     try:

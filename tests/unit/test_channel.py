@@ -89,7 +89,9 @@ def test_an_error_comes_as_it_was_raised_and_says_where(place: Place, stack: Exi
 
     failed: Future[None] = Future()
     failed.set_exception(KeyError("k"))
-    place.made(refuse=refuse, failed=lambda: failed, unknown=lambda: lambda: None)
+    late: Future[object] = Future()
+    late.set_result(lambda: None)
+    place.made(refuse=refuse, failed=lambda: failed, unknown=lambda: lambda: None, late=lambda: late)
     opened = channel_to(place, stack)
     with pytest.raises(Fenced) as raised:
         opened.call("refuse").result(PATIENCE)
@@ -97,10 +99,21 @@ def test_an_error_comes_as_it_was_raised_and_says_where(place: Place, stack: Exi
     assert "in refuse" in raised.value.__notes__[0]
     with pytest.raises(KeyError):
         opened.call("failed").result(PATIENCE)
-    with pytest.raises(Exception, match="pickle"):
-        opened.call("unknown").result(PATIENCE)
+    for unsendable in ("unknown", "late"):
+        with pytest.raises(Exception, match="pickle"):
+            opened.call(unsendable).result(PATIENCE)
     with pytest.raises(KeyError):
         opened.call("no such method").result(PATIENCE)
+
+
+def test_arguments_that_cannot_be_sent_are_refused_and_harm_no_other_call(
+    place: Place, stack: ExitStack
+) -> None:
+    place.made(same=lambda value: value)
+    opened = channel_to(place, stack)
+    with pytest.raises(Exception, match="pickle"):
+        opened.call("same", lambda: None)
+    assert opened.call("same", 1).result(PATIENCE) == 1
 
 
 class Odd(Exception):
