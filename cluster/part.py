@@ -14,6 +14,8 @@ from actors.tracing import open_tracing
 from cluster.channel import Address, Listening
 from cluster.plan import GroupPlan
 
+LOOPBACK = "127.0.0.1"
+
 
 class Part:
     """What every part answers.
@@ -28,6 +30,7 @@ class Part:
         hand_over_quickly()
         self.tracing = open_tracing(plan.tracing if name else None, plan.group, name)
         self.error: BaseException | None = None
+        self._one_machine = plan.one_machine
         self._listening: Listening | None = None
         # What was imported stays. Python would look through all of it now and then, and 20 ms each time.
         gc.collect()
@@ -35,8 +38,8 @@ class Part:
 
     @staticmethod
     def host() -> str:
-        """The address of this machine, for the other parts."""
-        return "127.0.0.1"
+        """The address of this machine, for parts on other machines."""
+        return LOOPBACK
 
     def straight(self) -> Mapping[str, Callable[..., Any]]:
         """What it answers beside Ray; see `channel`."""
@@ -45,7 +48,8 @@ class Part:
     def listening(self) -> Address:
         """Where it answers that."""
         if self._listening is None:
-            self._listening = Listening(self.host(), self.straight())
+            host = LOOPBACK if self._one_machine else self.host()
+            self._listening = Listening(host, self.straight())
         return self._listening.address
 
     def health(self) -> int:

@@ -17,7 +17,10 @@ from replication.schema import NodeConfig, Table
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """Everything that a part must know of its group; it pickles."""
+    """Everything that a part must know of its group; it pickles.
+
+    `one_machine` says that no part runs on another one, so that they call each other at loopback.
+    """
 
     group: str
     nodes: tuple[NodeConfig, ...]
@@ -29,6 +32,7 @@ class GroupPlan:
     audit: AuditConfig = SEALED_BESIDE
     kafka: KafkaConfig | None = None
     tracing: TracingConfig | None = None
+    one_machine: bool = False
 
     def engines(self) -> dict[str, Engine]:
         """Every node's engine, by name in sorted order."""

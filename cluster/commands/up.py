@@ -203,6 +203,7 @@ def _plan(config: GroupConfig, tables: tuple[Table, ...], args: argparse.Namespa
     return GroupPlan(
         *(config.group, config.nodes, tables, config.shards, path, limits, args.log_level, config.audit),
         *(config.kafka, config.tracing),
+        one_machine=not args.address,
     )
 
 

@@ -13,7 +13,7 @@ from actors.shards import Aside
 from cluster import launch
 from cluster.pausing import Pauses
 from cluster.plan import GroupPlan
-from cluster.processes import ResolverProcess
+from cluster.processes import ApplierProcess, ResolverProcess
 from replication.errors import NodeUnavailable, SyncError, Terminal
 from replication.marker import Marker
 from replication.position import Position, order_of
@@ -78,3 +78,16 @@ def test_ray_that_is_slow_to_start_is_started_again(monkeypatch: pytest.MonkeyPa
         with pytest.raises(NodeUnavailable, match="did not start on this machine in 3 attempts"):
             launch.connect(None, "g")
     assert tried == ["local"] * min(failures + 1, launch.STARTS)
+
+
+@pytest.mark.parametrize(("one_machine", "at"), [(True, "127.0.0.1"), (False, "localhost")])
+def test_parts_of_one_machine_listen_at_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_machine: bool, at: str
+) -> None:
+    nodes = tuple(NodeConfig(n, "memory", f"memory://{n}") for n in "ab")
+    plan = GroupPlan("g", nodes, (TABLE,), 1, tmp_path, Limits(), one_machine=one_machine)
+    monkeypatch.setattr(ApplierProcess, "host", staticmethod(lambda: "localhost"))
+    applier = ApplierProcess(plan, "a", 0)
+    assert applier.listening().host == at
+    assert applier.listening() == applier.listening()
+    applier.close()
