@@ -27,7 +27,7 @@ from replication.pacing import USUAL_BOUNDS, Pace
 from replication.paging import ChunkSize, last_key, readable
 from replication.schema import Table
 
-AHEAD = 1
+AHEAD = 2
 """So many chunks more than there are readers are being read, or were offered and not emitted."""
 UNCONFIRMED = 256
 """Chunks that were emitted and are not durable."""

@@ -65,7 +65,7 @@ class BatchSize:
         if conflicts:
             self.rows = max(min(LEAST_ROWS, self._most), self.rows // (1 + conflicts))
         elif 2 * rows >= self.rows:
-            self.rows = min(self._most, 3 * self.rows // 2 + 1)
+            self.rows = min(self._most, 2 * self.rows)
 
 
 AWAY_SECONDS = 5.0

@@ -11,6 +11,9 @@ import pyarrow as pa
 import pytest
 
 from replication.change import Op
+from replication.engines.mysql.applier import FIRST_PACKET, run
+from replication.engines.mysql.config import parse
+from replication.engines.mysql.connection import connect
 from replication.errors import SchemaChanged
 from replication.narrowing import narrow
 from replication.schema import Column, Table, TableSchema
@@ -85,6 +88,34 @@ def test_many_statements_make_one_transaction(node: MysqlNode) -> None:
     assert node.sql("SELECT COUNT(*) FROM items") == [(12_000,)]
     new = node.sql("SELECT GTID_SUBTRACT(@@gtid_executed, %s)", before)[0][0]
     assert "-" not in new.rpartition(":")[2]
+
+
+def test_a_row_that_is_refused_far_behind_others_is_held_alone(node: MysqlNode) -> None:
+    """Its packet is made while the server executes those before it, and the next one is not sent."""
+    rows = [{"id": i, "name": f"n{i}" if i != 8_999 else "x" * 11, "qty": i} for i in range(12_000)]
+    rows += [{"id": i, "name": "n" * 9, "email": "e" * 40 + str(i)} for i in range(12_000, 18_000)]
+    applied = node.apply("items", rows)
+    assert set(held_of(applied)) == {8_999}
+    assert node.sql("SELECT COUNT(*), COUNT(email) FROM items") == [(17_999, 6_000)]
+
+
+def test_sql_that_cannot_be_made_leaves_no_answer_behind(mysql_db: str) -> None:
+    def statements() -> Iterator[bytes]:
+        yield b"START TRANSACTION"
+        for number in (1, 2):
+            yield b"INSERT INTO t VALUES (%d) /*%s*/" % (number, b"x" * FIRST_PACKET)
+        message = "no such value"
+        raise ValueError(message)
+
+    with MysqlNode(mysql_db, "CREATE TABLE t (id int PRIMARY KEY)", [mapping("t")]) as node:
+        with closing(connect(parse(node.engine.node))) as c:
+            with pytest.raises(ValueError, match="no such value"):
+                run(c, statements())
+            with c.cursor() as cursor:
+                cursor.execute("SELECT 'mine'")
+                assert cursor.fetchall() == (("mine",),)
+            c.rollback()
+        assert node.sql("SELECT COUNT(*) FROM t") == [(0,)]
 
 
 def test_keys_that_a_collation_takes_for_equal(mysql_db: str) -> None:

@@ -25,7 +25,8 @@ from replication.narrowing import CLOCKS, MICROSECONDS, coarser
 from replication.types import CanonicalType, Kind
 
 NEW = "sync_worker_new"
-_ROWS_AT_ONCE = 2_000
+ROWS_AT_ONCE = 2_000
+"""So many rows of one statement at most."""
 _BYTES_AT_ONCE = 1 << 20
 _BINARY = pa.binary()
 _BYTES = CanonicalType(Kind.BYTES)
@@ -97,7 +98,7 @@ class Work:
         start = 0
         while start < len(self):
             end = int(np.searchsorted(offsets, offsets[start] + _BYTES_AT_ONCE, "right")) - 1
-            end = min(max(end, start + 1), start + _ROWS_AT_ONCE, len(self))
+            end = min(max(end, start + 1), start + ROWS_AT_ONCE, len(self))
             yield self.slice(start, end - start)
             start = end
 
