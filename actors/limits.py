@@ -44,13 +44,19 @@ class Limits:
 
 FIRST_ROWS = 1_000
 LEAST_ROWS = 200
+MOST_BYTES = 32 << 20
+"""About the most of one apply transaction; a few of its size are in memory at once, in several parts."""
+
+UNRECORDED_BYTES = 4 * MOST_BYTES
+"""Of changes that are not on record: as many stay in memory, however fast the nodes take them."""
 
 
 class BatchSize:
     """How many rows the next transaction on a node may have: more after each that went through at once.
 
     A transaction that meets an application's is tried again as a whole, and the longer it takes, the more
-    likely it meets the next. So a write conflict makes the ones after it smaller.
+    likely it meets the next. So a write conflict makes the ones after it smaller. Of long rows as many go
+    as the last transaction had in `MOST_BYTES`.
 
     Args:
         most: the most rows.
@@ -60,12 +66,14 @@ class BatchSize:
         self._most = most
         self.rows = min(most, FIRST_ROWS)
 
-    def learn(self, rows: int, conflicts: int) -> None:
-        """A transaction of so many rows went through after so many write conflicts."""
+    def learn(self, rows: int, conflicts: int, size: int = 0) -> None:
+        """A transaction of so many rows, of `size` bytes, went through after so many write conflicts."""
         if conflicts:
             self.rows = max(min(LEAST_ROWS, self._most), self.rows // (1 + conflicts))
         elif 2 * rows >= self.rows:
             self.rows = min(self._most, 2 * self.rows)
+        if rows and size:
+            self.rows = max(1, min(self.rows, MOST_BYTES * rows // size))
 
 
 AWAY_SECONDS = 5.0

@@ -2,7 +2,7 @@
 
 Place in the flow: capture feeds it the logs; it sends batches to one applier per node, and every change,
 decision and conflict to the audit log. It never waits for an applier: an answer comes back through
-`on_applied`. Back-pressure: `Ack.paused` while a target's backlog is over the limit.
+`on_applied`. Back-pressure: `Ack.paused` while a target's backlog is over the limit, or the audit log's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from types import MappingProxyType
 
 from actors.capture import Ack
-from actors.limits import BatchSize, Lag, Limits
+from actors.limits import UNRECORDED_BYTES, BatchSize, Lag, Limits
 from actors.measured import Measured
 from actors.needs import Auditor, Target
 from actors.promptness import Promptness
@@ -78,6 +78,7 @@ class Resolver:
         self._early: set[int] = set()
         self._watches = Watches()
         self._first: Future[None] | None = None  # what must be on record before anything more is sent
+        self._unrecorded = 0  # bytes of changes that the audit log has not on record
         self._tally = Tally(shard.config.shard, self.names)
 
     def feed(self, node: str, events: Sequence[LogEvent], epoch: int | None) -> Ack:
@@ -96,6 +97,8 @@ class Resolver:
             self._pump()
             self._look()
             room = min(self._room(n) for n in self.names if n != node)
+            if self._unrecorded >= UNRECORDED_BYTES:
+                room = 0
             released = self.shard.progress.released[node]
             until = self.shard.progress.to_replay(node) if node in self._paused else None
             halted = node in self._paused and until is None
@@ -242,7 +245,7 @@ class Resolver:
             refused = [(row.table, row.key) for row in applied.held]
             self.shard.on_ack(batch.node, batch.marker.seq, applied.kept, refused)
             self._early.discard(batch.marker.seq)
-            self._sizes[batch.node].learn(batch.rows, applied.conflicts)
+            self._sizes[batch.node].learn(batch.rows, applied.conflicts, batch.size)
             self._lags[batch.node].answer(more=bool(self.shard.unacked[batch.node]))
             lag = self._tally.answer(batch, applied)
             self._promptness.answered(batch.node, batch.marker.seq, lag)
@@ -305,8 +308,10 @@ class Resolver:
             self._tally.take(node, event)
             rows = [ChangeRows(t.table, t.rows) for t in event.tables]
             number = self.shard.on_changes(node, rows, event.end)
+            size = event.size
+            self._unrecorded += size
             durable = self.auditor.changes(node, self.shard.config.shard, event)
-            self._await(durable, partial(self.shard.on_audited, number))
+            self._await(durable, partial(self._recorded, number, size))
         elif isinstance(event, Echo):
             self._take_echo(node, event)
         elif isinstance(event, Unreadable):
@@ -317,6 +322,10 @@ class Resolver:
             self._await(durable, partial(self.shard.on_audited, number))
         else:
             self.shard.on_progress(node, event.end)
+
+    def _recorded(self, number: int, size: int) -> None:
+        self._unrecorded -= size
+        self.shard.on_audited(number)
 
     def _take_echo(self, node: str, echo: Echo) -> None:
         """See our own batch in a log; while replaying, it may be that nobody received the node's answer."""

@@ -76,6 +76,11 @@ class ApplyBatch:
         """How many rows it writes or deletes."""
         return sum(t.rows.num_rows for t in self.tables)
 
+    @property
+    def size(self) -> int:
+        """How many bytes these rows take in memory."""
+        return sum(t.rows.nbytes for t in self.tables)
+
 
 class Outcome(StrEnum):
     """What became of an apply batch."""

@@ -84,6 +84,11 @@ class Changes:
         """How many changes."""
         return sum(t.rows.num_rows for t in self.tables)
 
+    @property
+    def size(self) -> int:
+        """How many bytes these rows take in memory."""
+        return sum(t.rows.nbytes for t in self.tables)
+
     def after(self, order: int) -> Changes:
         """Only the changes after `order`: the same event if those are all."""
         tables = [t if _begins_after(t.rows, order) else _rest(t, order) for t in self.tables]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.limits import AWAY_SECONDS, FIRST_ROWS, LEAST_ROWS, BatchSize, Lag
+from actors.limits import AWAY_SECONDS, FIRST_ROWS, LEAST_ROWS, MOST_BYTES, BatchSize, Lag
 
 
 def test_transactions_grow_while_they_go_through_at_once() -> None:
@@ -34,6 +34,18 @@ def test_the_configured_most_is_never_exceeded() -> None:
     assert size.rows == 50
     size.learn(50, 9)
     assert size.rows == 50
+
+
+def test_transactions_of_long_rows_have_few_and_grow_again_with_short_ones() -> None:
+    size = BatchSize(5_000)
+    for _ in range(3):
+        size.learn(size.rows, 0, size.rows * MOST_BYTES // 100)
+        assert size.rows == 100
+    size.learn(size.rows, 0, size.rows * 2 * MOST_BYTES)
+    assert size.rows == 1, "one has to go, however long it is"
+    for _ in range(30):
+        size.learn(size.rows, 0, size.rows * 100)
+    assert size.rows == 5_000
 
 
 def test_a_node_lags_from_long_silence_until_it_has_caught_up() -> None:

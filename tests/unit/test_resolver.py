@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from actors.limits import FIRST_ROWS, Limits
+from actors.limits import FIRST_ROWS, MOST_BYTES, UNRECORDED_BYTES, Limits
 from actors.resolver import Resolver
 from actors.shards import make_shard
 from replication.batch import Applied, ApplyBatch, HeldRow, Outcome
@@ -99,6 +99,15 @@ def insert(*at: int, op: Op = Op.INSERT, ident: int | None = None) -> Changes:
     data = pa.array(at, pa.int64()), pa.nulls(len(at), pa.utf8())
     rows = pa.RecordBatch.from_arrays([*columns, *data], [*names, "id", "note"])
     return Changes((TableChanges("t", rows),), Position(order_of(at[-1], 0), ""))
+
+
+def long_row(at: int, size: int) -> Changes:
+    """A change at this place whose note has so many bytes."""
+    changes = insert(at)
+    rows = changes.tables[0].rows
+    note = pa.array(["x" * size], pa.utf8())
+    long = rows.set_column(rows.schema.get_field_index("note"), "note", note)
+    return replace(changes, tables=(TableChanges("t", long),))
 
 
 @pytest.fixture
@@ -194,6 +203,31 @@ def test_a_log_is_held_back_once_the_next_batch_is_full(bed: Bed) -> None:
     assert (ack.paused, ack.room) == (False, 1)
     ack = bed.resolver.feed("a", [insert(9_999)], EPOCH)
     assert ack.paused
+
+
+def test_no_log_is_read_on_while_too_much_is_not_on_record(bed: Bed) -> None:
+    """What waits to be recorded is kept in memory, however fast the nodes take it."""
+    records: list[Future[None]] = []
+
+    def record(node: str, shard: int, changes: Changes) -> Future[None]:
+        records.append(Future())
+        return records[-1]
+
+    bed.resolver.auditor.changes = record  # type: ignore[method-assign]
+    bed.resolver.feed("a", [long_row(2, UNRECORDED_BYTES // 2)], EPOCH)
+    assert not bed.resolver.feed("b", [], EPOCH).paused
+    bed.resolver.feed("a", [long_row(3, UNRECORDED_BYTES // 2)], EPOCH)
+    for _, answer in bed.target.asked:
+        answer.set_result(Applied(Outcome.COMMITTED))
+    assert [bed.resolver.feed(n, [], EPOCH).paused for n in "ab"] == [True, True]
+    records[0].set_result(None)
+    assert [bed.resolver.feed(n, [], EPOCH).paused for n in "ab"] == [False, False]
+
+
+def test_a_batch_of_long_rows_leaves_less_room_for_the_next(bed: Bed) -> None:
+    bed.resolver.feed("a", [long_row(2, MOST_BYTES // 100)], EPOCH)
+    bed.target.asked[0][1].set_result(Applied(Outcome.COMMITTED))
+    assert bed.resolver.feed("a", [], EPOCH).room == 99  # besides the note it has other columns
 
 
 def test_a_replay_is_never_held_back() -> None:
