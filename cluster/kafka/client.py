@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -23,9 +23,15 @@ from replication.engine import Finding
 from replication.envelope import Message
 
 quiet = logging.getLogger("sync_worker.librdkafka")
-quiet.setLevel(logging.CRITICAL)  # what fails is said once, by us
+quiet.setLevel(logging.CRITICAL + 1)  # what fails is said once, by us
 ANSWER_SECONDS, TRY_SECONDS = 10.0, 2.0
 LINGER_MS = 5
+FIXES = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise kafka.max_message_bytes, and max.message.bytes of the topic",
+    KafkaError._AUTHENTICATION: "correct kafka.sasl, or what the brokers know of the user",
+    KafkaError._ALL_BROKERS_DOWN: "if they run, set kafka.tls and kafka.sasl as they ask for it",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "allow the user to write to the topic",
+}
 BY_DEFAULT = -1
 """As many partitions or copies as the cluster has as its default."""
 
@@ -67,10 +73,12 @@ def reached() -> Iterator[None]:
 
 def away(error: KafkaError) -> BrokerAway:
     """What librdkafka says, as an error of ours."""
-    hint = ""
-    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        hint = "raise kafka.max_message_bytes, and max.message.bytes of the topic"
-    return BrokerAway(f"kafka: {error.name().strip('_')}: {error.str()}", hint=hint)
+    return BrokerAway(f"kafka: {said(error)}", hint=FIXES.get(error.code(), ""))
+
+
+def said(error: KafkaError) -> str:
+    """Its name and what librdkafka says of it."""
+    return f"{error.name().strip('_')}: {error.str()}"
 
 
 class KafkaBroker:
@@ -111,18 +119,23 @@ class KafkaBroker:
 
     def send(self, found: Sequence[Message]) -> None:
         """See `Broker`."""
-        with reached():
+        try:
             for message in found:
                 self._produce(message)
+        except KafkaException as error:
+            raise self._reason(error.args[0]) from error
 
     def wait(self, seconds: float) -> int:
         """See `Broker`."""
         deadline = time.monotonic() + seconds
-        self._producer.poll(0)
-        while self._missing and not self._refused and (left := deadline - time.monotonic()) > 0:
-            self._producer.poll(left)
+        try:
+            self._producer.poll(0)
+            while self._missing and not self._refused and (left := deadline - time.monotonic()) > 0:
+                self._producer.poll(left)
+        except KafkaException as error:
+            raise self._reason(error.args[0]) from error
         if self._refused is not None:
-            raise away(self._refused)
+            raise self._reason(self._refused)
         return self._missing
 
     def trouble(self) -> str:
@@ -150,17 +163,25 @@ class KafkaBroker:
                 self._missing += 1
                 return
 
+    def _reason(self, error: KafkaError) -> BrokerAway:
+        """Why it took no more. Where that ended the producer, the report of the message tells."""
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            with suppress(KafkaException):
+                self._producer.flush(TRY_SECONDS)
+        return away(self._refused or error)
+
     def _delivered(self, error: KafkaError | None, _: object) -> None:
         self._missing -= 1
         if error is None:
             self._trouble = ""
-        elif self._refused is None:
+        elif self._refused is None or self._refused.fatal():
             self._refused = error
 
     def _failed(self, error: KafkaError) -> None:
         if error.fatal() and self._refused is None:
             self._refused = error
-        self._trouble = f"{error.name().strip('_')}: {error.str()}"
+        if not self._trouble or error.code() != KafkaError._ALL_BROKERS_DOWN:  # which tells no reason
+            self._trouble = said(error)
 
 
 class Topics:
@@ -172,7 +193,7 @@ class Topics:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._trouble = ""
+        self._trouble: KafkaError | None = None
         with reached():
             options: dict[str, Any] = {**settings(config), "error_cb": self._failed}
             self._admin = AdminClient(options, logger=quiet)
@@ -189,11 +210,8 @@ class Topics:
                 there = self._admin.list_topics(timeout=TRY_SECONDS).topics
             except KafkaException as error:
                 self._admin.poll(0)
-                if self._trouble:
-                    message = f"kafka: {self._trouble}"
-                    raise BrokerAway(message) from error
-                if time.monotonic() > deadline:
-                    raise away(error.args[0]) from error
+                if self._trouble is not None or time.monotonic() > deadline:
+                    raise away(self._trouble or error.args[0]) from error
             else:
                 return [topic for topic in topics if topic not in there]
 
@@ -216,8 +234,8 @@ class Topics:
                 raise BrokerAway(message, hint=hint) from error
 
     def _failed(self, error: KafkaError) -> None:
-        if not self._trouble or error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._trouble = f"{error.name().strip('_')}: {error.str()}"
+        if self._trouble is None or error.code() != KafkaError._ALL_BROKERS_DOWN:  # which tells no reason
+            self._trouble = error
 
 
 def findings(config: KafkaConfig | None) -> list[Finding]:
@@ -227,9 +245,7 @@ def findings(config: KafkaConfig | None) -> list[Finding]:
     try:
         Topics(config).missing([])
     except BrokerAway as failed:
-        remedy = (
-            "start it, or correct kafka.brokers; until then changes wait in the audit log, and are published"
-            " when it is there"
-        )
+        fix = failed.hint or "start it, or correct kafka.brokers, kafka.tls and kafka.sasl"
+        remedy = f"{fix}; until then changes wait in the audit log, and are published when it is there"
         return [Finding("warning", "kafka", failed.message, remedy)]
     return []

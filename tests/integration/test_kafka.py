@@ -50,7 +50,9 @@ class Log:
         self.order += count
 
     def publisher(self, address: str) -> Publisher:
-        config = KafkaConfig((address,), partitions=3)
+        return self.publisher_to(KafkaConfig((address,), partitions=3))
+
+    def publisher_to(self, config: KafkaConfig) -> Publisher:
         work = Work(self.group, self.path, TABLES[:1], lambda: KafkaBroker(config))
         return Publisher(work, Guard("kafka", "publisher", 0.5), patience=0.5)
 

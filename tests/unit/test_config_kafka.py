@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError
 
 from cluster.config import GroupConfig, InvalidConfig, load
 from cluster.kafka.address import KafkaConfig
-from cluster.kafka.client import settings
+from cluster.kafka.client import away, settings
 from tests.unit.test_config_retries import MINIMAL
 
 
@@ -93,3 +94,16 @@ def test_a_mistake_is_named_with_its_fix(tmp_path: Path, text: str, expected: st
     problems = [f"{p.path}: {p.message} | {p.hint}" for p in caught.value.problems]
     assert any(p.startswith(expected) for p in problems), problems
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "fix"),
+    [
+        (KafkaError._AUTHENTICATION, "correct kafka.sasl"),
+        (KafkaError._ALL_BROKERS_DOWN, "if they run, set kafka.tls and kafka.sasl"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "allow the user to write"),
+        (KafkaError.MSG_SIZE_TOO_LARGE, "raise kafka.max_message_bytes"),
+    ],
+)
+def test_an_error_of_the_brokers_names_its_fix(code: int, fix: str) -> None:
+    assert away(KafkaError(code)).hint.startswith(fix)
