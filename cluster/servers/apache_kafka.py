@@ -13,7 +13,7 @@ from cluster.servers.process import OwnServer, ServerFailed, ServerProcess, free
 _CLUSTER = "c3luYy13b3JrZXItdGVzdA"
 _JVM = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 _SCRAM = ("SCRAM-SHA-512", "SCRAM-SHA-256")
-_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+_SECURITY = "org.apache.kafka.common.security"
 _RULES = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "super.users": "User:ANONYMOUS",
@@ -34,7 +34,7 @@ class ApacheKafka(OwnServer):
         port: TCP port for clients; a free one by default.
         advertised: the port that clients are sent to, where that is another.
         tls: a folder with `server.pem` and `server.key`; clients speak TLS then.
-        user: name and password that clients log in with, by SCRAM; topics may then have rules who does what.
+        user: name and password that clients log in with, by SCRAM or PLAIN; topics may then have rules who does what.
 
     Raises:
         NoJava: there is no program to run it.
@@ -60,7 +60,7 @@ class ApacheKafka(OwnServer):
         self._data, self._properties = path / "data", path / "server.properties"
         self._java = [java, *_JVM, "-cp", f"{jars}/*"]
         settings = self._settings(advertised or self.port) | (_tls(path, tls) if tls else {})
-        settings |= _RULES if user else {}
+        settings |= _logins(*user) if user else {}
         protocol = ("SASL_" if user else "") + ("SSL" if tls else "PLAINTEXT")
         settings["listener.security.protocol.map"] += f",CLIENT:{protocol}"
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
@@ -97,8 +97,6 @@ class ApacheKafka(OwnServer):
             "advertised.listeners": f"CLIENT://127.0.0.1:{advertised},INNER://{self.inner}",
             "inter.broker.listener.name": "INNER",
             "listener.security.protocol.map": "INNER:PLAINTEXT,CONTROL:PLAINTEXT",
-            **dict.fromkeys((f"listener.name.client.{m.lower()}.sasl.jaas.config" for m in _SCRAM), _LOGIN),
-            "sasl.enabled.mechanisms": ",".join(_SCRAM),
             "log.dirs": str(self._data),
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "1",
@@ -119,6 +117,14 @@ class ApacheKafka(OwnServer):
     def _serves(self) -> bool:
         admin = AdminClient({"bootstrap.servers": self.inner, "log_level": 0})
         return bool(admin.list_topics(timeout=1.0).brokers)
+
+
+def _logins(name: str, password: str) -> dict[str, str]:
+    """Settings for a user; the passwords of SCRAM are in the storage."""
+    modules = dict.fromkeys(_SCRAM, f"{_SECURITY}.scram.ScramLoginModule required;")
+    modules["PLAIN"] = f'{_SECURITY}.plain.PlainLoginModule required user_{name}="{password}";'
+    how = {f"listener.name.client.{m.lower()}.sasl.jaas.config": module for m, module in modules.items()}
+    return {"sasl.enabled.mechanisms": ",".join(modules), **how, **_RULES}
 
 
 def _tls(path: Path, certificates: Path) -> dict[str, str]:

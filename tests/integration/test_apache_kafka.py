@@ -56,7 +56,7 @@ def admitted(guarded: ApacheKafka, certificates: Path) -> KafkaConfig:
     return replace(config, mechanism="SCRAM-SHA-512", username=USER[0], password=USER[1])
 
 
-@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "SCRAM-SHA-256"])
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"])
 def test_who_has_the_password_publishes(
     log: Log, guarded: ApacheKafka, admitted: KafkaConfig, mechanism: str
 ) -> None:
@@ -72,7 +72,8 @@ def test_who_has_the_password_publishes(
 
 def test_who_has_another_password_is_told_what_to_correct(log: Log, admitted: KafkaConfig) -> None:
     log.record(1)
-    for wrong in (replace(admitted, password="guessed"), replace(admitted, username="nobody")):
+    other = replace(admitted, password="guessed")
+    for wrong in (other, replace(other, mechanism="PLAIN"), replace(admitted, username="nobody")):
         (warning,) = findings(wrong)
         assert "AUTHENTICATION" in warning.message
         assert warning.remedy.startswith("correct kafka.sasl, ")
