@@ -34,7 +34,7 @@ class ApacheKafka(OwnServer):
         port: TCP port for clients; a free one by default.
         advertised: the port that clients are sent to, where that is another.
         tls: a folder with `server.pem` and `server.key`; clients speak TLS then.
-        user: name and password that clients log in with, by SCRAM or PLAIN; topics may then have rules who does what.
+        user: name and password for SCRAM and PLAIN; topics may then have rules who does what.
 
     Raises:
         NoJava: there is no program to run it.
