@@ -109,6 +109,7 @@ def test_a_new_column_of_a_field_of_the_rest_halts(dsns: dict[str, str], tmp_pat
             nodes["mongo"].insert(1, name="a", score=5, tag="x")
             nodes["mongo"].insert(2, name="b", tag="y")
             group.until(lambda: rest(nodes[other], 1) == rest(nodes[first], 1) == {"score": 5, "tag": "x"})
+            group.until(lambda: all(2 in nodes[node].rows("qty") for node in (first, other)))
             nodes[first].sql("ALTER TABLE orders ADD COLUMN score int NOT NULL DEFAULT 3")
             nodes[first].sql("UPDATE orders SET qty = 1 WHERE id = 2")
             error = group.until_halted()
