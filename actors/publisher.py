@@ -46,8 +46,6 @@ PATIENCE_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 """At the end, so long for what is left."""
 LOOK_SECONDS = 0.1
-YIELD_SECONDS = 10
-"""So late it may be by default, for the sake of others."""
 
 
 class _Ended(Exception):
@@ -105,7 +103,7 @@ class Work:
     broker: Callable[[], Broker]
     keys: Callable[[], DataKeys | None] = lambda: None
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
-    yield_seconds: float = YIELD_SECONDS
+    yield_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

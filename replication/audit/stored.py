@@ -223,13 +223,9 @@ class Form:
         return rows
 
 
-_NONCES: list[bytes] = []
-
-
 def _nonces(count: int) -> list[bytes]:
-    """Those of the first rows of a batch. They are the same for every batch, so they are kept."""
-    _NONCES.extend(nr.to_bytes(12, "big") for nr in range(len(_NONCES), count))
-    return _NONCES[:count]
+    """Those of a batch's rows."""
+    return [nr.to_bytes(12, "big") for nr in range(count)]
 
 
 def _leaf_column(leaves: Sequence[bytes]) -> pa.Array:
